@@ -1,0 +1,1 @@
+"""Probability and TensorFlow: the VAE, its training, and the samplers that fill in missing values."""

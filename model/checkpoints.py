@@ -1,0 +1,144 @@
+"""The model directory: `vae.json` (what the model is) and `weights.safetensors` (its numbers).
+
+Neither file can run code when it is loaded. The fingerprint of a model is the SHA-256 over both, so
+the same training gives the same fingerprint.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, NamedTuple
+
+import pydantic
+import safetensors
+import safetensors.numpy
+
+from model import vae as vae_lib
+from model.config import ModelConfig, Positive, Section
+
+FORMAT_VERSION = 1
+_DESCRIPTION = "vae.json"
+_WEIGHTS = "weights.safetensors"
+_LARGEST_DESCRIPTION = 1 << 20  # bytes
+
+
+class ModelError(ValueError):
+    """A directory that does not hold a model, or not one that fits."""
+
+
+class Description(Section):
+    """What `vae.json` holds."""
+
+    format_version: int
+    model: ModelConfig
+    data_shape: tuple[Positive, Positive, Positive] = pydantic.Field(strict=False)
+    training: dict[str, Any]
+
+
+class LoadedModel(NamedTuple):
+    """A VAE with its provenance."""
+
+    vae: vae_lib.VAE
+    description: Description
+    fingerprint: str  # hexadecimal SHA-256 over both files
+
+
+def _named_variables(vae: vae_lib.VAE) -> dict:
+    return {
+        f"{network.name}/{variable.path}": variable
+        for network in (vae.encoder, vae.decoder)
+        for variable in network.trainable_variables
+    }
+
+
+def save(directory: str, vae: vae_lib.VAE, model: ModelConfig, training: dict[str, Any]) -> str:
+    """Writes a model directory; `vae.json`, written last, makes it complete.
+
+    Args:
+        directory: made if need be; an earlier model in it is replaced.
+        model: the configuration that `vae` was built from.
+        training: a summary of the training, JSON values.
+
+    Returns:
+        The fingerprint.
+    """
+    os.makedirs(directory, exist_ok=True)
+    weights = {name: variable.numpy() for name, variable in _named_variables(vae).items()}
+    description = Description(
+        format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training
+    )
+    text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    for name, content in ((_WEIGHTS, safetensors.numpy.save(weights)), (_DESCRIPTION, text.encode())):
+        path = os.path.join(directory, name)
+        with open(f"{path}.tmp", "wb") as file:
+            file.write(content)
+        os.replace(f"{path}.tmp", path)
+    return fingerprint(directory)
+
+
+def fingerprint(directory: str) -> str:
+    """SHA-256 over `vae.json` and the weights, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in (_DESCRIPTION, _WEIGHTS):
+        with open(os.path.join(directory, name), "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def is_complete(directory: str) -> bool:
+    """Whether the directory holds both files of a model."""
+    return all(os.path.isfile(os.path.join(directory, name)) for name in (_DESCRIPTION, _WEIGHTS))
+
+
+def describe(directory: str) -> Description:
+    """Reads and checks `vae.json` alone.
+
+    Raises:
+        ModelError: no model there, or not one of this format.
+    """
+    if not is_complete(directory):
+        raise ModelError(f"{directory} is not a model directory: it needs {_DESCRIPTION} and {_WEIGHTS}")
+    path = os.path.join(directory, _DESCRIPTION)
+    if os.path.getsize(path) > _LARGEST_DESCRIPTION:
+        raise ModelError(f"{path} is larger than {_LARGEST_DESCRIPTION} bytes")
+    try:
+        with open(path, encoding="utf-8") as file:
+            description = Description.model_validate_json(file.read())
+    except (pydantic.ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
+        raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if description.format_version != FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format version {description.format_version}; this program reads {FORMAT_VERSION}"
+        )
+    return description
+
+
+def load(directory: str) -> LoadedModel:
+    """Loads a model directory.
+
+    Raises:
+        ModelError: no model there, or weights that are not those of the architecture.
+    """
+    description = describe(directory)
+    vae = vae_lib.build(description.model, description.data_shape)
+    variables = _named_variables(vae)
+    path = os.path.join(directory, _WEIGHTS)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as weights:
+            _check_shapes(path, variables, {name: weights.get_slice(name).get_shape() for name in weights.keys()})
+            for name, variable in variables.items():
+                variable.assign(weights.get_tensor(name))
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from None
+    return LoadedModel(vae, description, fingerprint(directory))
+
+
+def _check_shapes(path: str, variables: dict, found: dict[str, list[int]]) -> None:
+    expected = {name: list(variable.shape) for name, variable in variables.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ModelError(
+                f"{path}: {name} has shape {found.get(name)}, the architecture of {_DESCRIPTION} "
+                f"asks for {expected.get(name)}"
+            )

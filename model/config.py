@@ -1,0 +1,91 @@
+"""The sections of the configuration that the model layer reads: validated and frozen.
+
+`pipeline.config` puts them together with its own, reads YAML, and turns errors into one clear line.
+"""
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class Section(pydantic.BaseModel):
+    """A part of the configuration: unknown keys and wrong types are errors, values never change."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(Section):
+    """What a record is, and the data set to train on."""
+
+    name: str = Field("digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set")
+    train: str = Field("train", description="tfds split to train on")
+    validation: str = Field("validation", description="tfds split for early stopping")
+    test: str = Field("test", description="tfds split scored at the end")
+    shape: tuple[Positive, Positive, Positive] = Field((28, 28, 1), strict=False, description="[H, W, C]")
+    binarize: Literal["threshold", "sample"] = Field(
+        "threshold", description="how grey input becomes binary when imputing: at 1/2, or a keyed Bernoulli draw"
+    )
+    carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
+        {"label": "int64"}, description="scalar features handed on to the output under their names, with their types"
+    )
+
+
+class ModelConfig(Section):
+    """The architecture of the VAE."""
+
+    architecture: Literal["mlp"] = "mlp"
+    likelihood: Literal["bernoulli"] = "bernoulli"
+    latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    hidden: tuple[Width, ...] = Field((512, 512), strict=False, min_length=1, description="widths, encoder's order")
+    activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = "relu"
+
+
+class TrainConfig(Section):
+    """How the VAE is trained."""
+
+    epochs: Annotated[float, Field(gt=0)] = 100.0
+    batch_size: Positive = 256
+    num_importance_samples: Positive = Field(1, description="k of the bound: 1 is the ELBO, more the IWAE bound")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    clip_norm: Annotated[float, Field(gt=0)] = 100.0
+    evaluate_every: Annotated[float, Field(gt=0)] = Field(1.0, description="epochs between validations")
+    patience: Positive = Field(20, description="validations without a better bound before training stops")
+    num_test_importance_samples: Positive = Field(1000, description="k of the final log p(x)")
+    num_test_images: Positive = Field(10_000, description="at most so many test images are scored")
+
+
+class SamplerConfig(Section):
+    """How records are imputed."""
+
+    name: Literal["pseudo_gibbs"] = "pseudo_gibbs"
+    num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(4, description="independent chains of a record")
+    num_warmup: Annotated[int, Field(ge=0, lt=1 << 20)] = Field(50, description="sweeps thrown away")
+    max_sweeps: Annotated[int, Field(ge=1, lt=1 << 20)] = Field(200, description="sweeps of a chain, warm-up included")
+    num_imputations: Positive = Field(8, description="draws handed on, evenly over chains and kept sweeps")
+    slots: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
+        1024, description="rows of the device batch, a chain each; part of the result's identity"
+    )
+    precision: Literal["float32"] = "float32"
+    target_r_hat: Annotated[float, Field(gt=1)] = 1.01
+    target_ess: Annotated[float, Field(gt=0)] = 400.0
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        kept = self.max_sweeps - self.num_warmup
+        if kept < 4:
+            raise ValueError(
+                f"max_sweeps must be at least num_warmup + 4 = {self.num_warmup + 4}, got {self.max_sweeps}"
+            )
+        if self.num_imputations > kept * self.num_chains:
+            raise ValueError(
+                f"num_imputations must be at most (max_sweeps - num_warmup) * num_chains = "
+                f"{kept * self.num_chains}, got {self.num_imputations}"
+            )
+        if self.slots < self.num_chains:
+            raise ValueError(f"slots must be at least num_chains = {self.num_chains}, got {self.slots}")
+        return self

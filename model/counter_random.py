@@ -1,0 +1,144 @@
+"""Counter-based random numbers: (record key, chain, sweep, draw, element) -> uniform, normal.
+
+The only source of chance in a chain. Nothing is consumed and nothing is stored: a number is a pure
+function of its place, so a record gets the same numbers alone or among any others, in any order, on
+any worker, and after any retry.
+
+The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3"). Its 64-bit key is the record's; its 64-bit counter is packed as
+
+    word 0 = draw  (10 bits) << 22 | block (22 bits)
+    word 1 = chain (12 bits) << 20 | sweep (20 bits)
+
+where `draw` says what the numbers are for (see `Draw`) and `block` counts pairs of elements, since
+each block yields two words: elements e and e + ceil(n / 2) of a row of n share a block. No two uses
+may share a `Draw`.
+"""
+
+import enum
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+MAX_CHAINS = 1 << 12
+MAX_SWEEPS = 1 << 20
+MAX_ELEMENTS = 1 << 23
+
+_PARITY = 0x1BD11BDA  # Threefry's key-schedule constant for 32-bit words
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_UNIFORM_BITS = 23  # (2**23 - 1 + 1/2) / 2**23 is still exact in float32, and below 1
+
+
+class Draw(enum.IntEnum):
+    """What a row of random numbers is for: the `draw` field of the counter."""
+
+    START_LATENT = 0
+    START_VALUES = 1
+    LATENT = 2
+    VALUES = 3
+    KEEP_VALUES = 4
+    BINARIZE = 5
+
+
+class Streams(NamedTuple):
+    """The random streams of a batch of rows, one chain of one record per row."""
+
+    keys: tf.Tensor  # [N, 2] uint32, the record's key
+    chains: tf.Tensor  # [N] uint32, which of the record's chains
+
+
+def record_key(seed: int, record_id: bytes) -> np.ndarray:
+    """The key of a record: a keyed BLAKE2b hash of its id.
+
+    Args:
+        seed: the run's seed, 0 <= seed < 2**64.
+        record_id: the id of the record, any bytes.
+
+    Returns:
+        [2] uint32.
+    """
+    digest = hashlib.blake2b(
+        record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain"
+    ).digest()
+    return np.frombuffer(digest, dtype="<u4").astype(np.uint32)
+
+
+def _rotate_left(words: tf.Tensor, distance: int) -> tf.Tensor:
+    left = tf.bitwise.left_shift(words, tf.constant(distance, tf.uint32))
+    return left | tf.bitwise.right_shift(words, tf.constant(32 - distance, tf.uint32))
+
+
+def threefry_2x32(key0, key1, counter0, counter1):
+    """Threefry-2x32-20: two words of random bits for a key and a counter of two words each.
+
+    Args:
+        key0, key1, counter0, counter1: uint32 tensors that broadcast together.
+
+    Returns:
+        A pair of uint32 tensors of the broadcast shape.
+    """
+    schedule = (key0, key1, key0 ^ key1 ^ tf.constant(_PARITY, tf.uint32))
+    x0, x1 = counter0 + key0, counter1 + key1
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = _rotate_left(x1, rotation) ^ x0
+        injection = group + 1
+        x0 = x0 + schedule[injection % 3]
+        x1 = x1 + schedule[(injection + 1) % 3] + tf.constant(injection, tf.uint32)
+    return x0, x1
+
+
+def bits(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int):
+    """Random words of every row.
+
+    Args:
+        streams: the streams of N rows.
+        sweep: [] or [N] integer, the row's own sweep counter, below `MAX_SWEEPS`.
+        draw: what the numbers are for.
+        size: how many numbers a row needs, at most `MAX_ELEMENTS`.
+
+    Returns:
+        A pair of [N, ceil(size / 2)] uint32 tensors.
+    """
+    if not 1 <= size <= MAX_ELEMENTS:
+        raise ValueError(f"size must be from 1 to {MAX_ELEMENTS}, got {size}")
+    blocks = tf.constant(np.arange((size + 1) // 2, dtype=np.uint32) | np.uint32(draw << 22))
+    place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(sweep, tf.uint32)
+    return threefry_2x32(
+        streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis, :], place[:, tf.newaxis]
+    )
+
+
+def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
+    kept = tf.bitwise.right_shift(words, tf.constant(32 - _UNIFORM_BITS, tf.uint32))
+    high = tf.cast(tf.cast(kept, tf.int32), tf.float32)
+    return (high + 0.5) * (2.0**-_UNIFORM_BITS)
+
+
+def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int) -> tf.Tensor:
+    """Uniform numbers in the open interval (0, 1), with a resolution of 2**-23.
+
+    Args: as for `bits`.
+
+    Returns:
+        [N, size] float32.
+    """
+    first, second = bits(streams, sweep, draw, size)
+    return _to_unit_interval(tf.concat([first, second], axis=1))[:, :size]
+
+
+def normal(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int) -> tf.Tensor:
+    """Standard normal numbers, by Box and Muller (1958), at most 5.7 from the mean.
+
+    Args: as for `bits`.
+
+    Returns:
+        [N, size] float32.
+    """
+    first, second = bits(streams, sweep, draw, size)
+    radius = tf.sqrt(-2.0 * tf.math.log(_to_unit_interval(first)))
+    angle = (2.0 * np.pi) * _to_unit_interval(second)
+    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :size]

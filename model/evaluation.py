@@ -1,0 +1,58 @@
+"""Scores of imputed binary values against the truth, record by record, as sums that add up."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_BINS = 10  # of the reliability table, of equal width over [0, 1]
+_CLIP = 1e-6  # a float32 mean of sigmoids can round to 0 or 1, whose logarithm no score survives
+
+
+class Scores(NamedTuple):
+    """Sums over the missing values of each of N records."""
+
+    num_values: np.ndarray  # [N] int64, missing values scored
+    nll: np.ndarray  # [N] float64, -log p(truth) under Bernoulli(mean), nats
+    brier: np.ndarray  # [N] float64, (mean - truth)^2
+    true_positive: np.ndarray  # [N] int64, mean > 1/2 and truth 1
+    false_positive: np.ndarray  # [N] int64
+    false_negative: np.ndarray  # [N] int64
+    reliability_count: np.ndarray  # [N, NUM_BINS] int64, values whose mean lies in the bin
+    reliability_mean: np.ndarray  # [N, NUM_BINS] float64, sum of their means
+    reliability_truth: np.ndarray  # [N, NUM_BINS] int64, how many of them are 1
+
+
+def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
+    """Scores the conditional mean of binary values.
+
+    Args:
+        mean: [N, D] float, the probability of a 1; clipped to [1e-6, 1 - 1e-6] for the logarithm.
+        truth: [N, D] of 0 and 1, on the model's scale.
+        missing: [N, D] bool, the values to score.
+    """
+    positive, predicted = truth > 0.5, mean > 0.5
+    clipped = np.clip(mean.astype(np.float64), _CLIP, 1 - _CLIP)
+    log_prob = np.log(np.where(positive, clipped, 1 - clipped))
+    bins = np.minimum((mean * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    in_bin = missing[..., None] & (bins[..., None] == np.arange(NUM_BINS))
+    return Scores(
+        num_values=missing.sum(axis=1),
+        nll=-np.where(missing, log_prob, 0).sum(axis=1),
+        brier=np.where(missing, (mean.astype(np.float64) - positive) ** 2, 0).sum(axis=1),
+        true_positive=(missing & predicted & positive).sum(axis=1),
+        false_positive=(missing & predicted & ~positive).sum(axis=1),
+        false_negative=(missing & ~predicted & positive).sum(axis=1),
+        reliability_count=in_bin.sum(axis=1),
+        reliability_mean=np.where(in_bin, mean[..., None].astype(np.float64), 0).sum(axis=1),
+        reliability_truth=(in_bin & positive[..., None]).sum(axis=1),
+    )
+
+
+def ratio(numerator, denominator) -> float:
+    """numerator / denominator, NaN where there is nothing to divide."""
+    return float(numerator / denominator) if denominator else float("nan")
+
+
+def f1(true_positive, false_positive, false_negative) -> float:
+    """2 TP / (2 TP + FP + FN); NaN where neither truth nor prediction has a 1."""
+    return ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative)

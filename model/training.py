@@ -1,0 +1,307 @@
+"""Training a VAE: `train_and_evaluate`, which can be killed and started again at any moment.
+
+Shuffling, binarisation and the noise of the bound are functions of (seed, step), so that all there is
+to resume is the weights, the optimiser and the step: the same seed gives the same weights, stopped
+or not.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from model import checkpoints, datasets, objectives
+from model import vae as vae_lib
+from model.config import DataConfig, ModelConfig, TrainConfig
+
+_STEPS_PER_CALL = 50
+_CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
+_BINARIZE, _NOISE, _EVALUATE = 0, 1, 2  # what a stateless seed is for
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that the weights depend on."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    seed: int
+
+
+def train_and_evaluate(settings: Settings, directory: str, show_progress: bool = True) -> dict[str, Any]:
+    """Trains a VAE and leaves it, with its scores, in a model directory.
+
+    Checkpoints and TensorBoard logs go to `DIRECTORY/training`; a training that was stopped goes on
+    from there. A directory that holds the finished model of the same settings is left as it is.
+
+    Returns:
+        The training summary that `vae.json` holds.
+
+    Raises:
+        TrainingError: the directory holds a training of other settings, or the loss is not finite.
+        datasets.DatasetError: the data set is not there or does not fit.
+    """
+    workdir = os.path.join(directory, "training")
+    _claim(workdir, settings)
+    if checkpoints.is_complete(directory):
+        return checkpoints.describe(directory).training
+    data, shape = settings.data, settings.data.shape
+    images, validation, test = (
+        datasets.load_images(data.name, split, shape) for split in (data.train, data.validation, data.test)
+    )
+    if len(images) < settings.train.batch_size:
+        raise TrainingError(
+            f"train.batch_size is {settings.train.batch_size}, the training split has {len(images)} images"
+        )
+    trainer = Trainer(settings, images, workdir)
+    trainer.run(validation, show_progress)
+    summary = trainer.summary() | evaluate(trainer.vae, test, settings, show_progress)
+    checkpoints.save(directory, trainer.vae, settings.model, summary)
+    return summary
+
+
+def _claim(workdir: str, settings: Settings) -> None:
+    """Writes the settings where training starts, and refuses to go on with others."""
+    os.makedirs(workdir, exist_ok=True)
+    path = os.path.join(workdir, "settings.json")
+    ours = {
+        "data": settings.data.model_dump(mode="json", include={"name", "train", "validation", "test", "shape"}),
+        "model": settings.model.model_dump(mode="json"),
+        "train": settings.train.model_dump(mode="json"),
+        "seed": settings.seed,
+    }
+    if not os.path.exists(path):
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(ours, file, indent=2, sort_keys=True)
+        return
+    with open(path, encoding="utf-8") as file:
+        theirs = json.load(file)
+    different = [section for section in ours if ours[section] != theirs.get(section)]
+    if different:
+        raise TrainingError(
+            f"{os.path.dirname(path)} holds a training with other settings ({', '.join(different)}); "
+            "choose another model directory, or delete this one to train anew"
+        )
+
+
+def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
+
+
+def _binarize(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the probability of a 1."""
+    uniform = tf.random.stateless_uniform(tf.shape(images), seed)
+    return tf.cast(uniform * 255.0 < tf.cast(images, tf.float32), tf.float32)
+
+
+class Trainer:
+    """The loop of training, validation, early stopping and checkpoints.
+
+    Attributes:
+        vae: the model; after `run`, with the weights of the best validation bound.
+    """
+
+    def __init__(self, settings: Settings, images: np.ndarray, workdir: str):
+        train = settings.train
+        self._settings, self._images, self._workdir = settings, images, workdir
+        self._steps_per_epoch = len(images) // train.batch_size
+        self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
+        self.vae = vae_lib.build(settings.model, settings.data.shape, settings.seed)
+        self._variables = self.vae.encoder.trainable_variables + self.vae.decoder.trainable_variables
+        warmup = min(train.warmup_steps, self._last_step // 2)
+        self._schedule = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup else train.learning_rate,
+            decay_steps=self._last_step - warmup,
+            warmup_target=train.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+        self._optimizer = keras.optimizers.Adam(self._schedule, global_clipnorm=train.clip_norm)
+        self._optimizer.build(self._variables)
+        self._step = tf.Variable(0, dtype=tf.int64)
+        self._best_bound = tf.Variable(-math.inf, dtype=tf.float64)
+        self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
+        self._best = [tf.Variable(variable.value) for variable in self._variables]
+        state = tf.train.Checkpoint(
+            encoder=self.vae.encoder,
+            decoder=self.vae.decoder,
+            optimizer=self._optimizer,
+            step=self._step,
+            best_bound=self._best_bound,
+            worse=self._worse,
+            best=self._best,
+        )
+        self._manager = tf.train.CheckpointManager(state, os.path.join(workdir, "checkpoints"), max_to_keep=2)
+        self._manager.restore_or_initialize()
+
+    @tf.function(reduce_retracing=True)
+    def _train_steps(self, batches, num_steps):
+        """Takes `num_steps` steps and returns the mean bound over them."""
+        total = 0.0
+        for _ in tf.range(num_steps):
+            step, images = next(batches)
+            x = _binarize(images, _seed(self._settings, _BINARIZE, step))
+            with tf.GradientTape() as tape:
+                bound = tf.reduce_mean(
+                    objectives.bound(
+                        self.vae,
+                        x,
+                        self._settings.train.num_importance_samples,
+                        _seed(self._settings, _NOISE, step),
+                    )
+                )
+                loss = -bound
+            self._apply(tape.gradient(loss, self._variables))
+            total += bound
+        return total / tf.cast(num_steps, tf.float32)
+
+    @tf.function(jit_compile=True)  # Adam is element-wise: one fused pass over the weights instead of ten
+    def _apply(self, gradients):
+        self._optimizer.apply(gradients, self._variables)
+
+    def run(self, validation: np.ndarray, show_progress: bool) -> None:
+        """Trains to the last step, or until validation has not improved for `patience` times."""
+        train = self._settings.train
+        interval = max(1, round(train.evaluate_every * self._steps_per_epoch))
+        writer = tf.summary.create_file_writer(self._workdir)
+        bar = tqdm.tqdm(
+            total=self._last_step, initial=int(self._step), unit="step", desc="train", disable=not show_progress
+        )
+        with bar, writer.as_default():
+            batches = iter(
+                datasets.training_batches(
+                    self._images, train.batch_size, self._settings.seed, int(self._step), self._last_step
+                )
+            )
+            while int(self._step) < self._last_step and int(self._worse) < train.patience:
+                bound = self._train_until_next(batches, interval, bar)
+                self._validate(validation, bound, bar)
+                self._manager.save()
+        for variable, best in zip(self._variables, self._best):
+            variable.assign(best)
+
+    def _train_until_next(self, batches, interval: int, bar) -> float:
+        step = int(self._step)
+        end = min(self._last_step, (step // interval + 1) * interval)
+        bounds = []
+        while step < end:
+            taken = min(_STEPS_PER_CALL, end - step)
+            bounds.append(float(self._train_steps(batches, tf.constant(taken))))
+            step += taken
+            if not math.isfinite(bounds[-1]):
+                raise TrainingError(f"the bound is {bounds[-1]} before step {step}: lower train.learning_rate")
+            bar.update(taken)
+            bar.set_postfix(loss=f"{-bounds[-1]:.2f}", validation=f"{float(self._best_bound):.2f}", refresh=False)
+        self._step.assign(step)
+        return float(np.mean(bounds))
+
+    def _validate(self, validation: np.ndarray, train_bound: float, bar) -> None:
+        bound = mean_bound(self.vae, validation, self._settings, self._settings.train.num_importance_samples)
+        if bound > float(self._best_bound):
+            self._best_bound.assign(bound)
+            self._worse.assign(0)
+            for best, variable in zip(self._best, self._variables):
+                best.assign(variable)
+        else:
+            self._worse.assign_add(1)
+        bar.set_postfix(loss=f"{-train_bound:.2f}", validation=f"{bound:.2f}")
+        step = int(self._step)
+        tf.summary.scalar("train/bound", train_bound, step=step)
+        tf.summary.scalar("validation/bound", bound, step=step)
+        tf.summary.scalar("learning_rate", self._schedule(step), step=step)
+
+    def summary(self) -> dict[str, Any]:
+        """What the training was, for `vae.json`."""
+        return {
+            "data": self._settings.data.name,
+            "split": self._settings.data.train,
+            "seed": self._settings.seed,
+            "num_images": len(self._images),
+            "num_steps": int(self._step),
+            "num_importance_samples": self._settings.train.num_importance_samples,
+            "validation_bound": float(self._best_bound),
+        }
+
+
+def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
+    """images [N, D] uint8, first index -> sums over importance samples, in chunks of decoder rows."""
+
+    @tf.function(reduce_retracing=True)
+    def log_prob(images, batch_index):
+        x = _binarize(images, _seed(settings, _EVALUATE, 2 * batch_index))
+        samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
+        total = tf.fill([images.shape[0]], -np.inf)
+        noise_seed = _seed(settings, _EVALUATE, 2 * batch_index + 1)
+        for first in tf.range(0, k, samples_per_chunk):
+            noise = tf.random.stateless_normal(
+                [tf.minimum(samples_per_chunk, k - first), images.shape[0], vae.latent_size],
+                tf.random.experimental.stateless_fold_in(noise_seed, first),
+            )
+            log_weights = objectives.importance_log_weights(vae, x, noise)
+            chunk = tf.reduce_logsumexp(log_weights, axis=0)
+            total = tf.reduce_logsumexp(tf.stack([total, chunk]), axis=0)
+            total = tf.ensure_shape(total, [images.shape[0]])
+        return total - math.log(k)
+
+    return log_prob
+
+
+def mean_log_prob(
+    vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int, show_progress: bool = False
+) -> tuple[float, float]:
+    """Importance-weighted estimate of the mean log p(x) of dynamically binarised images.
+
+    Args:
+        images: [N, D] uint8.
+        k: importance samples an image (Burda et al. 2016, eq. 8); at k = 1 the mean is the ELBO's.
+
+    Returns:
+        (mean, standard error over images), nats.
+    """
+    log_prob = _log_prob_function(vae, settings, k)
+    size = 100 if k > 1 else 1000
+    batches = range(0, len(images), size)
+    values = [
+        log_prob(tf.constant(images[first : first + size]), tf.constant(first))
+        for first in tqdm.tqdm(batches, desc=f"log p(x), k = {k}", unit="batch", disable=not show_progress)
+    ]
+    values = tf.concat(values, axis=0).numpy().astype(np.float64)
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int) -> float:
+    """The mean bound that training maximises, on dynamically binarised images with fixed noise."""
+    total = 0.0
+    for first in range(0, len(images), 1000):
+        batch = tf.constant(images[first : first + 1000])
+        x = _binarize(batch, _seed(settings, _EVALUATE, 2 * first))
+        total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
+    return total / len(images)
+
+
+_bound = tf.function(objectives.bound, reduce_retracing=True)
+
+
+def evaluate(vae: vae_lib.VAE, test: np.ndarray, settings: Settings, show_progress: bool = False) -> dict[str, Any]:
+    """Scores of the finished model on test images: the bound and log p(x), in nats an image."""
+    test = test[: settings.train.num_test_images]
+    k = settings.train.num_test_importance_samples
+    mean, standard_error = mean_log_prob(vae, test, settings, k, show_progress)
+    return {
+        "num_test_images": len(test),
+        "test_bound": mean_bound(vae, test, settings, settings.train.num_importance_samples),
+        "test_log_prob": mean,
+        "test_log_prob_standard_error": standard_error,
+        "test_log_prob_num_importance_samples": k,
+    }

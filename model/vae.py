@@ -1,0 +1,73 @@
+"""The variational autoencoder: prior, encode, decode.
+
+p(z) = N(0, I), p(x | z) = prod_d p(x_d | z), and the encoder's q(z | x) = N(loc(x), diag(scale(x)^2)),
+an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al. 2014).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from model.config import ModelConfig
+from model.likelihoods import LIKELIHOODS, Likelihood
+from model.networks import ARCHITECTURES
+
+tfd = tfp.distributions
+
+_SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
+
+
+@dataclasses.dataclass(frozen=True)
+class VAE:
+    """A VAE of any encoder, decoder and likelihood that fit.
+
+    Attributes:
+        encoder: x [N, D] -> [N, 2 K].
+        decoder: z [N, K] -> [N, D * likelihood.outputs_per_value].
+        likelihood: decoder outputs -> distribution of x.
+        data_shape: (H, W, C) with H W C = D.
+        latent_size: K.
+    """
+
+    encoder: Callable[[tf.Tensor], tf.Tensor]
+    decoder: Callable[[tf.Tensor], tf.Tensor]
+    likelihood: Likelihood
+    data_shape: tuple[int, int, int]
+    latent_size: int
+
+    @property
+    def num_values(self) -> int:
+        """D, the values of a record."""
+        return math.prod(self.data_shape)
+
+    @property
+    def prior(self) -> tfd.Distribution:
+        """p(z), event shape [K]."""
+        return tfd.MultivariateNormalDiag(loc=tf.zeros(self.latent_size))
+
+    def encode(self, x: tf.Tensor) -> tfd.MultivariateNormalDiag:
+        """q(z | x) for x [N, D]: batch shape [N], event shape [K]."""
+        loc, raw_scale = tf.split(self.encoder(x), 2, axis=-1)
+        return tfd.MultivariateNormalDiag(loc, tf.nn.softplus(raw_scale) + _SMALLEST_SCALE)
+
+    def decode(self, z: tf.Tensor) -> tfd.Distribution:
+        """p(x | z) for z [N, K]: batch shape [N], event shape [D]."""
+        return self.likelihood.distribution(self.decoder(z))
+
+
+def build(config: ModelConfig, data_shape: tuple[int, int, int], seed: int = 0) -> VAE:
+    """A VAE of a configured architecture with fresh weights.
+
+    Args:
+        config: the architecture and likelihood.
+        data_shape: (H, W, C).
+        seed: of the initial weights; the same seed gives the same weights.
+    """
+    likelihood = LIKELIHOODS[config.likelihood]()
+    encoder, decoder = ARCHITECTURES[config.architecture](
+        config, math.prod(data_shape), likelihood.outputs_per_value, seed
+    )
+    return VAE(encoder, decoder, likelihood, tuple(data_shape), config.latent_size)

@@ -1,0 +1,207 @@
+"""The figures of a report: arrays in, PNG bytes out. Touches nothing of matplotlib's global state.
+
+Values are in units where 255 is 1. The same arrays give the same bytes.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from pipeline.record import encode_png
+
+MISSING = "#8ecae6"  # painted where a value is missing; no grey, so that it is no value either
+UNDEFINED = "#e6eaef"  # painted where there is no number
+LARGEST_STDDEV = 0.5  # of anything that lies in [0, 1]
+SCALE = 2  # pixels of a figure per CSS pixel
+NUM_POINTS = 20_000  # more records than this are thinned in a scatter plot
+
+_INK, _FAINT, _GOOD, _BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
+_LARGEST_SIDE = 256  # pixels; larger pictures are thinned
+_SMALLEST_EXCESS = 1e-4  # R-hat - 1 on its logarithmic axis; what is below is drawn there
+_BYTE = 255
+
+
+# --- pictures of records
+
+
+def picture(values: np.ndarray, missing: np.ndarray | None = None) -> bytes:
+    """One image, a pixel a pixel.
+
+    Args:
+        values: [H, W, C] uint8, or float where 1 is white. Colour if C is 3 or 4 (the fourth channel is left
+            out), else the mean over channels in grey; `UNDEFINED` where not finite.
+        missing: [H, W, C] bool; pixels that miss any channel are painted in `MISSING`.
+    """
+    scaled = values / _BYTE if values.dtype == np.uint8 else values
+    grey_or_colour = scaled[..., :3] if values.shape[-1] in (3, 4) else scaled.mean(axis=-1, keepdims=True)
+    colours = np.broadcast_to(grey_or_colour, (*values.shape[:2], 3))
+    colours = np.where(np.isfinite(colours), colours, _rgb(UNDEFINED))
+    if missing is not None:
+        colours = np.where(missing.any(axis=-1, keepdims=True), _rgb(MISSING), colours)
+    return _pixels(colours)
+
+
+def stddev_picture(stddev: np.ndarray) -> bytes:
+    """[H, W, C] float, averaged over channels, in the colours of `stddev_bar`."""
+    return _pixels(_stddev_colours()(stddev.mean(axis=-1) / LARGEST_STDDEV)[..., :3])
+
+
+def stddev_bar() -> bytes:
+    """The colours of `stddev_picture` from 0 to `LARGEST_STDDEV`, one row of 128 pixels."""
+    return _pixels(_stddev_colours()(np.linspace(0, 1, 128))[np.newaxis, :, :3])
+
+
+def _stddev_colours() -> Colormap:
+    return matplotlib.colormaps["inferno"].with_extremes(bad=UNDEFINED)
+
+
+def _rgb(colour: str) -> np.ndarray:
+    return np.array(matplotlib.colors.to_rgb(colour))
+
+
+def _pixels(colours: np.ndarray) -> bytes:
+    step = -(-max(colours.shape[:2]) // _LARGEST_SIDE)
+    return encode_png(np.rint(np.clip(colours[::step, ::step], 0, 1) * _BYTE).astype(np.uint8))
+
+
+# --- figures of a data set
+
+
+def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
+    """Heat maps, value by value, of what was imputed.
+
+    Args:
+        mean: [H, W, C] float, NaN where nothing was ever missing; averaged over the channels that are not NaN.
+        stddev: [H, W, C], of the same.
+    """
+    figure = _figure(7.2, 3.2)
+    panels = (("mean", mean, "viridis", 1.0), ("standard deviation", stddev, "inferno", LARGEST_STDDEV))
+    for axes, (title, values, colours, largest) in zip(figure.subplots(1, 2), panels):
+        defined = ~np.isnan(values)
+        total = np.where(defined, values, 0).sum(axis=-1)
+        average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(defined.sum(axis=-1), 1)
+        image = axes.imshow(
+            average,
+            cmap=matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
+            vmin=0,
+            vmax=largest,
+            interpolation="nearest",
+        )
+        _style(axes, title)
+        axes.tick_params(length=0)
+        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=np.linspace(0, largest, 6))
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, labelcolor=_INK, length=0)
+    return _png(figure)
+
+
+def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequency: Sequence) -> bytes:
+    """How often a missing value was 1, against the probability it was given.
+
+    Args:
+        edges: [B + 1], bounds of the bins of probability.
+        counts: [B] values in a bin.
+        predicted: [B] mean probability in a bin, NaN or None where it is empty.
+        frequency: [B] share of ones in a bin, likewise.
+    """
+    figure = _figure(4.4, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    upper.plot([0, 1], [0, 1], color=_FAINT, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    upper.text(0.36, 0.39, "perfectly calibrated", rotation=45, rotation_mode="anchor", color="#627d98", fontsize=8,
+               transform_rotates_text=True)
+    upper.plot(*np.array([predicted, frequency], np.float64), color=_GOOD, linewidth=1.6, marker="o", markersize=6,
+               markeredgecolor="white")
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    _style(upper, ylabel="share of ones among them")
+    edges, counts = np.array(edges, np.float64), np.array(counts, np.float64)
+    lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#bcdedb", edgecolor="white")
+    lower.set_yscale("log")
+    lower.set_ylim(0.5, 3 * max(counts.max(), 1))
+    lower.yaxis.set_minor_locator(NullLocator())
+    _style(lower, xlabel="probability of a 1 that the imputations give", ylabel="values")
+    return _png(figure)
+
+
+def trust(
+    r_hat: np.ndarray, ess: np.ndarray, converged: np.ndarray, target_r_hat: float | None, target_ess: float | None
+) -> bytes:
+    """R-hat against effective sample size, both logarithmic, a point a record.
+
+    Args:
+        r_hat: [N] float; not finite is drawn in a strip of its own above the others.
+        ess: [N] float, finite and positive.
+        converged: [N] bool, which chooses the colour.
+        target_r_hat: drawn as a line, if there is one.
+        target_ess: likewise.
+    """
+    figure = _figure(5.6, 4.6)
+    axes = figure.subplots()
+    defined = np.isfinite(r_hat)
+    excess = np.maximum(np.where(defined, r_hat, 1) - 1, _SMALLEST_EXCESS)
+    shown = [*excess[defined], *([target_r_hat - 1] if target_r_hat else [])] or [_SMALLEST_EXCESS, 1]
+    bottom, top = 0.6 * min(shown), 1.8 * max(shown)
+    height = np.where(defined, excess, 2 * top)
+    across = [*ess, *([target_ess] if target_ess else [])]
+    axes.set(xscale="log", yscale="log", xlim=(0.8 * min(across), 1.25 * max(across)))
+    axes.set_ylim(bottom, top if defined.all() else 4 * top)
+    _targets(axes, target_r_hat, target_ess)
+    step = -(-len(ess) // NUM_POINTS)
+    for chosen, colour, name in ((converged, _GOOD, "converged"), (~converged, _BAD, "not converged")):
+        label = f"{name}: {chosen.sum():,}"
+        axes.scatter(ess[chosen][::step], height[chosen][::step], s=np.clip(8000 / max(len(ess), 1), 5, 26), c=colour,
+                     alpha=0.55, linewidths=0, label=label, zorder=3)
+    if not defined.all():
+        axes.axhline(top, color=_FAINT, linewidth=0.8)
+        axes.text(0.01, 2 * top, "no R-hat", transform=axes.get_yaxis_transform(), color="#627d98", fontsize=8)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1 + value:.4g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter("")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK,
+                handletextpad=0.2)
+    _style(axes, xlabel="effective sample size (the smaller of bulk and tail)", ylabel="R-hat")
+    return _png(figure)
+
+
+def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -> None:
+    """Lines at the targets, with what they are, and a tint where both are met."""
+    line = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
+    text = {"color": _INK, "fontsize": 8}
+    if target_r_hat:
+        axes.axhline(target_r_hat - 1, **line)
+        axes.annotate(f"R-hat {target_r_hat:g}", (0, target_r_hat - 1), (4, 3), xycoords=axes.get_yaxis_transform(),
+                      textcoords="offset points", **text)
+    if target_ess:
+        axes.axvline(target_ess, **line)
+        axes.annotate(f"ESS {target_ess:g}", (target_ess, 1), (3, -10), xycoords=axes.get_xaxis_transform(),
+                      textcoords="offset points", **text)
+    if target_r_hat and target_ess:
+        (_, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+        axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=100 * SCALE, layout="constrained")
+
+
+def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    axes.set_title(title, fontsize=10, color=_INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=_INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=_INK)
+    axes.tick_params(labelsize=8, labelcolor=_INK, color=_FAINT, length=3, which="both")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_facecolor("#f7f9fb")
+
+
+def _png(figure: Figure) -> bytes:
+    output = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(output, metadata={"Software": None})
+    return output.getvalue()

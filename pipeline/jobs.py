@@ -1,0 +1,233 @@
+"""A job from start to finish: check everything, stage, run the pipeline, seal, publish."""
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from model import checkpoints
+from pipeline import graph, masking, results, sinks, summary
+from pipeline.config import Config
+from pipeline.imputation import ImputationHandler
+from pipeline.record import (
+    CarriedFeature,
+    Schema,
+    check_carried_names,
+    imputed_features,
+    masked_features,
+)
+from pipeline.sinks import DeadLetterCounts, Layout
+from pipeline.sources import SourceError, expand
+
+_LOGGER = logging.getLogger("vaefill")
+
+
+class JobError(RuntimeError):
+    """A job that ran and failed; nothing was published."""
+
+
+class BadInputError(JobError):
+    """Too much of the input was bad."""
+
+
+def schema_of(config: Config) -> Schema:
+    """What the records of a configuration look like.
+
+    Raises:
+        ValueError: a carried feature would overwrite one of the record's own.
+    """
+    carried = {name: CarriedFeature(kind) for name, kind in config.data.carry.items()}
+    check_carried_names(carried)
+    return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations)
+
+
+def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> None:
+    """Runs a pipeline to its end; on this machine in this process unless a runner is named.
+
+    Beam's own default may pick a runner that downloads a program, so the in-memory runner is named here.
+    """
+    # Files that a pattern matched hours ago and temporary ones alike are opened by their full path.
+    options = PipelineOptions(list(beam_options))
+    runner = options.get_all_options()["runner"]
+    pipeline = beam.Pipeline(runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options)
+    build(pipeline)
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        _LOGGER.debug("the pipeline failed", exc_info=True)
+        raise JobError(f"the pipeline failed: {_root_cause(error)}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def _check_counts(counts: dict[str, Any], max_bad_fraction: float) -> None:
+    """Fails a job before it publishes nothing, or more dead letters than it may."""
+    written, dead = counts["written"], counts["dead"]
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items())
+    if not written + dead:
+        raise BadInputError("the input holds no records; tfds cannot read a data set of none, so nothing was written")
+    if dead > max_bad_fraction * (written + dead):
+        raise BadInputError(
+            f"{dead} of {written + dead} records are bad ({reasons}), more than limits.max_bad_fraction = "
+            f"{max_bad_fraction} allows; nothing was published"
+        )
+    if not written:
+        raise BadInputError(f"all {dead} records are bad ({reasons}); tfds cannot read a data set of none")
+
+
+def _counts(shards: Sequence[dict[str, int]], dead: DeadLetterCounts) -> dict[str, Any]:
+    return {
+        "written": sum(shard["num_records"] for shard in shards),
+        "dead": sum(dead.by_reason.values()),
+        "dead_by_reason": dict(sorted(dead.by_reason.items())),
+        "unreadable_stretches": dead.unreadable_stretches,
+        "unreadable_bytes": dead.unreadable_bytes,
+    }
+
+
+class _Clock:
+    """When a job started, and how long it took."""
+
+    def __init__(self):
+        self._started, self._seconds = datetime.datetime.now(datetime.UTC), time.monotonic()
+
+    def times(self) -> dict[str, Any]:
+        return {"started": self._started.isoformat(), "seconds": round(time.monotonic() - self._seconds, 3)}
+
+
+def impute(
+    config: Config,
+    model: str,
+    patterns: Sequence[str],
+    output: str,
+    beam_options: Sequence[str] = (),
+    replace: bool = False,
+) -> dict[str, Any] | None:
+    """Imputes the masked records of TFRecord files into a result directory.
+
+    Args:
+        config: the configuration; its `data.shape` must be the model's.
+        model: the model directory.
+        patterns: globs of the input.
+        output: the result directory, published whole or not at all.
+        beam_options: for Beam's PipelineOptions.
+        replace: whether the result of a different run may be replaced.
+
+    Returns:
+        The summary, or None where the output already is the result of the same run.
+
+    Raises:
+        checkpoints.ModelError, SourceError, results.ResultError: what was named is not usable.
+        BadInputError, JobError: the job ran and failed.
+    """
+    clock, schema = _Clock(), schema_of(config)
+    description = checkpoints.describe(model)
+    if description.data_shape != schema.shape:
+        raise checkpoints.ModelError(
+            f"{model} is a model of shape {list(description.data_shape)}, data.shape is {list(schema.shape)}"
+        )
+    fingerprint = checkpoints.fingerprint(model)
+    inputs = results.describe_inputs(expand(tuple(patterns)))
+    effective = config.model_dump(mode="json")
+    identity = {
+        "kind": "impute",
+        "model": fingerprint,
+        **{section: effective[section] for section in ("seed", "data", "sampler", "output")},
+        "inputs": sorted(entry["sha256"] for entry in inputs),
+        "software": results.software(),
+        "device": results.device(),
+    }
+    if results.is_done(output, identity, replace):
+        return None
+    layout = Layout(results.staging(output), "imputed", "imputed", config.output.split, config.output.num_shards)
+    sinks.prepare(layout)
+    handler = ImputationHandler(model, fingerprint, config.sampler, config.seed, config.data.binarize)
+    summarizer = summary.Summarizer(
+        layout, schema, config.sampler.num_chains, description.model.likelihood, config.data.binarize, config.seed
+    )
+    paths = [entry["path"] for entry in inputs]
+    _run(
+        lambda pipeline: graph.impute(
+            pipeline, paths, schema, handler, layout, summarizer, config.limits.max_record_bytes
+        ),
+        beam_options,
+    )
+    shards, dead = sinks.finish(layout)
+    counts = _counts(shards, dead)
+    _check_counts(counts, config.limits.max_bad_fraction)
+    results.write_dataset_info(layout, imputed_features(schema), shards, "Records imputed by vaefill")
+    found = summary.combine(layout, schema, counts["written"], dead)
+    results.seal(
+        layout.root,
+        {
+            "identity": identity,
+            "config": effective,
+            "model": description.model_dump(mode="json"),
+            "inputs": inputs,
+            "counts": counts,
+            "times": clock.times(),
+        },
+    )
+    results.publish(layout.root, output)
+    return found
+
+
+def mask(
+    config: Config, source: str, output: str, beam_options: Sequence[str] = (), replace: bool = False
+) -> dict[str, Any] | None:
+    """Hides values of complete images: a tfds data set or TFRecord files -> a data set of masked records.
+
+    Args:
+        config: the mechanism, the seed and the shape of the data.
+        source: `tfds:NAME/SPLIT`, `digits/SPLIT`, or a glob of TFRecord files of Examples with `id` and `image`.
+        output: the data set directory, published whole or not at all.
+        beam_options, replace: as for `impute`.
+
+    Returns:
+        The counts, or None where the output already is the result of the same run.
+
+    Raises: as `impute`, and `datasets.DatasetError`.
+    """
+    clock, schema = _Clock(), schema_of(config)
+    masks = masking.Masks(config.mask, config.seed, config.data.binarize)
+    masks.load(schema)  # a mistake in the masks is found before the job starts
+    is_dataset = source.startswith("tfds:") or source.startswith("digits/")
+    inputs = [] if is_dataset else results.describe_inputs(expand((source,)))
+    effective = config.model_dump(mode="json")
+    identity = {
+        "kind": "mask",
+        **{section: effective[section] for section in ("seed", "mask", "data", "output")},
+        "inputs": source if is_dataset else sorted(entry["sha256"] for entry in inputs),
+        "software": results.software(),
+    }
+    if config.mask.masks:
+        identity["masks"] = [results.sha256(file.path) for file in expand((config.mask.masks,))]
+    if results.is_done(output, identity, replace):
+        return None
+    layout = Layout(results.staging(output), "masked", "", config.output.split, config.output.num_shards)
+    sinks.prepare(layout)
+    if is_dataset:
+        name, _ = masking.split_source(source)
+        splits = masking.slices(source, schema)
+        _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
+    else:
+        paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
+        _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
+    shards, dead = sinks.finish(layout)
+    counts = _counts(shards, dead)
+    _check_counts(counts, config.limits.max_bad_fraction)
+    results.write_dataset_info(layout, masked_features(schema), shards, "Records with hidden values, for vaefill")
+    content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "times": clock.times()}
+    results.seal(layout.root, content)
+    results.publish(layout.root, output)
+    return counts

@@ -1,0 +1,135 @@
+"""Complete images -> masked records: where they come from and which values are hidden."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_datasets as tfds
+
+from model import datasets, missingness
+from pipeline.config import MaskConfig
+from pipeline.record import CarriedFeature, MaskedRecord, Reason, RecordError, Schema, decode_observed, encode_masked
+from pipeline.sinks import Item
+from pipeline.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
+
+_IMAGES_PER_SLICE = 1000
+
+
+def split_source(name: str) -> tuple[str, str]:
+    """`tfds:mnist/test` or `digits/test` -> (data set, split).
+
+    Raises:
+        SourceError: no split is named.
+    """
+    dataset, slash, split = name.rpartition("/")
+    if not slash or not dataset:
+        raise SourceError(f"input {name!r}: expected DATASET/SPLIT, such as tfds:mnist/test or digits/test")
+    return dataset, split
+
+
+def slices(name: str, schema: Schema) -> list[str]:
+    """Sub-splits of a tfds split that are read independently, after a check of its images."""
+    dataset, split = split_source(name)
+    datasets.check_images(dataset, schema.shape)
+    num_images = datasets.split_info(dataset, split).num_examples
+    if "[" in split:
+        return [split]
+    return [f"{split}[{first}:{first + _IMAGES_PER_SLICE}]" for first in range(0, num_images, _IMAGES_PER_SLICE)]
+
+
+class ReadDataset(beam.DoFn):
+    """Sub-split -> (frame, record) of complete images; tfds's own example ids name them."""
+
+    def __init__(self, dataset: str, schema: Schema):
+        self._dataset, self._schema = dataset, schema
+
+    def process(self, split: str):
+        builder = datasets.builder(self._dataset)
+        examples = builder.as_dataset(
+            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+        )
+        for index, example in enumerate(tfds.as_numpy(examples)):
+            record = MaskedRecord(
+                id=example["tfds_id"],
+                image=example["image"],
+                observed=np.ones(self._schema.shape, np.bool_),
+                carried=_carried(example, self._schema.carried),
+            )
+            yield Frame(b"", f"{self._dataset}/{split}", index), record
+
+
+def _carried(example: Mapping, carried: Mapping[str, CarriedFeature]) -> dict:
+    return {name: np.asarray(example[name]).item() for name in carried if name in example}
+
+
+class Masks:
+    """The mask of a record, by a mechanism or from files.
+
+    Args:
+        config: the mechanism and its parameters.
+        seed: the run's seed; a mask depends on it, the record's id and, for `mar`, its image.
+        binarize: the rule of `data.binarize`; a mechanism that looks at the image sees what the model will.
+    """
+
+    def __init__(self, config: MaskConfig, seed: int, binarize: str):
+        self._config, self._seed, self._binarize = config, seed, binarize
+        self._by_id: dict[bytes, bytes] = {}
+
+    def load(self, schema: Schema) -> None:
+        """Reads the masks of mechanism `file`."""
+        if self._config.mechanism == "file":
+            self._by_id = dict(_read_masks(self._config.masks, schema))
+
+    def __call__(self, record: MaskedRecord) -> np.ndarray:
+        """The observed values of a record: [H, W, C] bool.
+
+        Raises:
+            RecordError: the files hold no mask for it.
+        """
+        if self._config.mechanism == "file":
+            content = self._by_id.get(record.id, self._by_id.get(b""))
+            if content is None:
+                raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
+            bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
+            return bits.reshape(record.image.shape).astype(np.bool_)
+        image = record.image
+        if self._binarize == "threshold":
+            image = np.where(image > 127, 255, 0).astype(np.uint8)
+        generator = missingness.record_generator(self._seed, record.id)
+        return missingness.generate(self._config.mechanism, image, generator, self._config.parameters)
+
+
+def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
+    """(id, packed bits) of every mask; an empty id stands for every record that has none of its own."""
+    for file in expand((pattern,)):
+        for frame in read_frames(file.path, 1 << 24):
+            if isinstance(frame, DeadLetter):
+                raise SourceError(f"{file.path}, offset {frame.frame.offset}: {frame.message}")
+            try:
+                record_id, observed = decode_observed(frame.payload, schema)
+            except RecordError as error:
+                raise SourceError(f"{file.path}, offset {frame.offset}: {error}") from None
+            yield record_id, np.packbits(observed).tobytes()
+
+
+class MaskRecords(beam.DoFn):
+    """(frame, complete record) -> the item of a masked record with its truth; dead letters under `DEAD`."""
+
+    def __init__(self, masks: Masks, schema: Schema):
+        self._masks, self._schema = masks, schema
+
+    def setup(self):
+        self._masks.load(self._schema)
+
+    def process(self, frame_and_record: tuple[Frame, MaskedRecord]):
+        frame, record = frame_and_record
+        try:
+            observed = self._masks(record)
+        except RecordError as error:
+            yield beam.pvalue.TaggedOutput(DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0))
+            return
+        # What is hidden is left out of the image itself, so that nobody can look at it by accident.
+        hidden = np.where(observed, record.image, 0).astype(np.uint8)
+        masked = dataclasses.replace(record, image=hidden, observed=observed, truth=record.image)
+        yield Item(record.id, encode_masked(masked, self._schema), frame)

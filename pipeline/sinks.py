@@ -1,0 +1,338 @@
+"""Examples -> a sharded tfds data set and its dead letters, the same bytes in whatever order they come.
+
+Payloads never go through a shuffle. Workers spill them to files in the staging directory, and only
+their places are grouped: by shard, which is a hash of the id. A shard is written in the order of
+(id, content hash). Of several records with one id the first in that order stays; the others become
+dead letters.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import apache_beam as beam
+import tensorflow as tf
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from pipeline.record import Reason
+from pipeline.sources import DEAD, DeadLetter, Frame
+
+DEAD_LETTERS = "dead_letters"
+
+
+class Item(NamedTuple):
+    """An Example of the data set, with the frame that it was made from."""
+
+    record_id: bytes
+    example: bytes
+    frame: Frame
+
+
+class Place(NamedTuple):
+    """Where bytes were spilled."""
+
+    path: str
+    offset: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where a job stages what.
+
+    Attributes:
+        root: the staging directory.
+        name: the name of the data set, part of its file names.
+        folder: where below the root the data set lies; empty for the root itself.
+        split, num_shards: of the data set.
+    """
+
+    root: str
+    name: str
+    folder: str
+    split: str
+    num_shards: int
+
+    @property
+    def dataset(self) -> str:
+        """The directory of the data set."""
+        return os.path.join(self.root, self.folder) if self.folder else self.root
+
+    @property
+    def spill(self) -> str:
+        """The directory of spilled bytes, gone when the job is done."""
+        return os.path.join(self.root, "spill")
+
+    def shard(self, index: int) -> str:
+        """The path of a shard, named as tfds expects."""
+        return os.path.join(
+            self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}"
+        )
+
+    def part(self, name: str) -> str:
+        """The path of something that a worker leaves for the end of the job, gone when it is done."""
+        return os.path.join(self.root, "parts", name)
+
+    @property
+    def dead_letters(self) -> str:
+        """The path of the dead letters."""
+        return os.path.join(self.root, DEAD_LETTERS, "dead_letters.tfrecord")
+
+    def shard_of(self, record_id: bytes) -> int:
+        """The shard that a record belongs to."""
+        digest = hashlib.blake2b(record_id, digest_size=8, person=b"vaefill.shard").digest()
+        return int.from_bytes(digest, "little") % self.num_shards
+
+
+class Observer(Protocol):
+    """Something that sees the Examples of a shard in their order."""
+
+    def add(self, example: bytes) -> None:
+        """Takes in the next Example."""
+
+    def close(self) -> None:
+        """The shard is complete."""
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Writes a file that is never seen half-written, also by a retry of the same work."""
+    temporary = f"{path}.{uuid.uuid4().hex}"
+    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.write(content)
+    FileSystems.rename([temporary], [path])
+
+
+class _Spill(beam.DoFn):
+    """Appends bytes to one file a bundle."""
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def start_bundle(self):
+        self._file, self._size = None, 0
+
+    def finish_bundle(self):
+        if self._file is not None:
+            self._file.close()
+
+    def _append(self, content: bytes) -> Place:
+        if self._file is None:
+            self._path = os.path.join(self._layout.spill, uuid.uuid4().hex)
+            self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._file.write(content)
+        self._size += len(content)
+        return Place(self._path, self._size - len(content), len(content))
+
+
+class SpillItems(_Spill):
+    """Item -> (shard, entry); an entry sorts by (id, content hash) and says where the bytes are."""
+
+    def process(self, item: Item):
+        content_hash = hashlib.sha256(item.frame.payload or item.example).digest()
+        example, payload = self._append(item.example), self._append(item.frame.payload)
+        entry = (item.record_id, content_hash, item.frame.file, item.frame.offset, tuple(example), tuple(payload))
+        yield self._layout.shard_of(item.record_id), entry
+
+
+class SpillDeadLetters(_Spill):
+    """DeadLetter -> its entry, which sorts by (file, offset)."""
+
+    def process(self, letter: DeadLetter):
+        yield _dead_entry(
+            letter.frame.file,
+            letter.frame.offset,
+            letter.reason,
+            letter.message,
+            letter.record_id,
+            letter.num_bytes,
+            self._append(letter.frame.payload),
+        )
+
+
+def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: Place) -> tuple:
+    return file, offset, str(reason), message, record_id, num_bytes, tuple(place)
+
+
+class _SpillReader:
+    """Reads spilled bytes; keeps the file that it read last open."""
+
+    def __init__(self):
+        self._path, self._file = None, None
+
+    def __call__(self, place: tuple) -> bytes:
+        path, offset, size = place
+        if path != self._path:
+            self.close()
+            self._path = path
+            self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+
+
+class WriteShards(beam.DoFn):
+    """(shard, entries) -> the shard's file; entries of dead letters, for repeated ids, under `DEAD`.
+
+    Args:
+        layout: where to write.
+        observe: shard -> an observer of the Examples written to it.
+    """
+
+    def __init__(self, layout: Layout, observe: Callable[[int], Observer] | None = None):
+        self._layout, self._observe = layout, observe
+
+    def process(self, shard_and_entries):
+        shard, entries = shard_and_entries
+        read = _SpillReader()
+        observer = self._observe(shard) if self._observe else None
+        path = self._layout.shard(shard)
+        temporary = f"{path}.{uuid.uuid4().hex}"
+        num_records = num_bytes = 0
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for record_id, same_id in itertools.groupby(sorted(entries), key=lambda entry: entry[0]):
+                _, _, _, _, place, _ = next(same_id)
+                example = read(place)
+                writer.write(example)
+                num_records, num_bytes = num_records + 1, num_bytes + len(example)
+                if observer:
+                    observer.add(example)
+                for _, _, file, offset, _, payload in same_id:
+                    message = "another record has the same id"
+                    entry = _dead_entry(file, offset, Reason.DUPLICATE_ID, message, record_id, 0, Place(*payload))
+                    yield beam.pvalue.TaggedOutput(DEAD, entry)
+        read.close()
+        if observer:
+            observer.close()
+        FileSystems.rename([temporary], [path])
+        counts = {"num_records": num_records, "num_bytes": num_bytes}
+        write_whole(self._layout.part(f"shard-{shard:05d}.json"), json.dumps(counts).encode())
+        yield shard
+
+
+class WriteDeadLetters(beam.DoFn):
+    """(None, entries) -> the file of dead letters and their counts."""
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def process(self, key_and_entries):
+        _, entries = key_and_entries
+        read, counts = _SpillReader(), DeadLetterCounts.empty()
+        temporary = f"{self._layout.dead_letters}.{uuid.uuid4().hex}"
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for file, offset, reason, message, record_id, num_bytes, place in sorted(entries):
+                writer.write(_dead_letter_example(file, offset, reason, message, record_id, read(place)))
+                counts.add(reason, num_bytes)
+        read.close()
+        FileSystems.rename([temporary], [self._layout.dead_letters])
+        write_whole(self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode())
+        yield sum(counts.by_reason.values())
+
+
+@dataclasses.dataclass
+class DeadLetterCounts:
+    """Dead letters by reason; stretches in which no record can be found are counted apart."""
+
+    by_reason: dict[str, int]
+    unreadable_stretches: int
+    unreadable_bytes: int
+
+    @classmethod
+    def empty(cls) -> "DeadLetterCounts":
+        """No dead letters."""
+        return cls(collections.Counter(), 0, 0)
+
+    def add(self, reason: str, num_bytes: int) -> None:
+        """Counts a dead letter."""
+        if reason == Reason.UNREADABLE_REST:
+            self.unreadable_stretches += 1
+            self.unreadable_bytes += num_bytes
+        else:
+            self.by_reason[reason] += 1
+
+
+def _dead_letter_example(file, offset, reason, message, record_id, payload) -> bytes:
+    def feature(*values: bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+
+    features = {
+        "payload": feature(payload),
+        "reason": feature(reason.encode()),
+        "message": feature(message.encode()),
+        "file": feature(file.encode()),
+        "offset": tf.train.Feature(int64_list=tf.train.Int64List(value=[offset])),
+        "id": feature(record_id) if record_id else feature(),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
+
+@dataclasses.dataclass
+class WriteDataset(beam.PTransform):
+    """(items, dead letters, ...) -> the files of a data set and of its dead letters.
+
+    Attributes:
+        layout: where to write; `prepare` has made its directories.
+        observe: shard -> an observer of the Examples written to it.
+    """
+
+    layout: Layout
+    observe: Callable[[int], Observer] | None = None
+
+    def expand(self, inputs: tuple[beam.PCollection, ...]):
+        items, *dead_letters = inputs
+        shards = (
+            items
+            | "Spill" >> beam.ParDo(SpillItems(self.layout))
+            | "ByShard" >> beam.GroupByKey()
+            | "WriteShards" >> beam.ParDo(WriteShards(self.layout, self.observe)).with_outputs(DEAD, main="written")
+        )
+        spilled = (
+            dead_letters | "Flatten" >> beam.Flatten() | "SpillDead" >> beam.ParDo(SpillDeadLetters(self.layout))
+        )
+        _ = (
+            (spilled, shards[DEAD])
+            | "AllDead" >> beam.Flatten()
+            | "OneKey" >> beam.WithKeys(None)
+            | "Group" >> beam.GroupByKey()
+            | "WriteDead" >> beam.ParDo(WriteDeadLetters(self.layout))
+        )
+        return shards["written"]
+
+
+def prepare(layout: Layout) -> None:
+    """Makes the staging directories."""
+    for directory in (layout.dataset, layout.spill, layout.part(""), os.path.dirname(layout.dead_letters)):
+        os.makedirs(directory, exist_ok=True)
+
+
+def finish(layout: Layout) -> tuple[list[dict[str, int]], DeadLetterCounts]:
+    """Completes the files of a pipeline that has run: empty shards and an empty file of dead letters.
+
+    Returns:
+        num_records and num_bytes of every shard, and the dead letters' counts.
+    """
+    shards = []
+    for index in range(layout.num_shards):
+        part = layout.part(f"shard-{index:05d}.json")
+        if os.path.exists(part):
+            with open(part, encoding="utf-8") as file:
+                shards.append(json.load(file))
+        else:
+            write_whole(layout.shard(index), b"")
+            shards.append({"num_records": 0, "num_bytes": 0})
+    counts = layout.part("dead_letters.json")
+    if not os.path.exists(counts):
+        write_whole(layout.dead_letters, b"")
+        return shards, DeadLetterCounts.empty()
+    with open(counts, encoding="utf-8") as file:
+        return shards, DeadLetterCounts(**json.load(file))

@@ -1,0 +1,211 @@
+"""Statistics over imputed records: accumulators with `of`, `merge` and `result`.
+
+An accumulator is a tuple of sums, so merging is addition. Sums of floating-point numbers depend on
+their order; whoever merges does it in the order of the data set (shard, then place in the shard), in
+blocks of `BLOCK` records.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model import evaluation
+from pipeline.record import DIAGNOSTICS, ImputedRecord
+
+BLOCK = 256
+MAX_GROUPS = 1000  # distinct labels that get statistics of their own
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_FRACTION_BINS = 10
+_SCORED = evaluation.Scores._fields
+
+
+class Accumulator(NamedTuple):
+    """Sums over records; D values a record."""
+
+    num_records: np.ndarray  # [] int64
+    num_converged: np.ndarray  # [] int64
+    num_chain_sweeps: np.ndarray  # [] int64, over all chains of all records
+    num_gradients: np.ndarray  # [] int64
+    num_missing: np.ndarray  # [] int64, values
+    missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
+    value_count: np.ndarray  # [D] int64, records in which the value is missing
+    value_mean: np.ndarray  # [D] float64, sum of the conditional means
+    value_second_moment: np.ndarray  # [D] float64, sum of stddev^2 + mean^2
+    scores: tuple[np.ndarray, ...]  # `evaluation.Scores`, summed over records with truth
+
+
+def empty(num_values: int) -> Accumulator:
+    """The accumulator of no records."""
+    nothing = np.zeros((0, num_values))
+    scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
+    integer = np.zeros((), np.int64)
+    return Accumulator(
+        *[integer] * 5,
+        np.zeros(_FRACTION_BINS, np.int64),
+        np.zeros(num_values, np.int64),
+        np.zeros(num_values),
+        np.zeros(num_values),
+        tuple(field.sum(axis=0) for field in scores),
+    )
+
+
+def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int) -> Accumulator:
+    """The accumulator of some records.
+
+    Args:
+        records: at least one.
+        scores: of the same records, zero where a record has no truth.
+        num_chains: chains of a record.
+    """
+    missing = np.stack([~record.masked.observed.ravel() for record in records])
+    mean = np.stack([record.mean.ravel() for record in records]).astype(np.float64)
+    stddev = np.stack([record.stddev.ravel() for record in records]).astype(np.float64)
+    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
+
+    def total(name):
+        return np.sum([record.diagnostics[name] for record in records], dtype=np.int64)
+
+    return Accumulator(
+        num_records=np.int64(len(records)),
+        num_converged=total("converged"),
+        num_chain_sweeps=total("num_sweeps") * num_chains,
+        num_gradients=total("num_gradients"),
+        num_missing=missing.sum(),
+        missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
+        value_count=missing.sum(axis=0),
+        value_mean=np.where(missing, mean, 0).sum(axis=0),
+        value_second_moment=np.where(missing, stddev**2 + mean**2, 0).sum(axis=0),
+        scores=tuple(field.sum(axis=0) for field in scores),
+    )
+
+
+def merge(first: Accumulator, second: Accumulator) -> Accumulator:
+    """The accumulator of the records of both."""
+    sums = (a + b for a, b in zip(first[:-1], second[:-1]))
+    return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
+
+
+def result(accumulator: Accumulator, shape: Sequence[int]) -> dict[str, Any]:
+    """What an accumulator says, as JSON values; what is undefined is null.
+
+    Args:
+        shape: [H, W, C] of a record.
+    """
+    count = accumulator.num_records
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = accumulator.value_mean / accumulator.value_count
+        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
+    return _jsonable(
+        {
+            "num_records": count,
+            "converged_fraction": evaluation.ratio(accumulator.num_converged, count),
+            "num_chain_sweeps": accumulator.num_chain_sweeps,
+            "num_gradients": accumulator.num_gradients,
+            "missing_fraction": {
+                "mean": evaluation.ratio(accumulator.num_missing, count * math.prod(shape)),
+                "edges": np.linspace(0, 1, _FRACTION_BINS + 1).round(10),
+                "counts": accumulator.missing_fraction,
+            },
+            "imputed_values": {
+                "mean": mean.reshape(shape).round(6),
+                "stddev": np.sqrt(variance).reshape(shape).round(6),
+            },
+            "truth": _score_result(evaluation.Scores(*accumulator.scores)),
+        }
+    )
+
+
+def _score_result(scores: evaluation.Scores) -> dict[str, Any] | None:
+    if not scores.num_values:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predicted = scores.reliability_mean / scores.reliability_count
+        frequency = scores.reliability_truth / scores.reliability_count
+    return {
+        "num_values": scores.num_values,
+        "nll": scores.nll / scores.num_values,
+        "brier": scores.brier / scores.num_values,
+        "f1": evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative),
+        "reliability": {
+            "edges": np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10),
+            "counts": scores.reliability_count,
+            "predicted": predicted,
+            "frequency": frequency,
+        },
+    }
+
+
+def _jsonable(value):
+    """Numpy -> plain JSON values, with null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def group_of(record: ImputedRecord) -> str | None:
+    """The group that a record's statistics belong to beside `all`: its label, if it has one."""
+    label = record.masked.carried.get("label")
+    return None if label is None or label in (-1, b"") else str(label)
+
+
+def by_group(
+    records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int
+) -> dict[str | None, Accumulator]:
+    """Accumulators of a block of records: of all of them under None, and of each label."""
+    members = collections.defaultdict(list)
+    for index, record in enumerate(records):
+        members[None].append(index)
+        if (group := group_of(record)) is not None:
+            members[group].append(index)
+    return {
+        group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)
+        for group, chosen in members.items()
+    }
+
+
+def merge_groups(
+    first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
+) -> dict[str | None, Accumulator]:
+    """Merges group by group; past `MAX_GROUPS` groups no new ones are taken up."""
+    merged = dict(first)
+    for group, accumulator in second.items():
+        if group in merged:
+            merged[group] = merge(merged[group], accumulator)
+        elif len(merged) <= MAX_GROUPS:
+            merged[group] = accumulator
+    return merged
+
+
+def row(record: ImputedRecord, scores: evaluation.Scores, index: int) -> dict[str, Any]:
+    """The record's line in records.parquet; scores are means over its missing values, null without truth."""
+    count = int(scores.num_values[index])
+    return {
+        "id": record.masked.id,
+        **record.masked.carried,
+        "missing_fraction": float(np.mean(~record.masked.observed)),
+        **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
+        "nll": scores.nll[index] / count if count else None,
+        "brier": scores.brier[index] / count if count else None,
+        "f1": evaluation.f1(
+            scores.true_positive[index], scores.false_positive[index], scores.false_negative[index]
+        )
+        if count
+        else None,
+    }
+
+
+def quantiles(values: Iterable[float]) -> dict[str, Any]:
+    """Quantiles of the finite values, and how many are NaN."""
+    values = np.asarray(values, np.float64)
+    finite = values[~np.isnan(values)]
+    found = np.quantile(finite, QUANTILES) if len(finite) else np.full(len(QUANTILES), np.nan)
+    return _jsonable(
+        {**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(finite)}
+    )

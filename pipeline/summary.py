@@ -1,0 +1,168 @@
+"""The summary of a result: parts that are made with the shards, put together in the shards' order."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model import evaluation
+from model.imputer import model_values
+from model.likelihoods import LIKELIHOODS
+from pipeline import statistics
+from pipeline.record import DIAGNOSTICS, ImputedRecord, Schema, decode_imputed
+from pipeline.sinks import DeadLetterCounts, Layout, write_whole
+
+_QUANTILES_OF = ("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "num_sweeps", "log_prob_observed")
+
+
+class Summarizer:
+    """Makes the observers that summarise shards.
+
+    Args:
+        layout, schema: of the job.
+        num_chains: chains of a record.
+        likelihood, binarize, seed: what the truth is scored under.
+    """
+
+    def __init__(self, layout: Layout, schema: Schema, num_chains: int, likelihood: str, binarize: str, seed: int):
+        self.layout, self.schema, self.num_chains = layout, schema, num_chains
+        self._likelihood, self._binarize, self._seed = likelihood, binarize, seed
+
+    def __call__(self, shard: int) -> "ShardSummary":
+        return ShardSummary(self, shard)
+
+    def score(self, records: list[ImputedRecord]) -> evaluation.Scores:
+        """Scores of records, zero where there is no truth."""
+        num = len(records)
+        has_truth = np.array([record.masked.truth is not None for record in records])
+        images = np.stack([r.mean * 0 if r.masked.truth is None else r.masked.truth for r in records])
+        ids = [record.masked.id for record in records]
+        likelihood = LIKELIHOODS[self._likelihood]()
+        truth = model_values(likelihood, self._binarize, self._seed, ids, images.astype(np.uint8))
+        missing = np.stack([~record.masked.observed.ravel() for record in records])
+        mean = np.stack([record.mean.ravel() for record in records])
+        return evaluation.score(mean, truth.reshape(num, -1), missing & has_truth[:, None])
+
+
+class ShardSummary:
+    """Observes one shard, a block of records at a time."""
+
+    def __init__(self, summarizer: Summarizer, shard: int):
+        self._summarizer, self._shard = summarizer, shard
+        self._block: list[ImputedRecord] = []
+        self._groups: dict = {}
+        schema = arrow_schema(summarizer.schema)
+        self._sink = pa.BufferOutputStream()
+        self._rows = pq.ParquetWriter(self._sink, schema)
+
+    def add(self, example: bytes) -> None:
+        """Takes in the next Example of the shard."""
+        self._block.append(decode_imputed(example, self._summarizer.schema))
+        if len(self._block) == statistics.BLOCK:
+            self._flush()
+
+    def close(self) -> None:
+        """Leaves the shard's part for `combine`."""
+        if self._block:
+            self._flush()
+        self._rows.close()
+        layout = self._summarizer.layout
+        write_whole(layout.part(f"records-{self._shard:05d}.parquet"), self._sink.getvalue().to_pybytes())
+        write_whole(layout.part(f"groups-{self._shard:05d}.json"), _encode_groups(self._groups))
+
+    def _flush(self) -> None:
+        scores = self._summarizer.score(self._block)
+        groups = statistics.by_group(self._block, scores, self._summarizer.num_chains)
+        self._groups = statistics.merge_groups(self._groups, groups)
+        rows = [statistics.row(record, scores, index) for index, record in enumerate(self._block)]
+        self._rows.write_table(pa.Table.from_pylist(rows, schema=self._rows.schema))
+        self._block = []
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """The columns of records.parquet."""
+    kinds = {"int64": pa.int64(), "float32": pa.float32(), "bytes": pa.binary()}
+    return pa.schema(
+        [
+            ("id", pa.binary()),
+            *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
+            ("missing_fraction", pa.float64()),
+            *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
+            ("nll", pa.float64()),
+            ("brier", pa.float64()),
+            ("f1", pa.float64()),
+        ]
+    )
+
+
+def _encode_groups(groups: Mapping[str | None, statistics.Accumulator]) -> bytes:
+    """Accumulators as JSON; Python writes floats so that they read back to the same bits."""
+    encoded = [
+        [group, [np.asarray(field).tolist() for field in (*accumulator[:-1], *accumulator.scores)]]
+        for group, accumulator in groups.items()
+    ]
+    return json.dumps(encoded).encode()
+
+
+def _decode_groups(content: bytes, num_values: int) -> dict[str | None, statistics.Accumulator]:
+    like = statistics.empty(num_values)
+    dtypes = [field.dtype for field in (*like[:-1], *like.scores)]
+    num_sums = len(like) - 1
+
+    def accumulator(fields):
+        arrays = [np.array(field, dtype) for field, dtype in zip(fields, dtypes)]
+        return statistics.Accumulator(*arrays[:num_sums], tuple(arrays[num_sums:]))
+
+    return {group: accumulator(fields) for group, fields in json.loads(content)}
+
+
+def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCounts) -> dict[str, Any]:
+    """Writes `summary/` from the parts of all shards, and returns what summary.json holds."""
+    directory = os.path.join(layout.root, "summary")
+    os.makedirs(directory, exist_ok=True)
+    groups: dict[str | None, statistics.Accumulator] = {None: statistics.empty(int(np.prod(schema.shape)))}
+    parquet = os.path.join(directory, "records.parquet")
+    with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
+        for shard in range(layout.num_shards):
+            part = layout.part(f"groups-{shard:05d}.json")
+            if os.path.exists(part):
+                with open(part, "rb") as file:
+                    groups = statistics.merge_groups(groups, _decode_groups(file.read(), int(np.prod(schema.shape))))
+                with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
+                    for index in range(table.num_row_groups):
+                        rows.write_table(table.read_row_group(index))
+    num_dead = sum(dead.by_reason.values())
+    summary = {
+        "records": {
+            "read": num_imputed + num_dead,
+            "imputed": num_imputed,
+            "dead": num_dead,
+            "dead_by_reason": dict(sorted(dead.by_reason.items())),
+            "unreadable_stretches": dead.unreadable_stretches,
+            "unreadable_bytes": dead.unreadable_bytes,
+        },
+        **_results(groups, schema, parquet),
+    }
+    with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:
+        json.dump(summary, file, indent=1, sort_keys=True)
+    return summary
+
+
+def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema, parquet: str) -> dict[str, Any]:
+    names = [name for name in _QUANTILES_OF]
+    columns = pq.read_table(parquet, columns=names + (["label"] if "label" in schema.carried else []))
+    labels = None
+    if "label" in schema.carried:
+        labels = np.array([str(label) for label in columns["label"].to_pylist()])
+
+    def group_result(group):
+        chosen = slice(None) if group is None else labels == group
+        found = {name: statistics.quantiles(columns[name].to_numpy()[chosen]) for name in names}
+        return statistics.result(groups[group], schema.shape) | {"diagnostics": found}
+
+    by_label = sorted((group for group in groups if group is not None), key=lambda label: (len(label), label))
+    return {"all": group_result(None), "by_label": {label: group_result(label) for label in by_label}}

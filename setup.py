@@ -1,0 +1,44 @@
+"""Packaging of vaefill. The versions that were tested together are in tests/constraints.txt."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="vaefill",
+    version="0.1.0",
+    description="Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=[*find_packages(include=["model", "model.*", "pipeline", "pipeline.*"]), "configs"],
+    package_data={
+        "model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
+        "pipeline": ["templates/*.html"],
+        "configs": ["*.yaml"],
+    },
+    install_requires=[
+        "apache-beam>=2.65,<3",
+        "click>=8.1,<9",
+        "google-crc32c>=1.5,<2",
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not ask for it
+        "jinja2>=3.1,<4",
+        "keras>=3.8,<4",
+        "matplotlib>=3.9,<4",
+        "numpy>=2.0,<3",
+        "pillow>=10",
+        "pyarrow>=16",
+        "pydantic>=2.8,<3",
+        "pyyaml>=6",
+        "safetensors>=0.4.5,<1",
+        "tensorboard>=2.20,<3",  # tensorflow writes no summaries without it
+        "tensorflow>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.8,<5",
+        "tensorflow-probability>=0.25,<0.26",
+        "tf-keras>=2.20,<2.22",  # tensorflow-probability imports it
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": ["arviz-stats>=0.6", "hypothesis>=6.100", "pytest>=8"]},
+    entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
+)
