@@ -18,7 +18,7 @@ Draws that are not as they should be, for each quantity of each record by itself
 No row meets another, and the one function that is not exactly rounded is read from a table: at one
 shape a record's results are the same bits in any position and company.
 
-It runs eagerly or in a plain graph; on a CPU, XLA's sort is three times slower than TensorFlow's.
+It runs eagerly, as a graph and under XLA; on a CPU leave XLA out, whose sort is three times slower.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def diagnose(draws: tf.Tensor) -> Diagnostics:
       number: a record with one NaN quantity is NaN, so `r_hat < 1.01` is False for it.
 
     Raises:
-      ValueError: fewer than 4 draws, a shape that is not [T, N, C, Q], T, C or Q not static or zero.
+      ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero; T, C or Q not static.
     """
     rows, valid = _rows(draws)
     halves = _split(rows)
@@ -147,12 +147,14 @@ def _rows(draws):
 def _check(draws):
     if draws.shape.rank != 4:
         raise ValueError(f"draws must be [T, N, C, Q], got shape {draws.shape}")
-    num_draws, _, num_chains, num_quantities = draws.shape
-    if num_draws is None or not num_chains or not num_quantities:
+    num_draws, num_records, num_chains, num_quantities = draws.shape
+    if None in (num_draws, num_chains, num_quantities):
         raise ValueError(
-            f"T, C and Q of draws [T, N, C, Q] must be static, C and Q at least 1, got {draws.shape}: "
+            f"T, C and Q of draws [T, N, C, Q] must be static, got {draws.shape}: "
             "give tf.function an input_signature that has them"
         )
+    if 0 in (num_records, num_chains, num_quantities):
+        raise ValueError(f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1")
     if num_draws < MIN_DRAWS:
         raise ValueError(
             f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: "
@@ -323,10 +325,11 @@ def _mean_autocovariance(remainder):
       [R, n] for lags 0 to n - 1.
     """
     size = remainder.shape[-1]
-    padded = [_fast_length(2 * size)]  # zeros, or lags would run around the end
-    parts = tf.bitcast(tf.signal.rfft(remainder, padded), tf.float64)  # real and imaginary, on a last axis
-    spectrum = tf.reduce_sum(tf.reduce_mean(tf.square(parts), axis=1), axis=-1)
-    covariance = tf.signal.irfft(tf.complex(spectrum, tf.zeros_like(spectrum)), padded)
+    length = [_fast_length(2 * size)]  # filled up with zeros, or lags would run around the end
+    transform = tf.signal.rfft(remainder, length)
+    power = tf.square(tf.math.real(transform)) + tf.square(tf.math.imag(transform))
+    power = tf.reduce_mean(power, axis=1)
+    covariance = tf.signal.irfft(tf.complex(power, tf.zeros_like(power)), length)
     return covariance[:, :size] / size
 
 

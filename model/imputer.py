@@ -1,5 +1,6 @@
 """`impute`: the one entry to the samplers, for the pipeline and a notebook alike."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ def model_values(
         ids: the records.
         images: [N, ...] uint8.
     """
-    flat = images.reshape(len(images), -1)
+    flat = images.reshape(len(images), math.prod(images.shape[1:]))
     if binarize == "threshold":
         return likelihood.from_bytes(flat, None)
     keys = np.stack([counter_random.record_key(seed, record_id) for record_id in ids])
@@ -84,7 +85,7 @@ class Imputer:
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(f"{name} must be {dtype.__name__} {shape}, got {array.dtype} {array.shape}")
         results = _untouched(images, self._config.num_imputations)
-        incomplete = np.flatnonzero(~observed.reshape(len(ids), -1).all(axis=1))
+        incomplete = np.flatnonzero(~observed.all(axis=(1, 2, 3)))
         for first in range(0, len(incomplete), self._records_per_batch):
             chosen = incomplete[first : first + self._records_per_batch]
             batch = self._impute_batch(images[chosen], observed[chosen], [ids[i] for i in chosen])
@@ -93,7 +94,7 @@ class Imputer:
         return results
 
     def _impute_batch(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Imputed:
-        config, num = self._config, len(ids)
+        config, num = self._config, len(ids)  # at least one
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
         outputs = self._program(

@@ -23,7 +23,7 @@ def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     posterior = vae.encode(x)
     loc, scale = posterior.loc, posterior.stddev()
     kl = 0.5 * tf.reduce_sum(loc**2 + scale**2 - 1.0 - 2.0 * tf.math.log(scale), axis=-1)
-    return vae.decode(loc + scale * noise).log_prob(x) - kl
+    return vae.log_likelihood(loc + scale * noise, x) - kl
 
 
 def importance_log_weights(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
@@ -40,7 +40,7 @@ def importance_log_weights(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tenso
     z = posterior.loc + posterior.stddev() * noise
     flat_z = tf.reshape(z, [-1, vae.latent_size])
     tiled_x = tf.tile(x, [tf.shape(noise)[0], 1])
-    log_likelihood = tf.reshape(vae.decode(flat_z).log_prob(tiled_x), tf.shape(z)[:2])
+    log_likelihood = tf.reshape(vae.log_likelihood(flat_z, tiled_x), tf.shape(z)[:2])
     return log_likelihood + vae.prior.log_prob(z) - posterior.log_prob(z)
 
 

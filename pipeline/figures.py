@@ -4,15 +4,16 @@ Values are in units where 255 is 1. The same arrays give the same bytes.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.record import encode_png
 
@@ -20,12 +21,13 @@ MISSING = "#8ecae6"  # painted where a value is missing; no grey, so that it is 
 UNDEFINED = "#e6eaef"  # painted where there is no number
 LARGEST_STDDEV = 0.5  # of anything that lies in [0, 1]
 SCALE = 2  # pixels of a figure per CSS pixel
-NUM_POINTS = 20_000  # more records than this are thinned in a scatter plot
+NUM_POINTS = 20_000  # at most so many of one colour are drawn in a scatter plot
 
 _INK, _FAINT, _GOOD, _BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
 _LARGEST_SIDE = 256  # pixels; larger pictures are thinned
 _SMALLEST_EXCESS = 1e-4  # R-hat - 1 on its logarithmic axis; what is below is drawn there
 _BYTE = 255
+_MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.11, "top": 0.93}  # of a figure, room for tick labels
 
 
 # --- pictures of records
@@ -83,22 +85,24 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
     """
     figure = _figure(7.2, 3.2)
     panels = (("mean", mean, "viridis", 1.0), ("standard deviation", stddev, "inferno", LARGEST_STDDEV))
-    for axes, (title, values, colours, largest) in zip(figure.subplots(1, 2), panels):
+    for left, (title, values, colours, largest) in zip((0.04, 0.54), panels):
         defined = ~np.isnan(values)
         total = np.where(defined, values, 0).sum(axis=-1)
         average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(defined.sum(axis=-1), 1)
-        image = axes.imshow(
-            average,
-            cmap=matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
-            vmin=0,
-            vmax=largest,
-            interpolation="nearest",
-        )
+        look = {
+            "cmap": matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
+            "vmin": 0,
+            "vmax": largest,
+            "interpolation": "nearest",
+        }
+        axes = figure.add_axes((left, 0.1, 0.36, 0.8))
+        axes.imshow(average, **look)
         _style(axes, title)
-        axes.tick_params(length=0)
-        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, ticks=np.linspace(0, largest, 6))
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=8, labelcolor=_INK, length=0)
+        bar = figure.add_axes((left + 0.38, 0.1, 0.018, 0.8))
+        bar.imshow(np.linspace(largest, 0, 256)[:, np.newaxis], extent=(0, 1, 0, largest), aspect="auto", **look)
+        _style(bar)
+        bar.set(xticks=[], yticks=np.linspace(0, largest, 6))
+        bar.yaxis.tick_right()
     return _png(figure)
 
 
@@ -111,20 +115,20 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
         predicted: [B] mean probability in a bin, NaN or None where it is empty.
         frequency: [B] share of ones in a bin, likewise.
     """
-    figure = _figure(4.4, 4.6)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    upper.plot([0, 1], [0, 1], color=_FAINT, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-    upper.text(0.36, 0.39, "perfectly calibrated", rotation=45, rotation_mode="anchor", color="#627d98", fontsize=8,
-               transform_rotates_text=True)
+    figure = _figure(4.6, 4.9)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1), gridspec_kw=_MARGINS | {"hspace": 0.06})
+    upper.plot([0, 1], [0, 1], color=_FAINT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="perfect")
     upper.plot(*np.array([predicted, frequency], np.float64), color=_GOOD, linewidth=1.6, marker="o", markersize=6,
-               markeredgecolor="white")
+               markeredgecolor="white", clip_on=False, label="imputations")
     upper.set(xlim=(0, 1), ylim=(0, 1))
+    _legend(upper)
     _style(upper, ylabel="share of ones among them")
     edges, counts = np.array(edges, np.float64), np.array(counts, np.float64)
     lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#bcdedb", edgecolor="white")
     lower.set_yscale("log")
     lower.set_ylim(0.5, 3 * max(counts.max(), 1))
     lower.yaxis.set_minor_locator(NullLocator())
+    lower.yaxis.set_major_formatter(_count)
     _style(lower, xlabel="probability of a 1 that the imputations give", ylabel="values")
     return _png(figure)
 
@@ -136,36 +140,32 @@ def trust(
 
     Args:
         r_hat: [N] float; not finite is drawn in a strip of its own above the others.
-        ess: [N] float, finite and positive.
-        converged: [N] bool, which chooses the colour.
+        ess: [N] float, finite and positive; N at least 1.
+        converged: [N] bool, which chooses the colour; each is thinned evenly to `NUM_POINTS`.
         target_r_hat: drawn as a line, if there is one.
         target_ess: likewise.
     """
-    figure = _figure(5.6, 4.6)
-    axes = figure.subplots()
+    figure = _figure(4.6, 4.3)
+    axes = figure.subplots(gridspec_kw=_MARGINS)
     defined = np.isfinite(r_hat)
     excess = np.maximum(np.where(defined, r_hat, 1) - 1, _SMALLEST_EXCESS)
-    shown = [*excess[defined], *([target_r_hat - 1] if target_r_hat else [])] or [_SMALLEST_EXCESS, 1]
-    bottom, top = 0.6 * min(shown), 1.8 * max(shown)
-    height = np.where(defined, excess, 2 * top)
-    across = [*ess, *([target_ess] if target_ess else [])]
-    axes.set(xscale="log", yscale="log", xlim=(0.8 * min(across), 1.25 * max(across)))
-    axes.set_ylim(bottom, top if defined.all() else 4 * top)
+    across = np.append(ess, target_ess if target_ess else ess[:1])
+    up = np.append(excess[defined], target_r_hat - 1 if target_r_hat else 0.01)
+    bottom, top = 0.6 * up.min(), 1.8 * up.max()
+    left, right = 0.8 * across.min(), 1.25 * across.max()
+    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top if defined.all() else 4 * top))
     _targets(axes, target_r_hat, target_ess)
-    step = -(-len(ess) // NUM_POINTS)
+    height = np.where(defined, excess, 2 * top)
     for chosen, colour, name in ((converged, _GOOD, "converged"), (~converged, _BAD, "not converged")):
-        label = f"{name}: {chosen.sum():,}"
-        axes.scatter(ess[chosen][::step], height[chosen][::step], s=np.clip(8000 / max(len(ess), 1), 5, 26), c=colour,
-                     alpha=0.55, linewidths=0, label=label, zorder=3)
+        points = np.flatnonzero(chosen)[:: -(-max(chosen.sum(), 1) // NUM_POINTS)]
+        axes.scatter(ess[points], height[points], s=np.clip(8000 / len(ess), 5, 26), c=colour, alpha=0.55, linewidths=0,
+                     label=f"{name}: {chosen.sum():,}", zorder=3)
     if not defined.all():
         axes.axhline(top, color=_FAINT, linewidth=0.8)
         axes.text(0.01, 2 * top, "no R-hat", transform=axes.get_yaxis_transform(), color="#627d98", fontsize=8)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{1 + value:.4g}"))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter("")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK,
-                handletextpad=0.2)
+    _log_ticks(axes.xaxis, left, right, _count)
+    _log_ticks(axes.yaxis, bottom, top, lambda excess, _: f"{1 + excess:.6g}")
+    _legend(axes)
     _style(axes, xlabel="effective sample size (the smaller of bulk and tail)", ylabel="R-hat")
     return _png(figure)
 
@@ -187,8 +187,22 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
         axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
 
 
+def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, int], str]) -> None:
+    """Labels 1, 2, 5 of every decade from low to high, or only 1 where there would be too many."""
+    ticks = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)).tick_values(low, high)
+    axis.set_ticks([tick for tick in ticks if low < tick < high])  # others would move the limits
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(text)
+
+
+def _count(value: float, _: int) -> str:
+    if value >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.4g}"
+
+
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=100 * SCALE, layout="constrained")
+    return Figure(figsize=(width, height), dpi=100 * SCALE)
 
 
 def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
@@ -199,6 +213,11 @@ def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> N
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_facecolor("#f7f9fb")
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK,
+                handletextpad=0.4, borderaxespad=0.2)
 
 
 def _png(figure: Figure) -> bytes:

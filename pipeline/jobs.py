@@ -13,15 +13,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from model import checkpoints
 from pipeline import graph, masking, results, sinks, summary
-from pipeline.config import Config
+from pipeline.config import Config, ConfigError
 from pipeline.imputation import ImputationHandler
-from pipeline.record import (
-    CarriedFeature,
-    Schema,
-    check_carried_names,
-    imputed_features,
-    masked_features,
-)
+from pipeline.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from pipeline.sinks import DeadLetterCounts, Layout
 from pipeline.sources import SourceError, expand
 
@@ -40,10 +34,12 @@ def schema_of(config: Config) -> Schema:
     """What the records of a configuration look like.
 
     Raises:
-        ValueError: a carried feature would overwrite one of the record's own.
+        ConfigError: a carried feature would overwrite one of the record's own.
     """
     carried = {name: CarriedFeature(kind) for name, kind in config.data.carry.items()}
-    check_carried_names(carried)
+    for name in carried:
+        if name in OWN_FEATURES:
+            raise ConfigError(f"data.carry: {name} is a feature of the output itself; rename it in the input")
     return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations)
 
 
@@ -52,7 +48,6 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
 
     Beam's own default may pick a runner that downloads a program, so the in-memory runner is named here.
     """
-    # Files that a pattern matched hours ago and temporary ones alike are opened by their full path.
     options = PipelineOptions(list(beam_options))
     runner = options.get_all_options()["runner"]
     pipeline = beam.Pipeline(runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options)
@@ -70,8 +65,8 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _check_counts(counts: dict[str, Any], max_bad_fraction: float) -> None:
-    """Fails a job before it publishes nothing, or more dead letters than it may."""
+def _check_counts(counts: dict[str, Any], max_bad_fraction: float, layout: Layout) -> None:
+    """Fails a job before it publishes a data set of no records, or more dead letters than it may."""
     written, dead = counts["written"], counts["dead"]
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items())
     if not written + dead:
@@ -79,7 +74,7 @@ def _check_counts(counts: dict[str, Any], max_bad_fraction: float) -> None:
     if dead > max_bad_fraction * (written + dead):
         raise BadInputError(
             f"{dead} of {written + dead} records are bad ({reasons}), more than limits.max_bad_fraction = "
-            f"{max_bad_fraction} allows; nothing was published"
+            f"{max_bad_fraction} allows; nothing was published, the dead letters are in {layout.dead_letters}"
         )
     if not written:
         raise BadInputError(f"all {dead} records are bad ({reasons}); tfds cannot read a data set of none")
@@ -164,7 +159,7 @@ def impute(
     )
     shards, dead = sinks.finish(layout)
     counts = _counts(shards, dead)
-    _check_counts(counts, config.limits.max_bad_fraction)
+    _check_counts(counts, config.limits.max_bad_fraction, layout)
     results.write_dataset_info(layout, imputed_features(schema), shards, "Records imputed by vaefill")
     found = summary.combine(layout, schema, counts["written"], dead)
     results.seal(
@@ -225,7 +220,7 @@ def mask(
         _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
     shards, dead = sinks.finish(layout)
     counts = _counts(shards, dead)
-    _check_counts(counts, config.limits.max_bad_fraction)
+    _check_counts(counts, config.limits.max_bad_fraction, layout)
     results.write_dataset_info(layout, masked_features(schema), shards, "Records with hidden values, for vaefill")
     content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "times": clock.times()}
     results.seal(layout.root, content)

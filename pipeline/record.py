@@ -112,18 +112,9 @@ DIAGNOSTICS = {
     "converged": np.bool_,
     "log_prob_observed": np.float32,
 }
-_OWN = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra", *DIAGNOSTICS)
-
-
-def check_carried_names(carried: Mapping[str, CarriedFeature]) -> None:
-    """Refuses carried features that would overwrite the record's own.
-
-    Raises:
-        ValueError: a name is taken.
-    """
-    for name in carried:
-        if name in _OWN:
-            raise ValueError(f"data.carry: {name!r} is a feature of the output itself; rename it in the input")
+OWN_FEATURES = frozenset(
+    ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra", *DIAGNOSTICS)
+)
 
 
 # --- tf.train.Example, field by field

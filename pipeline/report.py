@@ -30,7 +30,7 @@ _MAX_SEARCHED = 2000  # records looked at for one of every label
 _MAX_LISTED = 20  # rows of other lists that can get long
 _LONGEST_ID = 26  # characters
 
-_ARRAYS = ("image", "observed", "truth", "imputations", "mean", "stddev")
+_COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
 _NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "nll")  # columns of records.parquet that are read
 _DIAGNOSED = {  # name in summary.json -> what it is called here, format
     "r_hat": ("R-hat", ",.3f"),
@@ -53,7 +53,7 @@ class Result(NamedTuple):
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any]
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
-    rows: Mapping[str, np.ndarray]  # [N] each, N the number of records: `_NUMBERS`, `converged`, `id` (objects)
+    rows: Mapping[str, Any]  # [N] each: arrays `converged` and of `_NUMBERS`, an Arrow column `id`
 
 
 def write_report(results: Sequence[str], output: str) -> str:
@@ -75,26 +75,20 @@ def write_report(results: Sequence[str], output: str) -> str:
     page = _template().render(
         results=[_view(_read(path)) for path in results],
         missing_colour=figures.MISSING,
-        undefined_colour=figures.UNDEFINED,
         stddev_bar=_inline(figures.stddev_bar()),
         largest_stddev=figures.LARGEST_STDDEV,
-        quantiles=[f"{q:.0%}" for q in statistics.QUANTILES],
+        quantiles=[f"{q:g}" for q in statistics.QUANTILES],
     )
     path = os.path.join(output, "index.html")
     tf.io.gfile.makedirs(output)
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(page)
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(page.encode("utf-8", "replace"))  # JSON and paths can hold lone surrogates
     return path
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline"), **options)
     environment.filters.update(number=number, percent=percent)
     return environment.get_template("report.html")
 
@@ -105,11 +99,8 @@ def _template() -> jinja2.Template:
 def _read(path: str) -> Result:
     if not tf.io.gfile.isdir(path):
         raise ReportError(f"{path}: no such directory; name the output directory of `vaefill impute`")
-    manifest = _read_json(os.path.join(path, "manifest.json"))
-    summary = _read_json(os.path.join(path, "summary", "summary.json"))
-    for key in ("records", "all"):
-        if not isinstance(summary.get(key), dict):
-            raise ReportError(f"{path}/summary/summary.json: no section {key!r}; run `vaefill impute` again")
+    manifest = _read_json(os.path.join(path, "manifest.json"), "identity")
+    summary = _read_json(os.path.join(path, "summary", "summary.json"), "records", "all")
     if not get(summary, "records", "imputed"):  # tfds has no data set of no records, so none was written
         return Result(path, manifest, summary, [], {})
     num_labels = len(summary.get("by_label") or {})
@@ -124,16 +115,20 @@ def _read_bytes(path: str) -> bytes:
         return file.read()
 
 
-def _read_json(path: str) -> Mapping[str, Any]:
+def _read_json(path: str, *sections: str) -> Mapping[str, Any]:
+    content = _read_bytes(path)
     try:
-        content = json.loads(_read_bytes(path))
-    except ReportError:
-        raise
+        values = json.loads(content)
     except ValueError as error:  # not JSON, or not UTF-8
-        raise ReportError(f"{path} is broken ({error}); run `vaefill impute` again") from None
-    if not isinstance(content, dict):
-        raise ReportError(f"{path} is broken (not a JSON object); run `vaefill impute` again")
-    return content
+        raise _broken(path, error) from None
+    for name in sections:
+        if not isinstance(get(values, name), dict):
+            raise _broken(path, f"no section {name!r}")
+    return values
+
+
+def _broken(path: str, why: object) -> ReportError:
+    return ReportError(f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again")
 
 
 def _read_rows(path: str) -> dict[str, np.ndarray]:
@@ -144,42 +139,26 @@ def _read_rows(path: str) -> dict[str, np.ndarray]:
         columns = {name: table[name].cast(pyarrow.float64()).to_numpy() for name in _NUMBERS}
         converged = table["converged"].cast(pyarrow.bool_()).to_numpy()
     except (pyarrow.ArrowException, KeyError) as error:
-        raise ReportError(f"{path} is broken ({_one_line(error)}); run `vaefill impute` again") from None
+        raise _broken(path, error) from None
     return {"id": table["id"], "converged": converged, **columns}
 
 
 def _read_shown(directory: str, num_labels: int) -> list[ImputedRecord]:
-    """The records whose pictures are shown.
-
-    Args:
-        directory: of the imputed data set.
-        num_labels: how many labels there are.
-    """
+    """The records whose pictures are shown, of the data set in `directory`."""
     try:
         builder = tfds.builder_from_directory(directory)
         (split,) = builder.info.splits
-        names = {"id", "has_truth", *_ARRAYS, *DIAGNOSTICS, *({"label"} & set(builder.info.features))}
-        if absent := names - set(builder.info.features):
-            raise ValueError(f"no feature {sorted(absent)[0]!r}")
-        data = builder.as_dataset(
-            split=split,
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True)),
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),  # in the order of the shards
-        )
-        return choose(map(_record, tfds.as_numpy(data)), num_labels)
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise ReportError(f"{directory} is broken ({_one_line(error)}); run `vaefill impute` again") from None
+        in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_order))
+        return choose(map(_record, examples), num_labels)
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise _broken(directory, error) from None
 
 
 def _record(example: Mapping[str, Any]) -> ImputedRecord:
+    truth = example["truth"] if example["has_truth"] else None
     label = {"label": example["label"]} if "label" in example else {}
-    masked = MaskedRecord(
-        id=example["id"],
-        image=example["image"],
-        observed=example["observed"],
-        truth=example["truth"] if example["has_truth"] else None,
-        carried=label,
-    )
+    masked = MaskedRecord(example["id"], example["image"], example["observed"], truth, label)
     diagnostics = {name: example[name].item() for name in DIAGNOSTICS}
     return ImputedRecord(masked, example["imputations"], example["mean"], example["stddev"], diagnostics)
 
@@ -211,40 +190,52 @@ def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRec
 
 
 def _view(result: Result) -> dict[str, Any]:
-    manifest, summary = result.manifest, result.summary
-    sampler = get(manifest, "identity", "sampler") or get(manifest, "config", "sampler") or {}
-    targets = {
-        name: get(manifest, "config", "sampler", name) or sampler.get(name) for name in ("target_r_hat", "target_ess")
-    }
-    everything = summary["all"]
+    manifest, everything = result.manifest, result.summary["all"]
+    sampler = get(manifest, "config", "sampler") or get(manifest, "identity", "sampler") or {}
+    targets, inputs = (sampler.get("target_r_hat"), sampler.get("target_ess")), manifest.get("inputs") or []
     return {
         "path": result.path,
         "name": os.path.basename(os.path.normpath(result.path)),
         "sampler": sampler.get("name"),
-        "records": summary["records"],
-        "all": everything,
-        "gallery": _gallery(result.shown),
-        "trust": _trust(result.rows, targets),
-        "diagnostics": _diagnostics(everything),
+        "records": {name: result.summary["records"].get(name) for name in _COUNTS},
+        **_headline(everything),
+        "num_chain_sweeps": everything.get("num_chain_sweeps"),
+        "num_gradients": everything.get("num_gradients"),
+        "gallery": _gallery(result.shown) if result.shown else None,
+        "trust": _trust(result.rows, *targets) if result.rows else None,
+        "diagnostics": [
+            (name, spec, values)
+            for key, (name, spec) in _DIAGNOSED.items()
+            if (values := get(everything, "diagnostics", key))
+        ],
         "truth": _truth(everything),
-        "labels": _labels(summary.get("by_label") or {}),
+        "labels": _labels(result.summary["by_label"]) if result.summary.get("by_label") else None,
         "fractions": _fractions(everything),
         "value_maps": _value_maps(everything),
         "identity": _identity(manifest),
-        "inputs": (manifest.get("inputs") or [])[:_MAX_LISTED],
-        "num_inputs": len(manifest.get("inputs") or []),
+        "inputs": [{name: get(file, name) for name in ("path", "size", "sha256")} for file in inputs[:_MAX_LISTED]],
+        "num_inputs": len(inputs),
     }
 
 
-def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any] | None:
-    if not records:
-        return None
+def _headline(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A few numbers about a group of records."""
+    return {
+        "num_records": group.get("num_records"),
+        "missing": get(group, "missing_fraction", "mean"),
+        "converged": group.get("converged_fraction"),
+        "r_hat": get(group, "diagnostics", "r_hat", "0.5"),
+        "ess": get(group, "diagnostics", "ess_bulk", "0.5"),
+    }
+
+
+def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
     with_truth = any(record.masked.truth is not None for record in records)
     height, width, channels = records[0].masked.image.shape
     num_draws = min(NUM_DRAWS, len(records[0].imputations))
+    draws = [f"draw {i + 1}" for i in range(num_draws)]
     return {
-        "columns": [*(["truth"] if with_truth else []), "given", *(f"draw {i + 1}" for i in range(num_draws)),
-                    "mean", "std. dev."],
+        "columns": ["truth"] * with_truth + ["given", *draws, "mean", "std. dev."],
         "rows": [_gallery_row(record, with_truth, num_draws) for record in records],
         "aspect": min(max(width / height, 0.25), 4),  # a thread of pixels would not be seen
         "channels": channels,
@@ -253,59 +244,40 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any] | None:
 
 def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dict[str, Any]:
     masked = record.masked
-    images = [figures.picture(masked.image, ~masked.observed)]
-    if with_truth:
-        images.insert(0, None if masked.truth is None else figures.picture(masked.truth))
-    images += [figures.picture(draw) for draw in record.imputations[:num_draws]]
-    images += [figures.picture(record.mean), figures.stddev_picture(record.stddev)]
+    truth = [masked.truth if masked.truth is None else figures.picture(masked.truth)] if with_truth else []
+    given = figures.picture(masked.image, ~masked.observed)
+    grey = [figures.picture(values) for values in (*record.imputations[:num_draws], record.mean)]
     return {
         "id": text_of(masked.id),
         "label": statistics.group_of(record),
         "missing": float(np.mean(~masked.observed)),
-        **record.diagnostics,
-        "images": [image and _inline(image) for image in images],
+        "r_hat": record.diagnostics["r_hat"],
+        "ess": min(record.diagnostics["ess_bulk"], record.diagnostics["ess_tail"]),
+        "converged": record.diagnostics["converged"],
+        "images": [png and _inline(png) for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))],
     }
 
 
-def _trust(rows: Mapping[str, np.ndarray], targets: Mapping[str, float | None]) -> dict[str, Any] | None:
+def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_ess: float | None) -> dict[str, Any]:
     """The figure of R-hat and ESS, and the records that are least to be trusted."""
-    if not rows:
-        return None
     ess = np.minimum(rows["ess_bulk"], rows["ess_tail"])
     drawn = np.isfinite(ess) & (ess > 0)
-    figure = figures.trust(rows["r_hat"][drawn], ess[drawn], rows["converged"][drawn], **targets) if drawn.any() else None
+    points = (rows["r_hat"][drawn], ess[drawn], rows["converged"][drawn])
     incomplete = np.flatnonzero(rows["missing_fraction"] > 0)
-    r_hat = np.where(np.isnan(rows["r_hat"]), math.inf, rows["r_hat"])[incomplete]
-    worst = incomplete[np.lexsort((ess[incomplete], -r_hat, rows["converged"][incomplete]))[:NUM_WORST]]
+    r_hat = np.where(np.isnan(rows["r_hat"]), math.inf, rows["r_hat"])
+    order = np.lexsort((ess[incomplete], -r_hat[incomplete], rows["converged"][incomplete]))
+    shown = ("missing_fraction", "r_hat", "nll")
     return {
-        "figure": figure and _inline(figure),
-        "num_records": len(ess),
+        "figure": _inline(figures.trust(*points, target_r_hat, target_ess)) if drawn.any() else None,
+        "target_r_hat": target_r_hat,
+        "target_ess": target_ess,
         "num_complete": len(ess) - len(incomplete),
         "num_undrawn": int((~drawn)[incomplete].sum()),
-        "thinned": drawn.sum() > figures.NUM_POINTS,
-        **targets,
         "worst": [
-            {
-                "id": text_of(rows["id"][i].as_py()),
-                "ess": ess[i],
-                **{name: rows[name][i] for name in ("missing_fraction", "r_hat", "converged", "nll")},
-            }
-            for i in worst.tolist()
+            {"id": text_of(rows["id"][i].as_py()), "ess": ess[i], **{name: rows[name][i] for name in shown}}
+            for i in incomplete[order[:NUM_WORST]].tolist()
         ],
     }
-
-
-def _diagnostics(group: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = [(get(group, "diagnostics", name) or {}, *shown) for name, shown in _DIAGNOSED.items()]
-    return [
-        {
-            "name": name,
-            "values": [number(values.get(f"{q:g}"), spec) for q in statistics.QUANTILES],
-            "undefined": values.get("num_nan"),
-        }
-        for values, name, spec in found
-        if values
-    ]
 
 
 def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -313,9 +285,7 @@ def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
     scores = group.get("truth")
     if not scores:
         return None
-    table = scores.get("reliability")
-    if not table or not sum(table["counts"]):
-        return {**scores, "figure": None, "constant": None, "gap": None}
+    table = scores["reliability"]
     counts, predicted, frequency = (np.array(table[name], np.float64) for name in ("counts", "predicted", "frequency"))
     weights = counts / counts.sum()
     base = float(np.nansum(weights * frequency))
@@ -323,6 +293,7 @@ def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
         **scores,
         "figure": _inline(figures.reliability(table["edges"], counts, predicted, frequency)),
         "constant": {"rate": base, "nll": _entropy(base), "brier": base * (1 - base)},
+        "bins": list(zip(table["edges"], table["edges"][1:], table["counts"], table["predicted"], table["frequency"])),
         "gap": float(np.nansum(weights * np.abs(predicted - frequency))),
     }
 
@@ -332,19 +303,15 @@ def _entropy(probability: float) -> float:
     return -sum(p * math.log(p) for p in (probability, 1 - probability) if p > 0)
 
 
-def _labels(by_label: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    if not by_label:
-        return None
+def _labels(by_label: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row for each label, or for the `MAX_LABELS` largest."""
     largest = sorted(by_label, key=lambda label: (-(by_label[label].get("num_records") or 0), _label_order(label)))
     return {
         "num": len(by_label),
         "rows": [
             {
                 "label": label,
-                "r_hat": get(by_label[label], "diagnostics", "r_hat", "0.5"),
-                "ess": get(by_label[label], "diagnostics", "ess_bulk", "0.5"),
-                "missing": get(by_label[label], "missing_fraction", "mean"),
-                **{name: get(by_label[label], name) for name in ("num_records", "converged_fraction")},
+                **_headline(by_label[label]),
                 **{name: get(by_label[label], "truth", name) for name in ("nll", "brier", "f1")},
             }
             for label in sorted(largest[:MAX_LABELS], key=_label_order)
@@ -356,23 +323,19 @@ def _label_order(label: str | None) -> tuple:
     """Numbers by value, then words, then no label."""
     if label is None:
         return (2, 0, "")
-    return (0, int(label), "") if label.lstrip("-").isdecimal() else (1, 0, label)
+    return (0, int(label), "") if label.removeprefix("-").isdecimal() else (1, 0, label)
 
 
 def _fractions(group: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The histogram of missing fractions: bounds, count and the length of the bar in per cent."""
-    edges, counts = get(group, "missing_fraction", "edges") or [], get(group, "missing_fraction", "counts") or []
-    return [
-        {"low": low, "high": high, "count": count, "length": 100 * count / max(*counts, 1)}
-        for low, high, count in zip(edges, edges[1:], counts)
-    ]
+    edges, counts = (get(group, "missing_fraction", name) or [] for name in ("edges", "counts"))
+    keys, lengths = ("low", "high", "count", "length"), (100 * count / max(*counts, 1) for count in counts)
+    return [dict(zip(keys, values)) for values in zip(edges, edges[1:], counts, lengths)]
 
 
 def _value_maps(group: Mapping[str, Any]) -> str | None:
     maps = [np.array(get(group, "imputed_values", name) or [], np.float64) for name in ("mean", "stddev")]
-    if any(values.ndim != 3 or np.isnan(values).all() for values in maps):
-        return None
-    return _inline(figures.value_maps(*maps))
+    return None if any(np.isnan(values).all() for values in maps) else _inline(figures.value_maps(*maps))
 
 
 def _identity(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -389,7 +352,8 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         for key, item in value.items():
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
     else:
-        yield name, "–" if value is None else str(value)
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield name, "–" if value is None else text
 
 
 # --- values as text
@@ -406,16 +370,14 @@ def number(value: float | None, spec: str = ",.4g") -> str:
     """A number for people, a dash where it is undefined."""
     if value is None or math.isnan(value):
         return "–"
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else format(value, spec)
+    return ("∞" if value > 0 else "−∞") if math.isinf(value) else format(value, spec).replace("-", "−")
 
 
 def percent(value: float | None) -> str:
     """A share in per cent; 0 % and 100 % are said of none and all only."""
-    if value is None or math.isnan(value):
-        return "–"
-    if 0 < value < 0.0005:
-        return "<0.1 %"
-    return ">99.9 %" if 0.9995 <= value < 1 else f"{value:.1%}".replace("%", " %")
+    if value is None or math.isnan(value) or value in (0, 1):
+        return "–" if value not in (0, 1) else f"{100 * value:.0f} %"
+    return "<0.1 %" if value < 0.0005 else ">99.9 %" if value >= 0.9995 else f"{100 * value:.1f} %"
 
 
 def text_of(content: bytes) -> str:
@@ -430,7 +392,3 @@ def text_of(content: bytes) -> str:
 
 def _inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

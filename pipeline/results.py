@@ -87,6 +87,21 @@ def read_manifest(directory: str) -> dict[str, Any]:
         raise ResultError(f"cannot read {path}: {error}") from None
 
 
+def read_summary(directory: str) -> dict[str, Any]:
+    """What summary.json of a finished result holds.
+
+    Raises:
+        ResultError: the directory is not a result of imputation.
+    """
+    read_manifest(directory)
+    path = os.path.join(directory, "summary", "summary.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{directory} holds no summary of imputed records: {error}") from None
+
+
 def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
     """Whether a directory already holds the result of the same run.
 

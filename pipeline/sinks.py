@@ -6,7 +6,6 @@ their places are grouped: by shard, which is a hash of the id. A shard is writte
 dead letters.
 """
 
-import collections
 import dataclasses
 import hashlib
 import itertools
@@ -250,7 +249,7 @@ class DeadLetterCounts:
     @classmethod
     def empty(cls) -> "DeadLetterCounts":
         """No dead letters."""
-        return cls(collections.Counter(), 0, 0)
+        return cls({}, 0, 0)
 
     def add(self, reason: str, num_bytes: int) -> None:
         """Counts a dead letter."""
@@ -258,7 +257,7 @@ class DeadLetterCounts:
             self.unreadable_stretches += 1
             self.unreadable_bytes += num_bytes
         else:
-            self.by_reason[reason] += 1
+            self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
 
 
 def _dead_letter_example(file, offset, reason, message, record_id, payload) -> bytes:
@@ -288,7 +287,7 @@ class WriteDataset(beam.PTransform):
     layout: Layout
     observe: Callable[[int], Observer] | None = None
 
-    def expand(self, inputs: tuple[beam.PCollection, ...]):
+    def expand(self, inputs):
         items, *dead_letters = inputs
         shards = (
             items

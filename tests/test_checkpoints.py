@@ -1,0 +1,70 @@
+"""The model directory: what is saved comes back, what does not fit is refused."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from model import checkpoints, vae
+from model.config import ModelConfig
+
+CONFIG = ModelConfig(latent_size=2, hidden=(6, 5))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    path = str(tmp_path / "model")
+    checkpoints.save(path, vae.build(CONFIG, (3, 2, 1), seed=4), CONFIG, {"test_log_prob": -1.5})
+    return path
+
+
+def test_a_saved_model_comes_back(directory):
+    loaded = checkpoints.load(directory)
+    original = vae.build(CONFIG, (3, 2, 1), seed=4)
+    x, z = tf.ones([2, 6]), tf.ones([2, 2])
+    np.testing.assert_array_equal(loaded.vae.encoder(x), original.encoder(x))
+    np.testing.assert_array_equal(loaded.vae.decoder(z), original.decoder(z))
+    assert loaded.description.model == CONFIG
+    assert loaded.description.training == {"test_log_prob": -1.5}
+    assert loaded.vae.data_shape == (3, 2, 1)
+
+
+def test_the_fingerprint_is_of_both_files(directory, tmp_path):
+    same, weights, text = (str(tmp_path / name) for name in ("same", "weights", "text"))
+    checkpoints.save(same, vae.build(CONFIG, (3, 2, 1), seed=4), CONFIG, {"test_log_prob": -1.5})
+    checkpoints.save(weights, vae.build(CONFIG, (3, 2, 1), seed=5), CONFIG, {"test_log_prob": -1.5})
+    checkpoints.save(text, vae.build(CONFIG, (3, 2, 1), seed=4), CONFIG, {"test_log_prob": -1.6})
+    assert checkpoints.fingerprint(same) == checkpoints.fingerprint(directory)
+    assert len({checkpoints.fingerprint(path) for path in (directory, weights, text)}) == 3
+
+
+def edit(directory: str, **changes) -> None:
+    path = os.path.join(directory, "vae.json")
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**content, **changes}, file)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (shutil.rmtree, "is not a model directory"),
+        (lambda d: os.remove(os.path.join(d, "weights.safetensors")), "is not a model directory"),
+        (lambda d: open(os.path.join(d, "vae.json"), "w").close(), "vae.json"),
+        (lambda d: edit(d, surprise=1), "surprise"),
+        (lambda d: edit(d, format_version=99), "format version 99"),
+        (lambda d: edit(d, data_shape=[3, 3, 1]), "has shape"),
+        (lambda d: edit(d, model={**CONFIG.model_dump(), "hidden": [6, 5, 5]}), "has shape"),
+        (lambda d: open(os.path.join(d, "weights.safetensors"), "wb").close(), "not a safetensors file"),
+        (lambda d: safetensors.numpy.save_file({}, os.path.join(d, "weights.safetensors")), "has shape None"),
+    ],
+)
+def test_what_is_not_a_model_is_refused(directory, break_it, message):
+    break_it(directory)
+    with pytest.raises(checkpoints.ModelError, match=message):
+        checkpoints.load(directory)

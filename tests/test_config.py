@@ -1,0 +1,87 @@
+"""The configuration: what is packaged is valid, every mistake is one clear line."""
+
+import glob
+import os
+
+import pytest
+
+from pipeline import config
+from pipeline.config import ConfigError
+
+PACKAGED = sorted(os.path.basename(path) for path in glob.glob(config.packaged("*.yaml")))
+
+
+def test_the_promised_configurations_are_there():
+    assert {"demo.yaml", "mnist.yaml", "test.yaml"} <= set(PACKAGED)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_configurations_are_valid_by_name_and_path(name):
+    assert config.load(name) == config.load(config.packaged(name))
+
+
+def test_settings_override_the_file():
+    loaded = config.load("test.yaml", ["sampler.num_chains=8", "data.carry={label: bytes}", "model.hidden=[3, 4]"])
+    assert loaded.sampler.num_chains == 8
+    assert loaded.data.carry == {"label": "bytes"}
+    assert loaded.model.hidden == (3, 4)
+    assert loaded.output == config.load("test.yaml").output
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        config.load().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sampler.num_chain=4", "unknown key sampler.num_chain; the nearest known one is sampler.num_chains"),
+        ("trian.epochs=4", "unknown key trian; the nearest known one is train"),
+        ("train.epochs=0", "train.epochs: Input should be greater than 0, got 0"),
+        ("train.batch_size=2.5", "train.batch_size: Input should be a valid integer.*got 2.5"),
+        ("sampler.slots=100", "sampler.slots: Input should be a multiple of 32, got 100"),
+        ("sampler.num_chains=1", "sampler.num_chains: Input should be greater than or equal to 2, got 1"),
+        ("sampler.max_sweeps=53", "max_sweeps must be at least num_warmup \\+ 4 = 54, got 53"),
+        ("sampler.num_imputations=9999", "num_imputations must be at most .* = 600, got 9999"),
+        ("sampler.slots=32", None),
+        ("mask.mechanism=mcra", "mask.mechanism: Input should be 'mcar', .* got 'mcra'"),
+        ("mask.mechanism=block", "mask.mechanism block needs mask.height"),
+        ("mask={rate: 0.5, slope: 1}", "mask.mechanism mcar does not take mask.slope; it takes rate"),
+        ("mask.rate=1.5", "mask.rate: Input should be less than or equal to 1, got 1.5"),
+        ("output.split=a b", "output.split: String should match pattern"),
+        ("data.shape=[28, 28]", "data.shape.2: Field required"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
+        ("seed", "expected section.key=value"),
+        ("seed.x=1", "seed: "),
+        ("seed=[", "not YAML"),
+    ],
+)
+def test_mistakes_are_one_clear_line(setting, message):
+    if message is None:
+        config.load(None, [setting])
+        return
+    with pytest.raises(ConfigError, match=message) as error:
+        config.load(None, [setting])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a\n- b\n", "expected sections of keys, got list"), ("a: [", "not YAML")]
+)
+def test_files_that_are_no_configuration(tmp_path, content, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        config.load(str(path))
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("")
+    assert config.load(str(path)) == config.Config()
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        config.load("nowhere.yaml")

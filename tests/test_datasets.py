@@ -1,0 +1,44 @@
+"""Reading images through tfds, and batches as a function of (seed, step)."""
+
+import numpy as np
+import pytest
+
+from model import datasets, digits
+
+
+def test_bundled_digits_by_name_and_by_directory():
+    by_name = datasets.load_images("digits", "test[:30]", (28, 28, 1))
+    by_path = datasets.load_images(f"tfds:{digits.directory()}", "test[:30]", (28, 28, 1))
+    assert by_name.shape == (30, 784) and by_name.dtype == np.uint8
+    np.testing.assert_array_equal(by_name, by_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "shape", "message"),
+    [
+        ("mnist", "test", (28, 28, 1), "expected digits, tfds:NAME or tfds:PATH"),
+        ("tfds:no_such_data_set", "test", (28, 28, 1), "neither a tfds data set nor a directory"),
+        ("digits", "tset", (28, 28, 1), "has no split 'tset'; it has test, train, validation"),
+        ("digits", "test[5:5]", (28, 28, 1), "is empty"),
+        ("digits", "test", (28, 28, 3), r"images of shape \(28, 28, 1\), data.shape is \(28, 28, 3\)"),
+    ],
+)
+def test_what_is_not_there_is_a_clear_error(name, split, shape, message):
+    with pytest.raises(datasets.DatasetError, match=message):
+        datasets.load_images(name, split, shape)
+
+
+def batches(seed=1, first=0, last=6):
+    images = np.arange(10, dtype=np.uint8)[:, None]
+    return [batch.numpy().ravel() for _, batch in datasets.training_batches(images, 5, seed, first, last)]
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    epochs = np.concatenate(batches()).reshape(3, 10)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (3, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_training_can_start_at_any_step():
+    np.testing.assert_array_equal(batches()[3:], batches(first=3))
+    assert not np.array_equal(batches(), batches(seed=2))

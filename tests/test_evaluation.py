@@ -1,0 +1,32 @@
+"""Scores of known predictions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from model import evaluation
+
+
+def test_scores_of_known_predictions():
+    mean = np.array([[0.9, 0.2, 0.6, 0.5]])
+    truth = np.array([[1.0, 0.0, 0.0, 1.0]])
+    missing = np.array([[True, True, True, False]])
+    scores = evaluation.score(mean, truth, missing)
+    assert scores.num_values == 3
+    assert scores.nll[0] == pytest.approx(-math.log(0.9) - math.log(0.8) - math.log(0.4))
+    assert scores.brier[0] == pytest.approx(0.01 + 0.04 + 0.36)
+    assert (scores.true_positive, scores.false_positive, scores.false_negative) == (1, 1, 0)
+    np.testing.assert_array_equal(np.flatnonzero(scores.reliability_count[0]), [2, 6, 9])
+    np.testing.assert_array_equal(scores.reliability_truth[0], np.eye(10, dtype=int)[9])
+
+
+def test_certain_and_wrong_is_finite():
+    scores = evaluation.score(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]), np.ones((1, 2), bool))
+    assert scores.nll[0] == pytest.approx(-2 * math.log(1e-6), rel=1e-6)
+    assert scores.reliability_count[0, [0, 9]].tolist() == [1, 1]
+
+
+def test_ratios_of_nothing_are_nan():
+    assert math.isnan(evaluation.ratio(0, 0)) and math.isnan(evaluation.f1(0, 0, 0))
+    assert evaluation.f1(3, 1, 2) == pytest.approx(6 / 9)

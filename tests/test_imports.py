@@ -1,0 +1,79 @@
+"""`model` never imports Beam or `pipeline`; within `model`, imports go one way."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Lower layers first; a module imports only what stands before it.
+LAYERS = [
+    "model.digits",
+    "model.config",
+    "model.counter_random",
+    "model.likelihoods",
+    "model.networks",
+    "model.vae",
+    "model.objectives",
+    "model.missingness",
+    "model.datasets",
+    "model.checkpoints",
+    "model.training",
+    "model.sampling.base",
+    "model.sampling.chain",
+    "model.sampling.pseudo_gibbs",
+    "model.sampling",
+    "model.diagnostics",
+    "model.evaluation",
+    "model.imputer",
+    "pipeline.record",
+    "pipeline.config",
+    "pipeline.sources",
+    "pipeline.imputation",
+    "pipeline.statistics",
+    "pipeline.sinks",
+    "pipeline.masking",
+    "pipeline.summary",
+    "pipeline.graph",
+    "pipeline.results",
+    "pipeline.jobs",
+    "pipeline.figures",
+    "pipeline.report",
+    "pipeline.cli",
+]
+WITHOUT_BEAM = {"pipeline.record", "pipeline.config", "pipeline.statistics", "pipeline.figures", "pipeline.report"}
+
+
+def modules() -> dict[str, pathlib.Path]:
+    found = {}
+    for package in ("model", "pipeline"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {member if member in LAYERS else node.module for member in members}
+    return names
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name not in ("model", "pipeline")])
+def test_imports_go_one_way(module):
+    if module == "model.digits.make":
+        return  # a script, imported by nobody
+    used = {name for name in imports(modules()[module]) if name in LAYERS}
+    assert module in LAYERS, f"{module} has no layer yet"
+    assert used <= set(LAYERS[: LAYERS.index(module)])
+
+
+@pytest.mark.parametrize("module", [n for n in modules() if n.startswith("model") or n in WITHOUT_BEAM])
+def test_no_beam(module):
+    assert not {name for name in imports(modules()[module]) if name.split(".")[0] == "apache_beam"}

@@ -1,0 +1,162 @@
+"""The ModelHandler, and the job around it: the same bytes whatever the bundling, bad records apart."""
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from model import checkpoints
+from pipeline import config as config_lib
+from pipeline import jobs, results
+from pipeline.imputation import ImputationHandler
+from pipeline.sources import SourceError
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory) -> str:
+    """30 masked digits in 3 files."""
+    directory = str(tmp_path_factory.mktemp("masked") / "masked")
+    jobs.mask(config_lib.load("test.yaml"), "digits/test[:30]", directory)
+    return os.path.join(directory, "*.tfrecord-*")
+
+
+@pytest.fixture(scope="module")
+def result(config, model_directory, masked, tmp_path_factory) -> str:
+    out = str(tmp_path_factory.mktemp("imputed") / "out")
+    jobs.impute(config, model_directory, [masked], out)
+    return out
+
+
+def hashes(out: str) -> dict[str, str]:
+    files = results.read_manifest(out)["files"]
+    return {path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/"))}
+
+
+def rewrite(masked: str, directory, num_files: int, order=lambda payloads: payloads, more=()) -> str:
+    """The same records in other files and another order."""
+    payloads = [record.numpy() for record in tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked)))]
+    payloads = order(payloads) + list(more)
+    for index in range(num_files):
+        options = tf.io.TFRecordOptions(compression_type="GZIP" if index % 2 else "")
+        with tf.io.TFRecordWriter(str(directory / f"part-{index}"), options) as writer:
+            for payload in payloads[index::num_files]:
+                writer.write(payload)
+    return str(directory / "part-*")
+
+
+def test_the_same_bytes_from_other_files_in_another_order(config, model_directory, masked, result, tmp_path):
+    pattern = rewrite(masked, tmp_path, 5, order=lambda payloads: payloads[::-1])
+    out = str(tmp_path / "out")
+    jobs.impute(config, model_directory, [pattern], out)
+    assert hashes(out) == hashes(result)
+
+
+def test_the_same_bytes_from_two_worker_processes(config, model_directory, masked, result, tmp_path):
+    out = str(tmp_path / "out")
+    beam_options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    jobs.impute(config, model_directory, [masked], out, beam_options)
+    assert hashes(out) == hashes(result)
+
+
+def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
+    config, model_directory, masked, result, tmp_path
+):
+    def example(**features):
+        made = tf.train.Example()
+        for name, value in features.items():
+            made.features.feature[name].bytes_list.value.append(value)
+        return made.SerializeToString()
+
+    bad = [
+        b"\xff\xff\xff",
+        example(image=bytes(784)),
+        example(id=b"small", image=bytes(783)),
+        example(id=b"mask", image=bytes(784), observed=bytes(783)),
+    ]
+    pattern = rewrite(masked, tmp_path, 2, more=bad)
+    out = str(tmp_path / "out")
+    with pytest.raises(jobs.BadInputError, match="4 of 34 records are bad"):
+        jobs.impute(config, model_directory, [pattern], out)
+    assert not os.path.exists(out)
+    lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
+    summary = jobs.impute(lenient, model_directory, [pattern], out)
+    reasons = {"bad_image": 1, "bad_observed": 1, "no_id": 1, "not_an_example": 1}
+    assert summary["records"] == {
+        "read": 34,
+        "imputed": 30,
+        "dead": 4,
+        "dead_by_reason": reasons,
+        "unreadable_stretches": 0,
+        "unreadable_bytes": 0,
+    }
+    expected = {path: digest for path, digest in hashes(result).items() if path != "summary/summary.json"}
+    assert expected.items() <= hashes(out).items()
+
+
+def test_the_summary_agrees_with_the_data_set(result):
+    """Recomputed with tfds and numpy alone."""
+    builder = tfds.builder_from_directory(os.path.join(result, "imputed"))
+    examples = list(tfds.as_numpy(builder.as_dataset(split="train")))
+    summary = results.read_summary(result)
+    missing = np.stack([~e["observed"] for e in examples])
+    mean = np.stack([e["mean"] for e in examples])[missing].astype(np.float64)
+    truth = np.stack([e["truth"] > 127 for e in examples])[missing]
+    assert summary["all"]["missing_fraction"]["mean"] == pytest.approx(missing.mean())
+    assert summary["all"]["truth"]["brier"] == pytest.approx(np.mean((mean - truth) ** 2))
+    assert summary["all"]["truth"]["nll"] == pytest.approx(-np.mean(np.log(np.where(truth, mean, 1 - mean))))
+    r_hat = np.array([e["r_hat"] for e in examples])
+    assert summary["all"]["diagnostics"]["r_hat"]["0.5"] == pytest.approx(np.nanquantile(r_hat, 0.5))
+    labels = [str(e["label"]) for e in examples]
+    assert {name: group["num_records"] for name, group in summary["by_label"].items()} == {
+        label: labels.count(label) for label in set(labels)
+    }
+
+
+def test_the_manifest_says_what_was_done(config, model_directory, result):
+    manifest = results.read_manifest(result)
+    assert manifest["identity"]["model"] == checkpoints.fingerprint(model_directory)
+    assert manifest["config"] == config.model_dump(mode="json")
+    assert manifest["counts"]["written"] == 30
+    assert len(manifest["inputs"]) == 3 and all(len(entry["sha256"]) == 64 for entry in manifest["inputs"])
+    for path, digest in manifest["files"].items():
+        with open(os.path.join(result, path), "rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == digest
+
+
+def test_the_same_run_again_is_a_no_op(config, model_directory, masked, result, monkeypatch):
+    monkeypatch.setattr(jobs, "_run", None)
+    assert jobs.impute(config, model_directory, [masked], result) is None
+    with pytest.raises(results.ResultError, match="different: seed"):
+        jobs.impute(config_lib.load("test.yaml", ["seed=1"]), model_directory, [masked], result)
+
+
+def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp_path):
+    out = str(tmp_path / "out")
+    with pytest.raises(SourceError, match="no file matches"):
+        jobs.impute(config, model_directory, [str(tmp_path / "*.none")], out)
+    with pytest.raises(checkpoints.ModelError, match="is not a model directory"):
+        jobs.impute(config, str(tmp_path), [masked], out)
+    other = config_lib.load("test.yaml", ["data.shape=[14, 14, 1]"])
+    with pytest.raises(checkpoints.ModelError, match=r"a model of shape \[28, 28, 1\], data.shape is \[14, 14, 1\]"):
+        jobs.impute(other, model_directory, [masked], out)
+    taken = config_lib.load("test.yaml", ["data.carry={mean: float32}"])
+    with pytest.raises(config_lib.ConfigError, match="mean is a feature of the output itself"):
+        jobs.impute(taken, model_directory, [masked], out)
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(jobs.BadInputError, match="the input holds no records"):
+        jobs.impute(config, model_directory, [str(tmp_path / "empty")], out)
+
+
+def test_a_worker_refuses_another_model(config, model_directory):
+    handler = ImputationHandler(model_directory, "another fingerprint", config.sampler, 0, "threshold")
+    with pytest.raises(checkpoints.ModelError, match="has changed"):
+        handler.load_model()
+
+
+def test_batches_have_a_fixed_size(config, model_directory):
+    handler = ImputationHandler(model_directory, "", config.sampler, 0, "threshold")
+    sizes = handler.batch_elements_kwargs()
+    assert sizes["min_batch_size"] == sizes["max_batch_size"] == 8 * (config.sampler.slots // config.sampler.num_chains)

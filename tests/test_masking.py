@@ -1,0 +1,93 @@
+"""Masked data sets: deterministic by id, readable with tfds, truth kept, hidden values gone."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pipeline import config as config_lib
+from pipeline import jobs, results
+from pipeline.sources import SourceError
+
+SETTINGS = {
+    "mcar": ["mask={mechanism: mcar, rate: 0.3}"],
+    "rows": ["mask={mechanism: rows, first: 4, last: 9}"],
+    "top_three_quarters": ["mask={mechanism: top_three_quarters}"],
+    "block": ["mask={mechanism: block, height: 10, width: 12}"],
+    "half": ["mask={mechanism: half, side: left}"],
+    "mar": ["mask={mechanism: mar, rate: 0.5, slope: 4}"],
+}
+
+
+def mask(output, settings, source="digits/test[:20]") -> dict[bytes, dict]:
+    jobs.mask(config_lib.load("test.yaml", settings), source, str(output))
+    builder = tfds.builder_from_directory(str(output))
+    return {example["id"]: example for example in tfds.as_numpy(builder.as_dataset(split="train"))}
+
+
+@pytest.mark.parametrize("mechanism", sorted(SETTINGS))
+def test_masked_data_sets(tmp_path, mechanism):
+    examples = mask(tmp_path / "out", SETTINGS[mechanism])
+    assert len(examples) == 20
+    digits = tfds.as_numpy(tfds.builder_from_directory("model/digits").as_dataset(split="test[:20]"))
+    assert sorted(e["truth"].tobytes() for e in examples.values()) == sorted(d["image"].tobytes() for d in digits)
+    for example in examples.values():
+        assert 0 < example["observed"].mean() < 1
+        np.testing.assert_array_equal(example["image"], np.where(example["observed"], example["truth"], 0))
+        assert 0 <= example["label"] <= 9
+
+
+def test_masks_depend_on_seed_and_id_alone(tmp_path):
+    first = mask(tmp_path / "a", SETTINGS["mcar"])
+    more = mask(tmp_path / "b", [*SETTINGS["mcar"], "output.num_shards=2"], "digits/test[:50]")
+    assert len({e["observed"].tobytes() for e in more.values()}) == 50
+    for record_id, example in first.items():
+        np.testing.assert_array_equal(example["observed"], more[record_id]["observed"])
+    other = mask(tmp_path / "c", [*SETTINGS["mcar"], "seed=1"])
+    assert all(not np.array_equal(e["observed"], other[i]["observed"]) for i, e in first.items())
+
+
+def test_masks_from_files_for_all_and_by_id(tmp_path):
+    ids = list(mask(tmp_path / "ids", SETTINGS["mcar"]))
+    general, special = np.zeros((28, 28, 1), np.uint8), np.eye(28, dtype=np.uint8)[..., None]
+    path = str(tmp_path / "masks.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for record_id, observed in ((None, general), (ids[3], special)):
+            example = tf.train.Example()
+            example.features.feature["observed"].bytes_list.value.append(observed.tobytes())
+            if record_id:
+                example.features.feature["id"].bytes_list.value.append(record_id)
+            writer.write(example.SerializeToString())
+    examples = mask(tmp_path / "out", [f"mask={{mechanism: file, masks: {path}}}"])
+    for record_id, example in examples.items():
+        expected = special if record_id == ids[3] else general
+        np.testing.assert_array_equal(example["observed"], expected.astype(bool))
+
+
+def test_masking_records_from_files(tmp_path):
+    """The records of one masked data set, complete again, are masked anew: ids, labels and extras stay."""
+    path = str(tmp_path / "complete.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for i in range(3):
+            example = tf.train.Example()
+            example.features.feature["id"].bytes_list.value.append(b"r%d" % i)
+            example.features.feature["image"].bytes_list.value.append(bytes([i]) * 784)
+            example.features.feature["label"].int64_list.value.append(i)
+            example.features.feature["note"].bytes_list.value.append(b"kept")
+            writer.write(example.SerializeToString())
+        writer.write(b"\xff\xff")
+    out = tmp_path / "out"
+    examples = mask(out, [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
+    assert {i: e["label"] for i, e in examples.items()} == {b"r0": 0, b"r1": 1, b"r2": 2}
+    assert results.read_manifest(str(out))["counts"]["dead_by_reason"] == {"not_an_example": 1}
+    shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
+    for record in tf.data.TFRecordDataset(shards):
+        assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
+
+
+@pytest.mark.parametrize("source", ["tfds:mnist", "digits"])
+def test_a_data_set_needs_a_split(tmp_path, source):
+    with pytest.raises(SourceError):
+        mask(tmp_path / "out", SETTINGS["mcar"], source)

@@ -1,0 +1,345 @@
+"""The report: what is on the page, and that nothing in the data can break it."""
+
+import html.parser
+import io
+import json
+import pathlib
+import re
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from model import evaluation
+from pipeline import figures, report, statistics
+from pipeline.record import (
+    DIAGNOSTICS,
+    CarriedFeature,
+    ImputedRecord,
+    MaskedRecord,
+    Schema,
+    encode_imputed,
+    imputed_features,
+)
+
+NUM_IMPUTATIONS = 5
+SAMPLER = {"name": "latent_hmc", "num_chains": 4, "max_sweeps": 400, "target_r_hat": 1.0625, "target_ess": 123.0}
+SUMMARISED = ("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "num_sweeps", "log_prob_observed")
+
+
+def make_record(
+    index: int, shape=(6, 9, 1), truth=True, label: int | None = None, record_id=None, **diagnostics
+) -> ImputedRecord:
+    rng = np.random.default_rng(index)
+    observed = rng.random(shape) < 0.5
+    complete = rng.integers(0, 2, shape, np.uint8) * 255
+    mean = rng.random(shape, np.float32)
+    draws = ((rng.random((NUM_IMPUTATIONS, *shape)) < mean) * 255).astype(np.uint8)
+    values = {
+        "r_hat": 1 + rng.random() / 10, "ess_bulk": 100 + 100 * rng.random(), "ess_tail": 100 + 100 * rng.random(),
+        "acceptance_rate": 0.7, "num_sweeps": 200, "num_gradients": 1600, "log_prob_observed": -20.0, **diagnostics,
+    }
+    values["converged"] = values["r_hat"] < SAMPLER["target_r_hat"]
+    return ImputedRecord(
+        MaskedRecord(
+            record_id or b"test/%03d" % index,
+            np.where(observed, complete, 0).astype(np.uint8),
+            observed,
+            complete if truth else None,
+            {} if label is None else {"label": label},
+        ),
+        np.where(observed, complete, draws),
+        np.where(observed, complete / 255, mean).astype(np.float32),
+        np.where(observed, 0, np.sqrt(mean * (1 - mean))).astype(np.float32),
+        values,
+    )
+
+
+def write_result(directory: pathlib.Path, records: Sequence[ImputedRecord], sampler=SAMPLER) -> str:
+    """Writes an output directory as the pipeline lays it out, labels carried if any record has one."""
+    shape = records[0].masked.image.shape
+    has_labels = any(record.masked.carried for record in records)
+    schema = Schema(shape, {"label": CarriedFeature("int64")} if has_labels else {}, NUM_IMPUTATIONS)
+    write_imputed(directory / "imputed", records, schema)
+    (directory / "summary").mkdir()
+    missing = np.stack([~record.masked.observed.ravel() for record in records])
+    scored = missing & np.array([[record.masked.truth is not None] for record in records])
+    truths = np.stack([np.zeros(shape) if r.masked.truth is None else r.masked.truth / 255 for r in records])
+    scores = evaluation.score(
+        np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored
+    )
+    rows = [statistics.row(record, scores, index) for index, record in enumerate(records)]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), directory / "summary" / "records.parquet")
+    (directory / "summary" / "summary.json").write_text(json.dumps(summarise(records, scores, shape)))
+    manifest = {
+        "identity": {"model": "5eed" * 16, "seed": 17, "sampler": sampler, "software": {"tensorflow": "9.8.7"}},
+        "config": {"sampler": sampler},
+        "inputs": [{"path": "in/<b>.tfrecord", "size": 12345, "modified": 0.0, "sha256": "ab" * 32}],
+        "something": {"new": [1]},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return str(directory)
+
+
+def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], schema: Schema) -> None:
+    directory.mkdir(parents=True)
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory,
+        dataset_name="imputed",
+        filetype_suffix="tfrecord",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
+    with tf.io.TFRecordWriter(str(directory / "imputed-train.tfrecord-00000-of-00001")) as writer:
+        for record in records:
+            writer.write(encode_imputed(record, schema))
+    tfds.folder_dataset.write_metadata(
+        data_dir=directory,
+        features=imputed_features(schema),
+        split_infos=[tfds.core.SplitInfo("train", [len(records)], 0, template)],
+        filename_template=template,
+        check_data=False,
+    )
+
+
+def summarise(records: Sequence[ImputedRecord], scores: evaluation.Scores, shape: Sequence[int]) -> dict:
+    def describe(group, accumulator):
+        chosen = [record for record in records if group is None or statistics.group_of(record) == group]
+        diagnostics = {name: statistics.quantiles([r.diagnostics[name] for r in chosen]) for name in SUMMARISED}
+        return statistics.result(accumulator, shape) | {"diagnostics": diagnostics}
+
+    groups = statistics.by_group(records, scores, SAMPLER["num_chains"])
+    described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
+    counts = {"read": len(records) + 7, "imputed": len(records), "dead": 7, "dead_by_reason": {"bad_image": 7}}
+    return {"records": counts, "all": described.pop(None), "by_label": described}
+
+
+class Page(html.parser.HTMLParser):
+    """What is on a page: its tags, its text, and the pictures by their alternative text."""
+
+    def __init__(self, path: str | pathlib.Path):
+        super().__init__()
+        self.source = pathlib.Path(path).read_text(encoding="utf-8")
+        self.tags, self.pictures, self._texts = [], {}, []
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self._texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "img":
+            self.pictures.setdefault(dict(attrs)["alt"], []).append(dict(attrs)["src"])
+
+    def handle_data(self, data):
+        self._texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> pathlib.Path:
+    """A result with truth and labels, and its report in `report`."""
+    directory = tmp_path_factory.mktemp("labelled")
+    result = write_result(directory / "out", [make_record(i, label=i % 3) for i in range(20)])
+    path = report.write_report([result], str(directory / "report"))
+    assert path == str(directory / "report" / "index.html")
+    return directory
+
+
+def test_truth_and_labels(labelled):
+    page = Page(labelled / "report" / "index.html")
+    assert len(page.pictures["truth"]) == len(page.pictures["given"]) == report.NUM_SHOWN
+    assert len(page.pictures["draw 4"]) == report.NUM_SHOWN and "draw 5" not in page.pictures
+    assert any(name.startswith("R-hat against") for name in page.pictures)
+    assert any(name.startswith("Reliability") for name in page.pictures)
+    summary = json.loads((labelled / "out" / "summary" / "summary.json").read_text())
+    for expected in (
+        f"{summary['all']['truth']['nll']:.4f}",
+        f"{summary['by_label']['2']['truth']['brier']:.4f}",
+        f"{summary['all']['diagnostics']['ess_tail']['0.75']:,.0f}",
+        "bad_image 7", "read 27", "5eed" * 16, "seed 17", "tensorflow 9.8.7", "target_ess 123.0", "12,345",
+        "R-hat < 1.0625 and ESS ≥ 123", "Missing at random",
+    ):
+        assert expected in page.text
+
+
+def test_page_stands_alone(labelled):
+    page = Page(labelled / "report" / "index.html")
+    assert {"script", "iframe", "object", "embed"}.isdisjoint(page.tags)
+    assert all(image.startswith("data:image/png;base64,") for images in page.pictures.values() for image in images)
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|\#)|url\(|@import""", page.source)
+
+
+def test_same_bytes_again(labelled, tmp_path):
+    again = pathlib.Path(report.write_report([str(labelled / "out")], str(tmp_path)))
+    assert again.read_bytes() == (labelled / "report" / "index.html").read_bytes()
+
+
+def test_no_truth_no_labels(tmp_path):
+    result = write_result(tmp_path / "out", [make_record(i, truth=False) for i in range(3)])
+    page = Page(report.write_report([result], str(tmp_path)))
+    assert "truth" not in page.pictures and len(page.pictures["given"]) == 3
+    assert "No record came with its truth" in page.text
+    assert "By label" not in page.text
+
+
+def test_truth_of_some_only(tmp_path):
+    result = write_result(tmp_path / "out", [make_record(0), make_record(1, truth=False)])
+    page = Page(report.write_report([result], str(tmp_path)))
+    assert len(page.pictures["truth"]) == 1 and len(page.pictures["given"]) == 2
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (1, 30, 1), (5, 4, 2)], ids=["rgb", "one_line", "two_channels"])
+def test_shapes(tmp_path, shape):
+    result = write_result(tmp_path / "out", [make_record(i, shape) for i in range(2)])
+    assert len(Page(report.write_report([result], str(tmp_path))).pictures["mean"]) == 2
+
+
+def test_hostile_bytes_are_text(tmp_path):
+    good = [b"<script>alert(1)</script>", "blume/é".encode(), b"&amp;", b"$" * 40]
+    ids = [*good, b"\xff\x00<img>", "\u202e evil".encode()]
+    result = write_result(tmp_path / "<i>out", [make_record(i, record_id=name) for i, name in enumerate(ids)])
+    page = Page(report.write_report([result], str(tmp_path)))
+    assert "script" not in page.tags and "<b>" not in page.tags and "<script>" not in page.source
+    names = ("<script>alert(1)</script>", "0xff003c696d673e", "blume/é", "&amp;", "$" * 13 + "…" + "$" * 12)
+    for expected in (*names, "in/<b>.tfrecord"):
+        assert expected in page.text
+    assert "\u202e" not in page.source
+
+
+def test_no_diagnostics(tmp_path):
+    """Importance samplers have no R-hat, complete records no chains at all."""
+    nothing = dict.fromkeys(("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "log_prob_observed"), np.nan)
+    records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
+    result = write_result(tmp_path / "out", records)
+    page = Page(report.write_report([result], str(tmp_path)))
+    assert any(name.startswith("R-hat against") for name in page.pictures)
+    assert "1 have no ESS and are not drawn" in page.text
+
+
+def test_many_labels_are_capped(tmp_path):
+    """Of which none has an ESS, so there is nothing to draw either."""
+    without = {"ess_bulk": np.nan, "ess_tail": np.nan}
+    labels = [1000 + i // 2 for i in range(2 * report.MAX_LABELS + 1)]
+    records = [make_record(i, (2, 2, 1), label=label, **without) for i, label in enumerate(labels)]
+    result = write_result(tmp_path / "out", records)
+    page = Page(report.write_report([result], str(tmp_path)))
+    assert not any(name.startswith("R-hat against") for name in page.pictures)
+    assert f"The {report.MAX_LABELS} labels with the most records, of {report.MAX_LABELS + 1}" in page.text
+
+
+def test_least_trusted_first(tmp_path):
+    records = [make_record(i, r_hat=1 + i / 100) for i in range(30)] + [make_record(30, r_hat=np.nan)]
+    page = Page(report.write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    listed = re.findall(r"test/\d+", page.text.split("Records to trust least")[1])
+    assert listed[:3] == ["test/030", "test/029", "test/028"]
+
+
+def test_several_results(tmp_path):
+    gibbs = {**SAMPLER, "name": "pseudo_gibbs"}
+    results = [
+        write_result(tmp_path / "first", [make_record(0)]),
+        write_result(tmp_path / "second", [make_record(1)], gibbs),
+    ]
+    page = Page(report.write_report(results, str(tmp_path / "report")))
+    assert "Side by side" in page.text and len(page.pictures["given"]) == 2
+    assert "Here that concerns second." in page.text
+
+
+def test_nothing_imputed(tmp_path):
+    (tmp_path / "summary").mkdir()
+    summary = {"records": {"read": 4, "imputed": 0, "dead": 4}, "all": {}}
+    (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "manifest.json").write_text('{"identity": {}}')
+    page = Page(report.write_report([str(tmp_path)], str(tmp_path)))
+    assert "No record was imputed" in page.text and "read 4" in page.text
+
+
+@pytest.mark.parametrize(
+    "damaged, content",
+    [
+        ("manifest.json", None),
+        ("manifest.json", b"{"),
+        ("summary/summary.json", b"[]"),
+        ("summary/summary.json", None),
+        ("summary/records.parquet", b"PAR1"),
+        ("imputed/dataset_info.json", None),
+        ("imputed/imputed-train.tfrecord-00000-of-00001", b"short"),
+    ],
+)
+def test_incomplete_result(labelled, tmp_path, damaged, content):
+    result = str(shutil.copytree(labelled / "out", tmp_path / "out"))
+    path = tmp_path / "out" / damaged
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(report.ReportError) as error:
+        report.write_report([result], str(tmp_path / "report"))
+    message = str(error.value)
+    assert str(path) in message or str(path.parent) in message
+    assert "run `vaefill impute` again" in message and "\n" not in message
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("results, named", [([], "no result"), (["nowhere/at/all"], "nowhere/at/all")])
+def test_no_result(tmp_path, results, named):
+    with pytest.raises(report.ReportError, match=named):
+        report.write_report(results, str(tmp_path))
+
+
+def test_choice_covers_labels():
+    """The first of each label in the order of the data set, then the first of the others."""
+    labels = [7, 7, 7, 1, -1, 7, 1, 12, 7, 7, 7, 7]
+    records = [make_record(i, (1, 1, 1), label=label) for i, label in enumerate(labels)]
+    shown = [record.masked.id for record in report.choose(iter(records), 3)]
+    assert shown == [b"test/%03d" % i for i in (3, 6, 0, 1, 2, 5, 8, 9, 7, 4)]
+
+
+def test_choice_draws_no_more_than_it_needs():
+    drawn = []
+    records = (drawn.append(i) or make_record(i, (1, 1, 1), label=i % 2) for i in range(1000))
+    assert len(report.choose(records, 2)) == report.NUM_SHOWN
+    assert len(drawn) == report.NUM_SHOWN
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(PIL.Image.open(io.BytesIO(png)))
+
+
+def test_missing_pixels_are_painted():
+    values = np.array([[[0], [128]], [[255], [7]]], np.uint8)
+    missing = np.array([[[False], [False]], [[False], [True]]])
+    painted = pixels(figures.picture(values, missing))
+    colour = [int(figures.MISSING[i : i + 2], 16) for i in (1, 3, 5)]
+    np.testing.assert_array_equal(painted, [[[0] * 3, [128] * 3], [[255] * 3, colour]])
+    assert len(set(colour)) > 1  # no grey
+
+
+def test_pictures_keep_colours_and_survive_nan():
+    values = np.array([[[1.0, 0.5, 0.0], [np.nan, 0.0, 0.0]]], np.float32)
+    assert pixels(figures.picture(values))[0, 0].tolist() == [255, 128, 0]
+    assert pixels(figures.stddev_picture(values)).shape == (1, 2, 3)
+
+
+def test_large_pictures_are_thinned():
+    assert pixels(figures.picture(np.zeros((600, 300, 1), np.uint8))).shape == (200, 100, 3)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(None, "–"), (np.nan, "–"), (0.0, "0 %"), (1e-9, "<0.1 %"), (0.5, "50.0 %"), (1 - 1e-9, ">99.9 %"), (1, "100 %")],
+)
+def test_percent(value, text):
+    assert report.percent(value) == text
+
+
+@pytest.mark.parametrize(
+    "value, spec, text",
+    [(None, "d", "–"), (np.nan, "d", "–"), (np.inf, "d", "∞"), (-2.55, ".1f", "−2.5"), (12345, ",d", "12,345")],
+)
+def test_number(value, spec, text):
+    assert report.number(value, spec) == text
+
+
+def test_records_are_made_of_every_diagnostic():
+    assert set(make_record(0).diagnostics) == set(DIAGNOSTICS)

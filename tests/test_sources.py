@@ -1,0 +1,120 @@
+"""Reading files: all good records arrive, whatever is between them."""
+
+import gzip
+import struct
+
+import pytest
+import tensorflow as tf
+
+from pipeline.record import Reason
+from pipeline.sources import DeadLetter, Frame, SourceError, expand, read_frames
+
+PAYLOADS = [b"one", b"", b"three" * 50]
+HEADER, FOOTER = 12, 4
+OFFSETS = [0, HEADER + 3 + FOOTER, 2 * (HEADER + FOOTER) + 3]
+LIMIT = 1000
+
+
+@pytest.fixture
+def content(tmp_path) -> bytes:
+    path = str(tmp_path / "good")
+    with tf.io.TFRecordWriter(path) as writer:
+        for payload in PAYLOADS:
+            writer.write(payload)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read(tmp_path, content: bytes, limit: int = LIMIT):
+    path = str(tmp_path / "file")
+    with open(path, "wb") as file:
+        file.write(content)
+    found = list(read_frames(path, limit))
+    good = [item for item in found if isinstance(item, Frame)]
+    dead = [item for item in found if isinstance(item, DeadLetter)]
+    assert all((item.file if isinstance(item, Frame) else item.frame.file) == path for item in found)
+    return good, dead
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_good_files_with_any_name(tmp_path, content, compress):
+    good, dead = read(tmp_path, compress(content))
+    assert [frame.payload for frame in good] == PAYLOADS
+    assert [frame.offset for frame in good] == OFFSETS
+    assert not dead
+
+
+def test_an_empty_file_holds_no_records(tmp_path):
+    assert read(tmp_path, b"") == ([], [])
+
+
+def test_a_length_that_looks_like_gzip(tmp_path):
+    """A record of 0x8b1f bytes begins as a gzip file does."""
+    path = str(tmp_path / "long")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(bytes(0x8B1F))
+    frames = list(read_frames(path, 1 << 20))
+    assert [len(frame.payload) for frame in frames] == [0x8B1F]
+
+
+def test_a_bad_data_checksum_loses_that_record_alone(tmp_path, content):
+    broken = bytearray(content)
+    broken[HEADER] ^= 1
+    good, dead = read(tmp_path, bytes(broken))
+    assert [frame.payload for frame in good] == PAYLOADS[1:]
+    assert [(letter.reason, letter.frame.offset) for letter in dead] == [(Reason.BAD_DATA_CRC, 0)]
+
+
+def test_a_bad_length_checksum_loses_the_rest(tmp_path, content):
+    broken = bytearray(content)
+    broken[OFFSETS[1] + 8] ^= 1
+    good, dead = read(tmp_path, bytes(broken))
+    assert [frame.payload for frame in good] == PAYLOADS[:1]
+    assert [(letter.reason, letter.frame.offset, letter.num_bytes) for letter in dead] == [
+        (Reason.UNREADABLE_REST, OFFSETS[1], len(content) - OFFSETS[1])
+    ]
+
+
+@pytest.mark.parametrize("cut", [1, 5, FOOTER + 3, 250, 255])
+def test_a_cut_file_loses_its_last_record(tmp_path, content, cut):
+    good, dead = read(tmp_path, content[:-cut])
+    assert [frame.payload for frame in good] == PAYLOADS[:2]
+    assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
+    assert dead[0].num_bytes == len(content) - cut - OFFSETS[2]
+
+
+def test_a_cut_gzip_file_keeps_what_comes_before(tmp_path, content):
+    compressed = gzip.compress(content * 100, compresslevel=0)
+    good, dead = read(tmp_path, compressed[: len(compressed) // 2])
+    assert len(good) > 100 and [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
+    assert {frame.payload for frame in good} == set(PAYLOADS)
+
+
+def test_what_is_not_tfrecord(tmp_path):
+    good, dead = read(tmp_path, b"id,pixel\n" * 10)
+    assert not good and [(letter.reason, letter.num_bytes) for letter in dead] == [(Reason.UNREADABLE_REST, 90)]
+
+
+def test_records_beyond_the_limit_are_skipped_unread(tmp_path, content):
+    good, dead = read(tmp_path, content, limit=100)
+    assert [frame.payload for frame in good] == PAYLOADS[:2]
+    assert [letter.reason for letter in dead] == [Reason.TOO_LARGE]
+
+
+def test_a_length_of_exabytes_is_not_allocated(tmp_path, content):
+    from pipeline.sources import _masked_crc
+
+    length = struct.pack("<Q", 1 << 60)
+    good, dead = read(tmp_path, content + length + struct.pack("<I", _masked_crc(length)) + b"rest")
+    assert len(good) == 3 and [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
+
+
+def test_expand(tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / name).write_bytes(b"12345")
+    pattern = str(tmp_path / "[ab]")
+    found = expand((pattern, str(tmp_path / "a")))
+    assert [file.path for file in found] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [file.size for file in found] == [5, 5]
+    with pytest.raises(SourceError, match="no file matches .*/z"):
+        expand((pattern, str(tmp_path / "z*")))

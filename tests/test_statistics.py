@@ -1,0 +1,125 @@
+"""Accumulators: merging is addition, and the whole equals numpy."""
+
+import numpy as np
+import pytest
+
+from model import evaluation
+from pipeline import statistics
+from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+
+SHAPE = (2, 3, 1)
+
+
+def make_records(num: int, label=lambda i: i % 3):
+    generator = np.random.default_rng(0)
+    records = []
+    for i in range(num):
+        observed = generator.random(SHAPE) < 0.5
+        mean = generator.random(SHAPE, dtype=np.float32)
+        truth = (generator.random(SHAPE) < mean).astype(np.uint8) * 255
+        diagnostics = {name: dtype(i) for name, dtype in DIAGNOSTICS.items()} | {"converged": np.bool_(i % 2)}
+        masked = MaskedRecord(b"%d" % i, truth, observed, truth, {"label": label(i)})
+        records.append(ImputedRecord(masked, np.stack([truth]), mean, mean / 2, diagnostics))
+    return records
+
+
+def scores_of(records) -> evaluation.Scores:
+    stack = lambda values: np.stack([value.ravel() for value in values])
+    return evaluation.score(
+        stack([r.mean for r in records]),
+        stack([r.masked.truth / 255 for r in records]),
+        stack([~r.masked.observed for r in records]),
+    )
+
+
+def accumulate(records) -> statistics.Accumulator:
+    return statistics.of(records, scores_of(records), num_chains=4)
+
+
+def assert_close(first, second):
+    for a, b in zip((*first[:-1], *first.scores), (*second[:-1], *second.scores)):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_empty_is_neutral():
+    whole = accumulate(make_records(7))
+    assert_close(statistics.merge(statistics.empty(6), whole), whole)
+    assert_close(statistics.merge(whole, statistics.empty(6)), whole)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 29])
+def test_merged_parts_are_the_whole(cut):
+    records = make_records(30)
+    assert_close(statistics.merge(accumulate(records[:cut]), accumulate(records[cut:])), accumulate(records))
+
+
+def test_merge_is_associative():
+    parts = [accumulate(make_records(n)) for n in (3, 5, 8)]
+    left = statistics.merge(statistics.merge(*parts[:2]), parts[2])
+    assert_close(left, statistics.merge(parts[0], statistics.merge(*parts[1:])))
+
+
+def test_the_result_is_what_numpy_says():
+    records = make_records(40)
+    result = statistics.result(accumulate(records), SHAPE)
+    missing = np.stack([~r.masked.observed for r in records])
+    mean, truth = np.stack([r.mean for r in records]), np.stack([r.masked.truth / 255 for r in records])
+    assert result["num_records"] == 40
+    assert result["num_chain_sweeps"] == 4 * sum(range(40))
+    assert result["converged_fraction"] == 0.5
+    assert result["missing_fraction"]["mean"] == pytest.approx(missing.mean())
+    assert sum(result["missing_fraction"]["counts"]) == 40
+    at = (0, 1, 0)
+    chosen = mean[:, *at][missing[:, *at]].astype(np.float64)
+    assert result["imputed_values"]["mean"][0][1][0] == pytest.approx(chosen.mean(), abs=1e-6)
+    expected = np.sqrt(np.mean((chosen / 2) ** 2 + chosen**2) - chosen.mean() ** 2)
+    assert result["imputed_values"]["stddev"][0][1][0] == pytest.approx(expected, abs=1e-6)
+    p, t = mean[missing].astype(np.float64), truth[missing]
+    assert result["truth"]["nll"] == pytest.approx(-np.mean(np.log(np.where(t == 1, p, 1 - p))))
+    assert result["truth"]["brier"] == pytest.approx(np.mean((p - t) ** 2))
+    predicted = p > 0.5
+    precision, recall = (t[predicted] == 1).mean(), predicted[t == 1].mean()
+    assert result["truth"]["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+    reliability = result["truth"]["reliability"]
+    in_third = (p >= 0.3) & (p < 0.4)
+    assert reliability["counts"][3] == in_third.sum()
+    assert reliability["predicted"][3] == pytest.approx(p[in_third].mean())
+    assert reliability["frequency"][3] == pytest.approx(t[in_third].mean())
+
+
+def test_nothing_missing_and_no_truth_give_null():
+    result = statistics.result(statistics.empty(6), SHAPE)
+    assert result["truth"] is None and result["converged_fraction"] is None
+    assert result["imputed_values"]["mean"] == [[[None]] * 3] * 2
+
+
+def test_groups_are_labels():
+    records = make_records(9)
+    groups = statistics.by_group(records, scores_of(records), 4)
+    assert set(groups) == {None, "0", "1", "2"}
+    assert_close(groups["1"], accumulate(records[1::3]))
+    merged = statistics.merge_groups(groups, statistics.by_group(records, scores_of(records), 4))
+    assert merged["1"].num_records == 6 and merged[None].num_records == 18
+
+
+def test_records_without_a_label_have_no_group():
+    records = make_records(4, label=lambda i: -1)
+    assert set(statistics.by_group(records, scores_of(records), 4)) == {None}
+
+
+def test_the_number_of_groups_is_bounded(monkeypatch):
+    monkeypatch.setattr(statistics, "MAX_GROUPS", 5)
+    records = make_records(20, label=lambda i: i)
+    groups = statistics.merge_groups({}, statistics.by_group(records, scores_of(records), 4))
+    assert len(groups) == 6 and groups[None].num_records == 20
+
+
+def test_rows_and_quantiles():
+    records = make_records(3)
+    scores = scores_of(records)
+    row = statistics.row(records[1], scores, 1)
+    assert row["id"] == b"1" and row["label"] == 1 and row["num_sweeps"] == 1
+    assert row["nll"] == pytest.approx(scores.nll[1] / scores.num_values[1])
+    found = statistics.quantiles([1.0, 2.0, 3.0, np.nan])
+    assert found["0.5"] == 2.0 and found["num_nan"] == 1
+    assert statistics.quantiles([])["0.5"] is None

@@ -1,0 +1,104 @@
+"""Training: the same seed gives the same weights, stopped or not; it learns; it stops in time."""
+
+import glob
+import json
+import os
+
+import numpy as np
+import pytest
+
+from model import checkpoints, training
+from model.config import DataConfig, ModelConfig, TrainConfig
+
+DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
+MODEL = ModelConfig(latent_size=2, hidden=(16,))
+TRAIN = TrainConfig(epochs=4.0, batch_size=64, warmup_steps=4, num_test_importance_samples=5)
+
+
+def settings(**changes) -> training.Settings:
+    return training.Settings(DATA, MODEL, TRAIN.model_copy(update=changes), seed=3)
+
+
+def train(directory, **changes):
+    return training.train_and_evaluate(settings(**changes), str(directory), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    return directory, train(directory)
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL."""
+
+
+@pytest.mark.parametrize("validations", [1, 3])
+def test_killed_and_started_again_it_ends_with_the_same_model(finished, tmp_path, monkeypatch, validations):
+    original = training.Trainer._validate
+    calls = []
+
+    def kill(self, *args):
+        if len(calls) == validations:
+            raise Killed
+        calls.append(original(self, *args))
+
+    monkeypatch.setattr(training.Trainer, "_validate", kill)
+    with pytest.raises(Killed):
+        train(tmp_path)
+    assert not checkpoints.is_complete(str(tmp_path))
+    monkeypatch.undo()
+    train(tmp_path)
+    assert checkpoints.fingerprint(str(tmp_path)) == checkpoints.fingerprint(str(finished[0]))
+
+
+def test_it_learns_and_says_so(finished):
+    directory, summary = finished
+    description = checkpoints.describe(str(directory))
+    assert description.training == summary
+    assert summary["num_steps"] == 32 and summary["num_images"] == 512
+    assert summary["test_bound"] > -784 * np.log(2) + 20  # far better than a coin for each pixel
+    assert summary["test_bound"] - 1 < summary["test_log_prob"] < 0
+    assert glob.glob(os.path.join(directory, "training", "events.out.tfevents.*"))
+
+
+def test_finished_training_is_not_repeated(finished, monkeypatch):
+    monkeypatch.setattr(training, "Trainer", None)
+    assert train(finished[0]) == finished[1]
+
+
+def test_other_settings_do_not_go_on_from_these(finished):
+    with pytest.raises(training.TrainingError, match=r"other settings \(train\)"):
+        train(finished[0], learning_rate=2e-3)
+
+
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    training.train_and_evaluate(training.Settings(DATA, MODEL, TRAIN, seed=4), str(tmp_path), show_progress=False)
+    assert checkpoints.fingerprint(str(tmp_path)) != checkpoints.fingerprint(str(finished[0]))
+
+
+def test_it_stops_when_validation_no_longer_improves(tmp_path):
+    """A step so large that nothing improves after the first validations."""
+    summary = train(tmp_path, learning_rate=1.0, patience=2, epochs=50.0, warmup_steps=0)
+    assert summary["num_steps"] < 50 * 8
+
+
+def test_importance_weighted_training(tmp_path):
+    summary = train(tmp_path, num_importance_samples=3, epochs=1.0)
+    assert summary["num_importance_samples"] == 3 and np.isfinite(summary["test_bound"])
+
+
+def test_diverged_training_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.Trainer, "_train_steps", lambda *args: float("nan"))
+    with pytest.raises(training.TrainingError, match="lower train.learning_rate"):
+        train(tmp_path)
+
+
+def test_a_batch_larger_than_the_data_is_an_error(tmp_path):
+    with pytest.raises(training.TrainingError, match="batch_size is 1000, the training split has 512"):
+        train(tmp_path, batch_size=1000)
+
+
+def test_settings_that_the_weights_depend_on_are_kept_beside_them(finished):
+    with open(os.path.join(finished[0], "training", "settings.json"), encoding="utf-8") as file:
+        assert json.load(file)["seed"] == 3
