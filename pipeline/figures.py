@@ -180,8 +180,11 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
                       textcoords="offset points", **text)
     if target_ess:
         axes.axvline(target_ess, **line)
-        axes.annotate(f"ESS {target_ess:g}", (target_ess, 1), (3, -10), xycoords=axes.get_xaxis_transform(),
-                      textcoords="offset points", **text)
+        (left, right), side = axes.get_xlim(), 1
+        if target_ess**2 > left * right:  # beyond the middle; what is written there stays inside on the left only
+            side = -1
+        axes.annotate(f"ESS {target_ess:g}", (target_ess, 1), (3 * side, -10), xycoords=axes.get_xaxis_transform(),
+                      textcoords="offset points", ha="left" if side > 0 else "right", **text)
     if target_r_hat and target_ess:
         (_, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
         axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)

@@ -28,7 +28,7 @@ NUM_WORST = 8  # records that are listed as least to be trusted
 MAX_LABELS = 50  # rows of a table by label
 _MAX_SEARCHED = 2000  # records looked at for one of every label
 _MAX_LISTED = 20  # rows of other lists that can get long
-_LONGEST_ID = 26  # characters
+_LONGEST_ID = 20  # characters of an id that are shown; the rest is in its tooltip
 
 _COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
 _NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "nll")  # columns of records.parquet that are read
@@ -89,7 +89,7 @@ def write_report(results: Sequence[str], output: str) -> str:
 def _template() -> jinja2.Template:
     options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline"), **options)
-    environment.filters.update(number=number, percent=percent)
+    environment.filters.update(number=number, percent=percent, short=short)
     return environment.get_template("report.html")
 
 
@@ -341,7 +341,7 @@ def _value_maps(group: Mapping[str, Any]) -> str | None:
 def _identity(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Tables of the manifest's identity: (title, [(name, value)]); what is nested gets dotted names."""
     identity = manifest.get("identity") or {}
-    flat = {key: value for key, value in identity.items() if not isinstance(value, dict)}
+    flat = {key: value for key, value in identity.items() if not isinstance(value, dict) and key != "inputs"}
     sections = {"run": flat} | {key: value for key, value in identity.items() if isinstance(value, dict)}
     sections["times"] = manifest.get("times") or {}
     return [(title, list(_flatten(values))) for title, values in sections.items() if values]
@@ -352,8 +352,8 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         for key, item in value.items():
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
     else:
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        yield name, "–" if value is None else text
+        listed = ", ".join(map(str, value[:_MAX_LISTED])) if isinstance(value, list) else str(value)
+        yield name, "–" if value is None else listed
 
 
 # --- values as text
@@ -381,13 +381,18 @@ def percent(value: float | None) -> str:
 
 
 def text_of(content: bytes) -> str:
-    """Bytes that name something, for people: the text that they are, or else their hexadecimal digits; shortened."""
+    """Bytes that name something, for people: the text that they are, or else their hexadecimal digits."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = ""
-    text = text if text.isprintable() and text else "0x" + content.hex()
-    return text if len(text) <= _LONGEST_ID else f"{text[:_LONGEST_ID // 2]}…{text[-_LONGEST_ID // 2 + 1:]}"
+    return text if text.isprintable() and text else "0x" + content.hex()
+
+
+def short(text: str) -> str:
+    """Leaves something out before the end, which is where ids differ."""
+    head = _LONGEST_ID // 3
+    return text if len(text) <= _LONGEST_ID else f"{text[:head]}…{text[head + 1 - _LONGEST_ID :]}"
 
 
 def _inline(png: bytes) -> str:

@@ -149,10 +149,11 @@ def _jsonable(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def group_of(record: ImputedRecord) -> str | None:
-    """The group that a record's statistics belong to beside `all`: its label, if it has one."""
-    label = record.masked.carried.get("label")
-    return None if label is None or label in (-1, b"") else str(label)
+def group_of(label: int | float | bytes | None) -> str | None:
+    """The group that a record's statistics belong to beside `all`: the name of its label, if it has one."""
+    if label is None or label in (-1, b"") or label != label:
+        return None
+    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 def by_group(
@@ -162,7 +163,7 @@ def by_group(
     members = collections.defaultdict(list)
     for index, record in enumerate(records):
         members[None].append(index)
-        if (group := group_of(record)) is not None:
+        if (group := group_of(record.masked.carried.get("label"))) is not None:
             members[group].append(index)
     return {
         group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)
@@ -202,10 +203,11 @@ def row(record: ImputedRecord, scores: evaluation.Scores, index: int) -> dict[st
 
 
 def quantiles(values: Iterable[float]) -> dict[str, Any]:
-    """Quantiles of the finite values, and how many are NaN."""
+    """Quantiles of the values that are numbers, infinity included, and how many are NaN."""
     values = np.asarray(values, np.float64)
-    finite = values[~np.isnan(values)]
-    found = np.quantile(finite, QUANTILES) if len(finite) else np.full(len(QUANTILES), np.nan)
+    numbers = values[~np.isnan(values)]
+    # Values that were there, not values between them, of which infinity has none.
+    found = np.quantile(numbers, QUANTILES, method="inverted_cdf") if len(numbers) else np.full(len(QUANTILES), np.nan)
     return _jsonable(
-        {**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(finite)}
+        {**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(numbers)}
     )

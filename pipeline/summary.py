@@ -153,11 +153,11 @@ def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCo
 
 
 def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema, parquet: str) -> dict[str, Any]:
-    names = [name for name in _QUANTILES_OF]
+    names = list(_QUANTILES_OF)
     columns = pq.read_table(parquet, columns=names + (["label"] if "label" in schema.carried else []))
     labels = None
     if "label" in schema.carried:
-        labels = np.array([str(label) for label in columns["label"].to_pylist()])
+        labels = np.array([statistics.group_of(label) for label in columns["label"].to_pylist()], object)
 
     def group_result(group):
         chosen = slice(None) if group is None else labels == group

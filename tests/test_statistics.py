@@ -123,3 +123,11 @@ def test_rows_and_quantiles():
     found = statistics.quantiles([1.0, 2.0, 3.0, np.nan])
     assert found["0.5"] == 2.0 and found["num_nan"] == 1
     assert statistics.quantiles([])["0.5"] is None
+    assert statistics.quantiles([1.0, 2.0, 3.0, np.inf])["0.5"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("label", "group"), [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, None), (float("nan"), None)]
+)
+def test_names_of_groups(label, group):
+    assert statistics.group_of(label) == group
