@@ -149,8 +149,13 @@ def _jsonable(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def group_of(label: int | float | bytes | None) -> str | None:
+def group_of(record: ImputedRecord) -> str | None:
     """The group that a record's statistics belong to beside `all`: the name of its label, if it has one."""
+    return group_name(record.masked.carried.get("label"))
+
+
+def group_name(label: int | float | bytes | None) -> str | None:
+    """The name of the group of a label; None for the defaults that stand for no label."""
     if label is None or label in (-1, b"") or label != label:
         return None
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
@@ -163,7 +168,7 @@ def by_group(
     members = collections.defaultdict(list)
     for index, record in enumerate(records):
         members[None].append(index)
-        if (group := group_of(record.masked.carried.get("label"))) is not None:
+        if (group := group_of(record)) is not None:
             members[group].append(index)
     return {
         group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)

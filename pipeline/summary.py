@@ -157,7 +157,7 @@ def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema
     columns = pq.read_table(parquet, columns=names + (["label"] if "label" in schema.carried else []))
     labels = None
     if "label" in schema.carried:
-        labels = np.array([statistics.group_of(label) for label in columns["label"].to_pylist()], object)
+        labels = np.array([statistics.group_name(label) for label in columns["label"].to_pylist()], object)
 
     def group_result(group):
         chosen = slice(None) if group is None else labels == group

@@ -130,4 +130,4 @@ def test_rows_and_quantiles():
     ("label", "group"), [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, None), (float("nan"), None)]
 )
 def test_names_of_groups(label, group):
-    assert statistics.group_of(label) == group
+    assert statistics.group_name(label) == group
