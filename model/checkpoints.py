@@ -64,9 +64,7 @@ def save(directory: str, vae: vae_lib.VAE, model: ModelConfig, training: dict[st
     """
     os.makedirs(directory, exist_ok=True)
     weights = {name: variable.numpy() for name, variable in _named_variables(vae).items()}
-    description = Description(
-        format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training
-    )
+    description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     for name, content in ((_WEIGHTS, safetensors.numpy.save(weights)), (_DESCRIPTION, text.encode())):
         path = os.path.join(directory, name)
@@ -108,9 +106,7 @@ def describe(directory: str) -> Description:
         first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if description.format_version != FORMAT_VERSION:
-        raise ModelError(
-            f"{path} has format version {description.format_version}; this program reads {FORMAT_VERSION}"
-        )
+        raise ModelError(f"{path} has format version {description.format_version}; this program reads {FORMAT_VERSION}")
     return description
 
 

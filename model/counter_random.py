@@ -59,9 +59,7 @@ def record_key(seed: int, record_id: bytes) -> np.ndarray:
     Returns:
         [2] uint32.
     """
-    digest = hashlib.blake2b(
-        record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain"
-    ).digest()
+    digest = hashlib.blake2b(record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain").digest()
     return np.frombuffer(digest, dtype="<u4").astype(np.uint32)
 
 
@@ -91,13 +89,13 @@ def threefry_2x32(key0, key1, counter0, counter1):
     return x0, x1
 
 
-def bits(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int):
+def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int):
     """Random words of every row.
 
     Args:
         streams: the streams of N rows.
         sweep: [] or [N] integer, the row's own sweep counter, below `MAX_SWEEPS`.
-        draw: what the numbers are for.
+        draw: what the numbers are for, a `Draw` or its value as a [] tensor.
         size: how many numbers a row needs, at most `MAX_ELEMENTS`.
 
     Returns:
@@ -105,11 +103,10 @@ def bits(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int):
     """
     if not 1 <= size <= MAX_ELEMENTS:
         raise ValueError(f"size must be from 1 to {MAX_ELEMENTS}, got {size}")
-    blocks = tf.constant(np.arange((size + 1) // 2, dtype=np.uint32) | np.uint32(draw << 22))
+    purpose = tf.bitwise.left_shift(tf.cast(draw, tf.uint32), tf.constant(22, tf.uint32))
+    blocks = tf.constant(np.arange((size + 1) // 2, dtype=np.uint32)) | purpose
     place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(sweep, tf.uint32)
-    return threefry_2x32(
-        streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis, :], place[:, tf.newaxis]
-    )
+    return threefry_2x32(streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis, :], place[:, tf.newaxis])
 
 
 def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
@@ -118,7 +115,7 @@ def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
     return (high + 0.5) * (2.0**-_UNIFORM_BITS)
 
 
-def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int) -> tf.Tensor:
+def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
     """Uniform numbers in the open interval (0, 1), with a resolution of 2**-23.
 
     Args: as for `bits`.
@@ -130,7 +127,7 @@ def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int) -> tf.Ten
     return _to_unit_interval(tf.concat([first, second], axis=1))[:, :size]
 
 
-def normal(streams: Streams, sweep: tf.Tensor, draw: Draw, size: int) -> tf.Tensor:
+def normal(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
     """Standard normal numbers, by Box and Muller (1958), at most 5.7 from the mean.
 
     Args: as for `bits`.

@@ -98,7 +98,10 @@ class Imputer:
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
         outputs = self._program(
-            *(self._pad(array) for array in (keys, np.where(observed.reshape(num, -1), x, 0), observed.reshape(num, -1)))
+            *(
+                self._pad(array)
+                for array in (keys, np.where(observed.reshape(num, -1), x, 0), observed.reshape(num, -1))
+            )
         )
         draws, mean, variance, diagnosed, acceptance, log_likelihood = tf.nest.map_structure(
             lambda tensor: tensor.numpy()[:num], outputs

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import os
-import time
 from typing import Any
 
 import keras

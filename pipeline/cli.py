@@ -63,7 +63,9 @@ def _errors_in_one_line():
 
 def _load(path: str | None, settings: tuple[str, ...], more: dict[str, Any] | None = None) -> Config:
     """The configuration, with options of a command as further settings."""
-    settings = settings + tuple(f"{key}={json.dumps(value)}" for key, value in (more or {}).items() if value is not None)
+    settings = settings + tuple(
+        f"{key}={json.dumps(value)}" for key, value in (more or {}).items() if value is not None
+    )
     try:
         config = load(path, settings)
     except ConfigError as error:
@@ -190,7 +192,9 @@ def impute(path, settings, model, patterns, output, replace, beam_options) -> No
         click.echo(f"{output} already holds this result")
         return
     records = summary["records"]
-    click.echo(f"{records['imputed']:,} of {records['read']:,} records imputed in {output}, {records['dead']:,} dead letters")
+    click.echo(
+        f"{records['imputed']:,} of {records['read']:,} records imputed in {output}, {records['dead']:,} dead letters"
+    )
     for reason, count in records["dead_by_reason"].items():
         click.echo(f"  {reason}: {count:,}")
     if records["unreadable_stretches"]:
@@ -218,7 +222,9 @@ def evaluate(result) -> None:
     for name, group in groups.items():
         truth = group["truth"]
         if truth:
-            scores = "".join(f"{'-' if truth[key] is None else format(truth[key], '.4f'):>9}" for key in ("nll", "brier", "f1"))
+            scores = "".join(
+                f"{'-' if truth[key] is None else format(truth[key], '.4f'):>9}" for key in ("nll", "brier", "f1")
+            )
             click.echo(f"{name:12}{group['num_records']:>9,}{truth['num_values']:>12,}{scores}")
     click.echo("\nreliability: of the missing values predicted to be 1 with probability p, the fraction that is 1")
     click.echo(f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}")

@@ -29,7 +29,9 @@ class MaskConfig(Section):
 
     mechanism: Literal["mcar", "rows", "top_three_quarters", "block", "half", "mar", "file"] = "mcar"
     rate: _Fraction | None = Field(None, description="mcar: probability of missing; mar: the same at mid-grey")
-    slope: Annotated[float, Field(ge=-100, le=100)] | None = Field(None, description="mar: log-odds from black to white")
+    slope: Annotated[float, Field(ge=-100, le=100)] | None = Field(
+        None, description="mar: log-odds from black to white"
+    )
     first: _NotNegative | None = Field(None, description="rows: the first row that stays")
     last: _NotNegative | None = Field(None, description="rows: one past the last row that stays")
     height: Positive | None = Field(None, description="block: rows of the missing rectangle")
@@ -71,7 +73,9 @@ _MASK_PARAMETERS = {
 class OutputConfig(Section):
     """How results are written."""
 
-    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = Field("train", description="split of the imputed data set")
+    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] = Field(
+        "train", description="split of the imputed data set"
+    )
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 4
 
 

@@ -118,8 +118,16 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
     figure = _figure(4.6, 4.9)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1), gridspec_kw=_MARGINS | {"hspace": 0.06})
     upper.plot([0, 1], [0, 1], color=_FAINT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="perfect")
-    upper.plot(*np.array([predicted, frequency], np.float64), color=_GOOD, linewidth=1.6, marker="o", markersize=6,
-               markeredgecolor="white", clip_on=False, label="imputations")
+    upper.plot(
+        *np.array([predicted, frequency], np.float64),
+        color=_GOOD,
+        linewidth=1.6,
+        marker="o",
+        markersize=6,
+        markeredgecolor="white",
+        clip_on=False,
+        label="imputations",
+    )
     upper.set(xlim=(0, 1), ylim=(0, 1))
     _legend(upper)
     _style(upper, ylabel="share of ones among them")
@@ -158,8 +166,16 @@ def trust(
     height = np.where(defined, excess, 2 * top)
     for chosen, colour, name in ((converged, _GOOD, "converged"), (~converged, _BAD, "not converged")):
         points = np.flatnonzero(chosen)[:: -(-max(chosen.sum(), 1) // NUM_POINTS)]
-        axes.scatter(ess[points], height[points], s=np.clip(8000 / len(ess), 5, 26), c=colour, alpha=0.55, linewidths=0,
-                     label=f"{name}: {chosen.sum():,}", zorder=3)
+        axes.scatter(
+            ess[points],
+            height[points],
+            s=np.clip(8000 / len(ess), 5, 26),
+            c=colour,
+            alpha=0.55,
+            linewidths=0,
+            label=f"{name}: {chosen.sum():,}",
+            zorder=3,
+        )
     if not defined.all():
         axes.axhline(top, color=_FAINT, linewidth=0.8)
         axes.text(0.01, 2 * top, "no R-hat", transform=axes.get_yaxis_transform(), color="#627d98", fontsize=8)
@@ -176,15 +192,28 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
     text = {"color": _INK, "fontsize": 8}
     if target_r_hat:
         axes.axhline(target_r_hat - 1, **line)
-        axes.annotate(f"R-hat {target_r_hat:g}", (0, target_r_hat - 1), (4, 3), xycoords=axes.get_yaxis_transform(),
-                      textcoords="offset points", **text)
+        axes.annotate(
+            f"R-hat {target_r_hat:g}",
+            (0, target_r_hat - 1),
+            (4, 3),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            **text,
+        )
     if target_ess:
         axes.axvline(target_ess, **line)
         (left, right), side = axes.get_xlim(), 1
         if target_ess**2 > left * right:  # beyond the middle; what is written there stays inside on the left only
             side = -1
-        axes.annotate(f"ESS {target_ess:g}", (target_ess, 1), (3 * side, -10), xycoords=axes.get_xaxis_transform(),
-                      textcoords="offset points", ha="left" if side > 0 else "right", **text)
+        axes.annotate(
+            f"ESS {target_ess:g}",
+            (target_ess, 1),
+            (3 * side, -10),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            **text,
+        )
     if target_r_hat and target_ess:
         (_, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
         axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
@@ -219,8 +248,16 @@ def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> N
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9, labelcolor=_INK,
-                handletextpad=0.4, borderaxespad=0.2)
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        labelcolor=_INK,
+        handletextpad=0.4,
+        borderaxespad=0.2,
+    )
 
 
 def _png(figure: Figure) -> bytes:

@@ -42,11 +42,7 @@ def impute(
 ) -> None:
     """Masked records -> imputed data set, parts of the summary, dead letters."""
     records, dead_letters = _read_files(pipeline, paths, schema, max_record_bytes)
-    items = (
-        records
-        | "Impute" >> RunInference(KeyedModelHandler(handler))
-        | "Encode" >> beam.Map(encode, schema)
-    )
+    items = records | "Impute" >> RunInference(KeyedModelHandler(handler)) | "Encode" >> beam.Map(encode, schema)
     _ = (items, *dead_letters) | "Write" >> WriteDataset(layout, summarizer)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
-import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -17,7 +16,7 @@ from pipeline.config import Config, ConfigError
 from pipeline.imputation import ImputationHandler
 from pipeline.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from pipeline.sinks import DeadLetterCounts, Layout
-from pipeline.sources import SourceError, expand
+from pipeline.sources import expand
 
 _LOGGER = logging.getLogger("vaefill")
 
@@ -122,7 +121,7 @@ def impute(
         The summary, or None where the output already is the result of the same run.
 
     Raises:
-        checkpoints.ModelError, SourceError, results.ResultError: what was named is not usable.
+        checkpoints.ModelError, sources.SourceError, results.ResultError: what was named is not usable.
         BadInputError, JobError: the job ran and failed.
     """
     clock, schema = _Clock(), schema_of(config)

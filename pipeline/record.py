@@ -318,8 +318,7 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
     masked = record.masked
     truth = np.zeros(schema.shape, np.uint8) if masked.truth is None else masked.truth
     diagnostics = {
-        name: (_float if dtype is np.float32 else _int)(record.diagnostics[name])
-        for name, dtype in DIAGNOSTICS.items()
+        name: (_float if dtype is np.float32 else _int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
     }
     return _serialize(
         {

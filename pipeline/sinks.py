@@ -71,9 +71,7 @@ class Layout:
 
     def shard(self, index: int) -> str:
         """The path of a shard, named as tfds expects."""
-        return os.path.join(
-            self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}"
-        )
+        return os.path.join(self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}")
 
     def part(self, name: str) -> str:
         """The path of something that a worker leaves for the end of the job, gone when it is done."""
@@ -199,13 +197,13 @@ class WriteShards(beam.DoFn):
         num_records = num_bytes = 0
         with tf.io.TFRecordWriter(temporary) as writer:
             for record_id, same_id in itertools.groupby(sorted(entries), key=lambda entry: entry[0]):
-                _, _, _, _, place, _ = next(same_id)
+                (_, _, _, _, place, _), *others = same_id
                 example = read(place)
                 writer.write(example)
                 num_records, num_bytes = num_records + 1, num_bytes + len(example)
                 if observer:
                     observer.add(example)
-                for _, _, file, offset, _, payload in same_id:
+                for _, _, file, offset, _, payload in others:
                     message = "another record has the same id"
                     entry = _dead_entry(file, offset, Reason.DUPLICATE_ID, message, record_id, 0, Place(*payload))
                     yield beam.pvalue.TaggedOutput(DEAD, entry)
@@ -295,9 +293,7 @@ class WriteDataset(beam.PTransform):
             | "ByShard" >> beam.GroupByKey()
             | "WriteShards" >> beam.ParDo(WriteShards(self.layout, self.observe)).with_outputs(DEAD, main="written")
         )
-        spilled = (
-            dead_letters | "Flatten" >> beam.Flatten() | "SpillDead" >> beam.ParDo(SpillDeadLetters(self.layout))
-        )
+        spilled = dead_letters | "Flatten" >> beam.Flatten() | "SpillDead" >> beam.ParDo(SpillDeadLetters(self.layout))
         _ = (
             (spilled, shards[DEAD])
             | "AllDead" >> beam.Flatten()

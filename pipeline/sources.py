@@ -109,7 +109,9 @@ def _frames(stream, path: str, max_record_bytes: int) -> Iterator[Frame | DeadLe
             return
         if error or not _is_header(header):
             rest = len(header) + _drain(stream)
-            message = error or ("file ends within a length" if len(header) < _HEADER.size else "bad checksum of a length")
+            message = error or (
+                "file ends within a length" if len(header) < _HEADER.size else "bad checksum of a length"
+            )
             yield dead(Reason.UNREADABLE_REST, message, num_bytes=rest)
             return
         length = _HEADER.unpack(header)[0]

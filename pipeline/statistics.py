@@ -199,9 +199,7 @@ def row(record: ImputedRecord, scores: evaluation.Scores, index: int) -> dict[st
         **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
         "nll": scores.nll[index] / count if count else None,
         "brier": scores.brier[index] / count if count else None,
-        "f1": evaluation.f1(
-            scores.true_positive[index], scores.false_positive[index], scores.false_negative[index]
-        )
+        "f1": evaluation.f1(scores.true_positive[index], scores.false_positive[index], scores.false_negative[index])
         if count
         else None,
     }
@@ -213,6 +211,4 @@ def quantiles(values: Iterable[float]) -> dict[str, Any]:
     numbers = values[~np.isnan(values)]
     # Values that were there, not values between them, of which infinity has none.
     found = np.quantile(numbers, QUANTILES, method="inverted_cdf") if len(numbers) else np.full(len(QUANTILES), np.nan)
-    return _jsonable(
-        {**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(numbers)}
-    )
+    return _jsonable({**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(numbers)})

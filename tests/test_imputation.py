@@ -108,7 +108,9 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert summary["all"]["truth"]["brier"] == pytest.approx(np.mean((mean - truth) ** 2))
     assert summary["all"]["truth"]["nll"] == pytest.approx(-np.mean(np.log(np.where(truth, mean, 1 - mean))))
     r_hat = np.array([e["r_hat"] for e in examples])
-    assert summary["all"]["diagnostics"]["r_hat"]["0.5"] == pytest.approx(np.nanquantile(r_hat, 0.5, method="inverted_cdf"))
+    assert summary["all"]["diagnostics"]["r_hat"]["0.5"] == pytest.approx(
+        np.nanquantile(r_hat, 0.5, method="inverted_cdf")
+    )
     labels = [str(e["label"]) for e in examples]
     assert {name: group["num_records"] for name, group in summary["by_label"].items()} == {
         label: labels.count(label) for label in set(labels)

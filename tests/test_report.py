@@ -42,8 +42,14 @@ def make_record(
     mean = rng.random(shape, np.float32)
     draws = ((rng.random((NUM_IMPUTATIONS, *shape)) < mean) * 255).astype(np.uint8)
     values = {
-        "r_hat": 1 + rng.random() / 10, "ess_bulk": 100 + 100 * rng.random(), "ess_tail": 100 + 100 * rng.random(),
-        "acceptance_rate": 0.7, "num_sweeps": 200, "num_gradients": 1600, "log_prob_observed": -20.0, **diagnostics,
+        "r_hat": 1 + rng.random() / 10,
+        "ess_bulk": 100 + 100 * rng.random(),
+        "ess_tail": 100 + 100 * rng.random(),
+        "acceptance_rate": 0.7,
+        "num_sweeps": 200,
+        "num_gradients": 1600,
+        "log_prob_observed": -20.0,
+        **diagnostics,
     }
     values["converged"] = values["r_hat"] < SAMPLER["target_r_hat"]
     return ImputedRecord(
@@ -159,8 +165,15 @@ def test_truth_and_labels(labelled):
         f"{summary['all']['truth']['nll']:.4f}",
         f"{summary['by_label']['2']['truth']['brier']:.4f}",
         f"{summary['all']['diagnostics']['ess_tail']['0.75']:,.0f}",
-        "bad_image 7", "read 27", "5eed" * 16, "seed 17", "tensorflow 9.8.7", "target_ess 123.0", "12,345",
-        "R-hat < 1.0625 and ESS ≥ 123", "Missing at random",
+        "bad_image 7",
+        "read 27",
+        "5eed" * 16,
+        "seed 17",
+        "tensorflow 9.8.7",
+        "target_ess 123.0",
+        "12,345",
+        "R-hat < 1.0625 and ESS ≥ 123",
+        "Missing at random",
     ):
         assert expected in page.text
 

@@ -18,9 +18,10 @@ def run(root, items, dead_letters=(), num_shards=3, num_bundles=1):
     layout = Layout(str(root), "things", "things", "train", num_shards)
     sinks.prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        parts = tuple(
-            pipeline | f"Items{i}" >> beam.Create(items[i::num_bundles]) for i in range(num_bundles)
-        ) | beam.Flatten()
+        parts = (
+            tuple(pipeline | f"Items{i}" >> beam.Create(items[i::num_bundles]) for i in range(num_bundles))
+            | beam.Flatten()
+        )
         dead = pipeline | "Dead" >> beam.Create(list(dead_letters))
         _ = (parts, dead) | sinks.WriteDataset(layout)
     return layout, *sinks.finish(layout)

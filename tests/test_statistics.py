@@ -24,7 +24,9 @@ def make_records(num: int, label=lambda i: i % 3):
 
 
 def scores_of(records) -> evaluation.Scores:
-    stack = lambda values: np.stack([value.ravel() for value in values])
+    def stack(values):
+        return np.stack([value.ravel() for value in values])
+
     return evaluation.score(
         stack([r.mean for r in records]),
         stack([r.masked.truth / 255 for r in records]),

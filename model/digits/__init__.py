@@ -1,6 +1,6 @@
 """10,000 MNIST digits that come with the package, as a data set directory for tfds.
 
-    tfds.builder_from_directory(digits.directory()).as_dataset(split="train")
+tfds.builder_from_directory(digits.directory()).as_dataset(split="train")
 """
 
 import pathlib

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from model.counter_random import Draw, Streams, normal, uniform
+from model.likelihoods import Likelihood
 from model.vae import VAE
 
 
@@ -33,27 +34,28 @@ class Kernel(NamedTuple):
 
 
 def draw_values(vae: VAE, rows: Rows, sweep: tf.Tensor, draw: Draw, outputs: tf.Tensor) -> tf.Tensor:
-    """x_mis ~ p(x_mis | z) beside the observed values, from the decoder's outputs at z: [N, D].
-
-    One fused cluster, since as separate operations the generator alone costs as much as the network.
-    """
-
-    @tf.function(jit_compile=True)
-    def fused(streams, x_observed, observed, sweep, outputs):
-        x = vae.likelihood.sample(outputs, uniform(streams, sweep, draw, x_observed.shape[1]))
-        return tf.where(observed, x_observed, x)
-
-    return fused(rows.streams, rows.x_observed, rows.observed, sweep, outputs)
+    """x_mis ~ p(x_mis | z) beside the observed values, from the decoder's outputs at z: [N, D]."""
+    return _draw_values(vae.likelihood, rows, sweep, tf.constant(draw), outputs)
 
 
 def draw_latent(rows: Rows, sweep: tf.Tensor, draw: Draw, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """z ~ N(loc, diag(scale^2)): [N, K]."""
+    return _draw_latent(rows.streams, sweep, tf.constant(draw), loc, scale)
 
-    @tf.function(jit_compile=True)
-    def fused(streams, sweep, loc, scale):
-        return loc + scale * normal(streams, sweep, draw, loc.shape[1])
 
-    return fused(rows.streams, sweep, loc, scale)
+# Fused clusters: as separate operations the random numbers alone cost as much as the network. What they
+# are for is a tensor, so that each is compiled once.
+
+
+@tf.function(jit_compile=True)
+def _draw_values(likelihood: Likelihood, rows: Rows, sweep, draw, outputs):
+    x = likelihood.sample(outputs, uniform(rows.streams, sweep, draw, rows.observed.shape[1]))
+    return tf.where(rows.observed, rows.x_observed, x)
+
+
+@tf.function(jit_compile=True)
+def _draw_latent(streams: Streams, sweep, draw, loc, scale):
+    return loc + scale * normal(streams, sweep, draw, loc.shape[1])
 
 
 def start(vae: VAE, rows: Rows) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from model.likelihoods import Likelihood
 from model.sampling.base import Kernel, Rows
 from model.vae import VAE
 
@@ -67,7 +68,7 @@ def run(vae: VAE, kernel: Kernel, rows: Rows, plan: Schedule) -> Result:
     num_drawn = tf.constant(0)
     for sweep in tf.range(plan.num_warmup + 1, plan.num_sweeps + 1):
         state, info = kernel.step(rows, sweep, state)
-        mean, second_moment, log_likelihood = _accumulate(vae, rows, state.outputs, mean, second_moment)
+        mean, second_moment, log_likelihood = _accumulate(vae.likelihood, rows, state.outputs, mean, second_moment)
         acceptance += info.acceptance
         index = sweep - plan.num_warmup - 1
         latents = latents.write(index, state.z)
@@ -81,13 +82,9 @@ def run(vae: VAE, kernel: Kernel, rows: Rows, plan: Schedule) -> Result:
     )
 
 
-def _accumulate(vae: VAE, rows: Rows, outputs, mean, second_moment):
+@tf.function(jit_compile=True)
+def _accumulate(likelihood: Likelihood, rows: Rows, outputs, mean, second_moment):
     """Adds the conditional moments of a sweep, which have less variance than its draw (Rao-Blackwell)."""
-
-    @tf.function(jit_compile=True)
-    def fused(x_observed, observed, outputs, mean, second_moment):
-        first, variance = vae.likelihood.moments(outputs)
-        log_likelihood = vae.likelihood.log_prob(outputs, x_observed, observed)
-        return mean + first, second_moment + variance + first**2, log_likelihood
-
-    return fused(rows.x_observed, rows.observed, outputs, mean, second_moment)
+    first, variance = likelihood.moments(outputs)
+    log_likelihood = likelihood.log_prob(outputs, rows.x_observed, rows.observed)
+    return mean + first, second_moment + variance + first**2, log_likelihood

@@ -43,6 +43,4 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
 
 def build(vae: VAE) -> base.Kernel:
     """The kernel for a VAE."""
-    return base.Kernel(
-        init=lambda rows: init(vae, rows), step=lambda rows, sweep, state: step(vae, rows, sweep, state)
-    )
+    return base.Kernel(init=lambda rows: init(vae, rows), step=lambda rows, sweep, state: step(vae, rows, sweep, state))
