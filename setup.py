@@ -39,6 +39,6 @@ setup(
         "tf-keras>=2.20,<2.22",  # tensorflow-probability imports it
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["arviz-stats>=0.6", "hypothesis>=6.100", "pytest>=8"]},
+    extras_require={"test": ["arviz-stats>=0.8,<0.9", "pytest>=8", "ruff>=0.6", "scipy>=1.10"]},
     entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
 )

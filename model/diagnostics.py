@@ -35,14 +35,14 @@ TAIL_PROBABILITIES = (0.05, 0.95)
 class Diagnostics(NamedTuple):
     """The worst over the quantities of each record; NaN if any quantity is NaN."""
 
-    r_hat: tf.Tensor     # [N] float32, largest
+    r_hat: tf.Tensor  # [N] float32, largest
     ess_bulk: tf.Tensor  # [N] float32, smallest
     ess_tail: tf.Tensor  # [N] float32, smallest
 
 
 class _Sorted(NamedTuple):
     values: tf.Tensor  # [R, S] ascending
-    order: tf.Tensor   # [R, S] int32, where in its row each value stood
+    order: tf.Tensor  # [R, S] int32, where in its row each value stood
 
 
 def diagnose(draws: tf.Tensor) -> Diagnostics:
@@ -157,8 +157,7 @@ def _check(draws):
         raise ValueError(f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1")
     if num_draws < MIN_DRAWS:
         raise ValueError(
-            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: "
-            "keep more sweeps or thin less"
+            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: keep more sweeps or thin less"
         )
 
 
@@ -171,7 +170,7 @@ def _split(rows):
 def _middle(rows):
     """What `_split` leaves out of [R, C, T]: [R, C, T mod 2]."""
     half = rows.shape[-1] // 2
-    return rows[..., half:rows.shape[-1] - half]
+    return rows[..., half : rows.shape[-1] - half]
 
 
 def _pool(series):
@@ -360,8 +359,8 @@ def _integrated_time(correlation):
       [R].
     """
     pairs = max((correlation.shape[-1] - 3) // 2, 0) + 1  # Stan leaves the last lag out
-    even = correlation[:, 0:2 * pairs:2]
-    pair = even + correlation[:, 1:2 * pairs:2]
+    even = correlation[:, 0 : 2 * pairs : 2]
+    pair = even + correlation[:, 1 : 2 * pairs : 2]
     monotone = _cumulative_min(pair)
     # Once the running minimum is not positive it stays so: it marks the cut by itself.
     whole = tf.reduce_sum(tf.maximum(monotone[:, :-1], 0.0), axis=1)
@@ -415,7 +414,7 @@ def _quantile_draw(values, more, probability):
     fraction = place - index
     # M more draws push a value up by at most M places: these are enough to find places index and index + 1.
     start = max(index - more.shape[-1], 0)
-    nearby = tf.sort(tf.concat([values[:, start:index + 2], more], axis=1))
+    nearby = tf.sort(tf.concat([values[:, start : index + 2], more], axis=1))
     below, above = nearby[:, index - start], nearby[:, index + 1 - start]
     low, high = tf.cast(below, tf.float64), tf.cast(above, tf.float64)
     if fraction < 0.5:

@@ -42,6 +42,11 @@ def schema_of(config: Config) -> Schema:
     return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations)
 
 
+def _data_identity(config: Config) -> dict[str, Any]:
+    """The part of the `data` section that a result depends on; the rest is for training."""
+    return config.data.model_dump(mode="json", include={"shape", "binarize", "carry"})
+
+
 def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> None:
     """Runs a pipeline to its end; on this machine in this process unless a runner is named.
 
@@ -136,7 +141,8 @@ def impute(
     identity = {
         "kind": "impute",
         "model": fingerprint,
-        **{section: effective[section] for section in ("seed", "data", "sampler", "output")},
+        **{section: effective[section] for section in ("seed", "sampler", "output")},
+        "data": _data_identity(config),
         "inputs": sorted(entry["sha256"] for entry in inputs),
         "software": results.software(),
         "device": results.device(),
@@ -200,7 +206,8 @@ def mask(
     effective = config.model_dump(mode="json")
     identity = {
         "kind": "mask",
-        **{section: effective[section] for section in ("seed", "mask", "data", "output")},
+        **{section: effective[section] for section in ("seed", "mask", "output")},
+        "data": _data_identity(config),
         "inputs": source if is_dataset else sorted(entry["sha256"] for entry in inputs),
         "software": results.software(),
     }

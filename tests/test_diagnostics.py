@@ -86,7 +86,7 @@ def test_equals_arviz(name, case, num_draws):
     np.testing.assert_allclose(values[case], arviz(name, draws[case]), rtol=1e-9)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def of_all_cases(name, num_draws):
     """Draws and values by case, all cases in one batch: eager calls are most of the time of this file."""
     draws = [make(case, (num_draws, 2, 4, 2), seed=num_draws) for case in CASES]
@@ -224,7 +224,7 @@ def test_batch_of_one_equals_batch_of_many():
     for function in FUNCTIONS.values():
         many = function(draws)
         for record in range(3):
-            np.testing.assert_allclose(function(draws[:, record:record + 1])[0], many[record], rtol=1e-12)
+            np.testing.assert_allclose(function(draws[:, record : record + 1])[0], many[record], rtol=1e-12)
 
 
 # Calling it
