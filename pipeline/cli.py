@@ -268,20 +268,21 @@ def demo(context, path, settings, output) -> None:
     config = {"path": path or "demo.yaml", "settings": settings}
     model, common = os.path.join(output, "model"), {"replace": True, "beam_options": ()}
     hidden = {"mcar": {"mechanism": "mcar", "rate": 0.5}, "top_three_quarters": {"mechanism": "top_three_quarters"}}
-    click.echo("1. train a VAE on 8,000 digits")
+    masked, imputed = ({name: os.path.join(output, kind, name) for name in hidden} for kind in ("masked", "imputed"))
+    click.echo("1. train a VAE on the bundled digits")
     context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():
-        masked, imputed = (os.path.join(output, kind, name) for kind in ("masked", "imputed"))
-        click.echo(f"2. mask 1,000 other digits: {name}")
-        context.invoke(mask, **config, **common, source="digits/test", output=masked, **mechanism)
-        click.echo(f"3. impute what is missing: {name}")
-        pattern = os.path.join(masked, "*.tfrecord-*")
-        context.invoke(impute, **config, **common, model=model, patterns=(pattern,), output=imputed)
-        click.echo(f"4. evaluate against the truth: {name}")
-        context.invoke(evaluate, result=imputed)
-    click.echo("5. report")
-    imputed = [os.path.join(output, "imputed", name) for name in hidden]
-    context.invoke(report, outputs=imputed, output=os.path.join(output, "report"))
+        click.echo(f"\n2. mask other digits: {name}")
+        context.invoke(mask, **config, **common, source="digits/test", output=masked[name], **mechanism)
+    for name in hidden:
+        click.echo(f"\n3. impute what is missing: {name}")
+        pattern = os.path.join(masked[name], "*.tfrecord-*")
+        context.invoke(impute, **config, **common, model=model, patterns=(pattern,), output=imputed[name])
+    for name in hidden:
+        click.echo(f"\n4. evaluate against the truth: {name}")
+        context.invoke(evaluate, result=imputed[name])
+    click.echo("\n5. report")
+    context.invoke(report, outputs=tuple(imputed.values()), output=os.path.join(output, "report"))
     click.echo(f"\nOpen {os.path.join(output, 'report', 'index.html')} in a browser.")
     click.echo(f"The imputed data sets are in {os.path.join(output, 'imputed')}.")
 
