@@ -97,12 +97,8 @@ class Imputer:
         config, num = self._config, len(ids)  # at least one
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
-        outputs = self._program(
-            *(
-                self._pad(array)
-                for array in (keys, np.where(observed.reshape(num, -1), x, 0), observed.reshape(num, -1))
-            )
-        )
+        known = observed.reshape(num, -1)
+        outputs = self._program(self._pad(keys), self._pad(np.where(known, x, 0)), self._pad(known))
         draws, mean, variance, diagnosed, acceptance, log_likelihood = tf.nest.map_structure(
             lambda tensor: tensor.numpy()[:num], outputs
         )
@@ -124,7 +120,7 @@ class Imputer:
         )
 
     def _pad(self, array: np.ndarray) -> tf.Tensor:
-        """[n, ...] of records -> [records per batch, ...]; rows of padding are complete, their key is 0."""
+        """[n, ...] of records -> [records per batch, ...]; padding is records of key 0, dropped in the end."""
         padding = [(0, self._records_per_batch - len(array))] + [(0, 0)] * (array.ndim - 1)
         return tf.constant(np.pad(array, padding))
 

@@ -82,8 +82,9 @@ def _claim(workdir: str, settings: Settings) -> None:
         "seed": settings.seed,
     }
     if not os.path.exists(path):
-        with open(path, "w", encoding="utf-8") as file:
+        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
             json.dump(ours, file, indent=2, sort_keys=True)
+        os.replace(f"{path}.tmp", path)
         return
     with open(path, encoding="utf-8") as file:
         theirs = json.load(file)

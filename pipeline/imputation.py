@@ -34,19 +34,20 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
         super().__init__()
         self._model, self._fingerprint = model, fingerprint
         self._sampler, self._seed, self._binarize = sampler, seed, binarize
+        self._started, self._done = None, 0
 
     def load_model(self) -> Imputer:
         """Loads the model and checks that it is the one the job was started with."""
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise checkpoints.ModelError(f"{self._model} has changed since the job was started")
-        self._started, self._done = time.monotonic(), 0
         return Imputer(loaded.vae, self._sampler, self._seed, self._binarize)
 
     def run_inference(
         self, batch: Sequence[MaskedRecord], model: Imputer, inference_args: dict[str, Any] | None = None
     ) -> Iterable[ImputedRecord]:
         """Imputes a batch; a record's result does not depend on the others."""
+        self._started = self._started or time.monotonic()
         with _ONE_AT_A_TIME:
             results = model(
                 np.stack([record.image for record in batch]),

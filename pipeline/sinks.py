@@ -77,6 +77,10 @@ class Layout:
         """The path of something that a worker leaves for the end of the job, gone when it is done."""
         return os.path.join(self.root, "parts", name)
 
+    def temporary(self) -> str:
+        """A fresh path for a file that is being written; what a failed attempt leaves goes with the parts."""
+        return self.part(uuid.uuid4().hex)
+
     @property
     def dead_letters(self) -> str:
         """The path of the dead letters."""
@@ -98,9 +102,9 @@ class Observer(Protocol):
         """The shard is complete."""
 
 
-def write_whole(path: str, content: bytes) -> None:
-    """Writes a file that is never seen half-written, also by a retry of the same work."""
-    temporary = f"{path}.{uuid.uuid4().hex}"
+def write_whole(layout: Layout, path: str, content: bytes) -> None:
+    """Writes a staged file that is never seen half-written, also by a retry of the same work."""
+    temporary = layout.temporary()
     with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.write(content)
     FileSystems.rename([temporary], [path])
@@ -193,7 +197,7 @@ class WriteShards(beam.DoFn):
         read = _SpillReader()
         observer = self._observe(shard) if self._observe else None
         path = self._layout.shard(shard)
-        temporary = f"{path}.{uuid.uuid4().hex}"
+        temporary = self._layout.temporary()
         num_records = num_bytes = 0
         with tf.io.TFRecordWriter(temporary) as writer:
             for record_id, same_id in itertools.groupby(sorted(entries), key=lambda entry: entry[0]):
@@ -212,7 +216,7 @@ class WriteShards(beam.DoFn):
             observer.close()
         FileSystems.rename([temporary], [path])
         counts = {"num_records": num_records, "num_bytes": num_bytes}
-        write_whole(self._layout.part(f"shard-{shard:05d}.json"), json.dumps(counts).encode())
+        write_whole(self._layout, self._layout.part(f"shard-{shard:05d}.json"), json.dumps(counts).encode())
         yield shard
 
 
@@ -225,14 +229,16 @@ class WriteDeadLetters(beam.DoFn):
     def process(self, key_and_entries):
         _, entries = key_and_entries
         read, counts = _SpillReader(), DeadLetterCounts.empty()
-        temporary = f"{self._layout.dead_letters}.{uuid.uuid4().hex}"
+        temporary = self._layout.temporary()
         with tf.io.TFRecordWriter(temporary) as writer:
             for file, offset, reason, message, record_id, num_bytes, place in sorted(entries):
                 writer.write(_dead_letter_example(file, offset, reason, message, record_id, read(place)))
                 counts.add(reason, num_bytes)
         read.close()
         FileSystems.rename([temporary], [self._layout.dead_letters])
-        write_whole(self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode())
+        write_whole(
+            self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()
+        )
         yield sum(counts.by_reason.values())
 
 
@@ -323,11 +329,11 @@ def finish(layout: Layout) -> tuple[list[dict[str, int]], DeadLetterCounts]:
             with open(part, encoding="utf-8") as file:
                 shards.append(json.load(file))
         else:
-            write_whole(layout.shard(index), b"")
+            write_whole(layout, layout.shard(index), b"")
             shards.append({"num_records": 0, "num_bytes": 0})
     counts = layout.part("dead_letters.json")
     if not os.path.exists(counts):
-        write_whole(layout.dead_letters, b"")
+        write_whole(layout, layout.dead_letters, b"")
         return shards, DeadLetterCounts.empty()
     with open(counts, encoding="utf-8") as file:
         return shards, DeadLetterCounts(**json.load(file))

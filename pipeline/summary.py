@@ -71,8 +71,8 @@ class ShardSummary:
             self._flush()
         self._rows.close()
         layout = self._summarizer.layout
-        write_whole(layout.part(f"records-{self._shard:05d}.parquet"), self._sink.getvalue().to_pybytes())
-        write_whole(layout.part(f"groups-{self._shard:05d}.json"), _encode_groups(self._groups))
+        write_whole(layout, layout.part(f"records-{self._shard:05d}.parquet"), self._sink.getvalue().to_pybytes())
+        write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), _encode_groups(self._groups))
 
     def _flush(self) -> None:
         scores = self._summarizer.score(self._block)

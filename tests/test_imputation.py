@@ -12,6 +12,7 @@ from model import checkpoints
 from pipeline import config as config_lib
 from pipeline import jobs, results
 from pipeline.imputation import ImputationHandler
+from pipeline.record import MaskedRecord
 from pipeline.sources import SourceError
 
 
@@ -156,6 +157,19 @@ def test_a_worker_refuses_another_model(config, model_directory):
     handler = ImputationHandler(model_directory, "another fingerprint", config.sampler, 0, "threshold")
     with pytest.raises(checkpoints.ModelError, match="has changed"):
         handler.load_model()
+
+
+def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_directory):
+    """Beam shares a loaded model between the handlers of a process."""
+    fingerprint = checkpoints.fingerprint(model_directory)
+    loader, worker = (
+        ImputationHandler(model_directory, fingerprint, config.sampler, 0, "threshold") for _ in range(2)
+    )
+    image = np.zeros((28, 28, 1), np.uint8)
+    records = [MaskedRecord(b"%d" % i, image, np.arange(784).reshape(28, 28, 1) % 2 == i) for i in range(2)]
+    imputed = list(worker.run_inference(records, loader.load_model()))
+    assert [result.masked for result in imputed] == records
+    assert all(result.imputations.shape == (3, 28, 28, 1) for result in imputed)
 
 
 def test_batches_have_a_fixed_size(config, model_directory):
