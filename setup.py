@@ -39,6 +39,11 @@ setup(
         "tf-keras>=2.20,<2.22",  # tensorflow-probability imports it
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["arviz-stats>=0.8,<0.9", "pytest>=8", "ruff>=0.6", "scipy>=1.10"]},
+    extras_require={
+        "gcp": ["apache-beam[gcp]>=2.65,<3"],  # Dataflow, and files on Google Cloud Storage
+        "aws": ["apache-beam[aws]>=2.65,<3"],  # files on S3
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "test": ["arviz-stats>=0.8,<0.9", "pytest>=8", "ruff>=0.6", "scipy>=1.10"],
+    },
     entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
 )

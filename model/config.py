@@ -15,7 +15,7 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 class Section(pydantic.BaseModel):
     """A part of the configuration: unknown keys and wrong types are errors, values never change."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):

@@ -53,7 +53,10 @@ def split_info(name: str, split: str) -> tfds.core.SplitInfo:
     try:
         info = splits[split]
     except (KeyError, ValueError):
-        raise DatasetError(f"data set {name!r} has no split {split!r}; it has {', '.join(sorted(splits))}") from None
+        raise DatasetError(
+            f"data set {name!r} has no split {split!r}; it has {', '.join(sorted(splits))}, "
+            "of which a part will do, such as 'train[:10%]'"
+        ) from None
     if not info.num_examples:
         raise DatasetError(f"split {split!r} of data set {name!r} is empty")
     return info

@@ -18,7 +18,7 @@ from model.vae import VAE
 
 
 class Imputed(NamedTuple):
-    """The results of N records; see `design` of the output in README.md."""
+    """The results of N records, as the output has them; see README.md."""
 
     imputations: np.ndarray  # [N, num_imputations, H, W, C] uint8, observed values untouched
     mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs] where 255 is 1; the value where observed
@@ -28,7 +28,7 @@ class Imputed(NamedTuple):
     ess_tail: np.ndarray  # [N] float32, the smallest
     acceptance_rate: np.ndarray  # [N] float32
     num_sweeps: np.ndarray  # [N] int64, of a chain
-    num_gradients: np.ndarray  # [N] int64, network passes with a gradient, over all chains
+    num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     converged: np.ndarray  # [N] bool
     log_prob_observed: np.ndarray  # [N] float32, mean over kept sweeps of log p(x_obs | z), nats
 
@@ -114,7 +114,7 @@ class Imputer:
             *diagnosed,
             acceptance,
             np.full(num, config.max_sweeps),
-            np.zeros(num, np.int64),
+            np.full(num, config.max_sweeps * config.num_chains),
             converged,
             log_likelihood,
         )
@@ -147,7 +147,10 @@ class Imputer:
         variance = tf.reduce_mean(by_record(result.second_moment), axis=1) - mean**2
         draws = self._vae.likelihood.to_bytes(by_record(result.draws, axis=1))  # [J, R, C, D]
         draws = tf.reshape(tf.transpose(draws, [1, 0, 2, 3]), [num_records, -1, mean.shape[1]])
-        trace = tf.concat([result.z, result.log_likelihood[..., tf.newaxis]], axis=-1)
+        # Of a record with nothing observed log p(x_obs | z) is 0 for every z: a latent stands in for it.
+        anything = tf.reduce_any(rows.observed, axis=1)
+        last = tf.where(anything, result.log_likelihood, result.z[..., 0])
+        trace = tf.concat([result.z, last[..., tf.newaxis]], axis=-1)
         return (
             draws[:, : self._config.num_imputations],
             mean,

@@ -52,8 +52,7 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
         TrainingError: the directory holds a training of other settings, or the loss is not finite.
         datasets.DatasetError: the data set is not there or does not fit.
     """
-    workdir = os.path.join(directory, "training")
-    _claim(workdir, settings)
+    _claim(directory, settings)
     if checkpoints.is_complete(directory):
         return checkpoints.describe(directory).training
     data, shape = settings.data, settings.data.shape
@@ -64,36 +63,44 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
         raise TrainingError(
             f"train.batch_size is {settings.train.batch_size}, the training split has {len(images)} images"
         )
-    trainer = Trainer(settings, images, workdir)
+    trainer = Trainer(settings, images, os.path.join(directory, "training"))
     trainer.run(validation, show_progress)
     summary = trainer.summary() | evaluate(trainer.vae, test, settings, show_progress)
     checkpoints.save(directory, trainer.vae, settings.model, summary)
     return summary
 
 
-def _claim(workdir: str, settings: Settings) -> None:
-    """Writes the settings where training starts, and refuses to go on with others."""
-    os.makedirs(workdir, exist_ok=True)
-    path = os.path.join(workdir, "settings.json")
+def _claim(directory: str, settings: Settings) -> None:
+    """Writes the settings where training starts, and refuses to go on from others or to pass them off."""
+    path = os.path.join(directory, "training", "settings.json")
     ours = {
         "data": settings.data.model_dump(mode="json", include={"name", "train", "validation", "test", "shape"}),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
     }
-    if not os.path.exists(path):
-        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-            json.dump(ours, file, indent=2, sort_keys=True)
-        os.replace(f"{path}.tmp", path)
+    started = os.path.exists(os.path.join(directory, "training", "checkpoints", "checkpoint"))
+    if started or checkpoints.is_complete(directory):
+        different = _different_sections(path, ours)
+        if different:
+            raise TrainingError(
+                f"{directory} holds a training with other settings ({', '.join(different)}); "
+                "choose another model directory, or delete this one to train anew"
+            )
         return
-    with open(path, encoding="utf-8") as file:
-        theirs = json.load(file)
-    different = [section for section in ours if ours[section] != theirs.get(section)]
-    if different:
-        raise TrainingError(
-            f"{os.path.dirname(path)} holds a training with other settings ({', '.join(different)}); "
-            "choose another model directory, or delete this one to train anew"
-        )
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        json.dump(ours, file, indent=2, sort_keys=True)
+    os.replace(f"{path}.tmp", path)
+
+
+def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            theirs = json.load(file)
+    except (OSError, ValueError):
+        return ["its settings.json is missing or broken"]
+    return [section for section in ours if ours[section] != theirs.get(section)]
 
 
 def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:

@@ -23,6 +23,8 @@ def _start() -> None:
     """
     logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vaefill").setLevel(logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -40,6 +42,8 @@ def _start() -> None:
 @contextlib.contextmanager
 def _errors_in_one_line():
     """Expected errors -> one line on stderr and the exit code that says whose they are."""
+    import tensorflow as tf
+
     from model.checkpoints import ModelError
     from model.datasets import DatasetError
     from model.training import TrainingError
@@ -51,7 +55,7 @@ def _errors_in_one_line():
     codes = {
         (ConfigError, ResultError, ReportError, ModelError): EXIT_USAGE,
         (SourceError, DatasetError, BadInputError): EXIT_INPUT,
-        (JobError, TrainingError, OSError): EXIT_JOB,
+        (JobError, TrainingError, OSError, tf.errors.OpError): EXIT_JOB,
     }
     try:
         yield
@@ -86,9 +90,16 @@ def _config_options(command):
     return command
 
 
+def _check_beam_options(context, parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses what is no option: most likely files, from a pattern that the shell has expanded."""
+    if values and not values[0].startswith("-"):
+        raise click.BadParameter(f"unexpected {values[0]!r}; put the pattern of --input in quotes")
+    return values
+
+
 def _job_options(command):
     for option in (
-        click.argument("beam_options", nargs=-1, type=click.UNPROCESSED),
+        click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, callback=_check_beam_options),
         click.option("--replace", is_flag=True, help="Replace the result of another run in the same directory."),
     ):
         command = option(command)

@@ -54,7 +54,10 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
     """
     options = PipelineOptions(list(beam_options))
     runner = options.get_all_options()["runner"]
-    pipeline = beam.Pipeline(runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options)
+    try:
+        pipeline = beam.Pipeline(runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options)
+    except ValueError as error:
+        raise ConfigError(f"options for Beam: {error}") from None
     build(pipeline)
     try:
         pipeline.run().wait_until_finish()
@@ -64,9 +67,11 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
 
 
 def _root_cause(error: BaseException) -> str:
+    """The innermost error in a line; a worker process hands its own on as the text of a traceback."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    return lines[-1] if lines[0].startswith("Traceback") else f"{type(error).__name__}: {lines[0]}"
 
 
 def _check_counts(counts: dict[str, Any], max_bad_fraction: float, layout: Layout) -> None:
@@ -74,7 +79,10 @@ def _check_counts(counts: dict[str, Any], max_bad_fraction: float, layout: Layou
     written, dead = counts["written"], counts["dead"]
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items())
     if not written + dead:
-        raise BadInputError("the input holds no records; tfds cannot read a data set of none, so nothing was written")
+        unreadable = f"; {counts['unreadable_bytes']} bytes are not TFRecords" if counts["unreadable_bytes"] else ""
+        raise BadInputError(
+            f"the input holds no records{unreadable}; a data set of none cannot be read, so none is written"
+        )
     if dead > max_bad_fraction * (written + dead):
         raise BadInputError(
             f"{dead} of {written + dead} records are bad ({reasons}), more than limits.max_bad_fraction = "
@@ -130,55 +138,44 @@ def impute(
         BadInputError, JobError: the job ran and failed.
     """
     clock, schema = _Clock(), schema_of(config)
-    description = checkpoints.describe(model)
+    loaded = checkpoints.load(model)
+    description = loaded.description
     if description.data_shape != schema.shape:
         raise checkpoints.ModelError(
             f"{model} is a model of shape {list(description.data_shape)}, data.shape is {list(schema.shape)}"
         )
-    fingerprint = checkpoints.fingerprint(model)
     inputs = results.describe_inputs(expand(tuple(patterns)))
     effective = config.model_dump(mode="json")
     identity = {
         "kind": "impute",
-        "model": fingerprint,
+        "model": loaded.fingerprint,
         **{section: effective[section] for section in ("seed", "sampler", "output")},
         "data": _data_identity(config),
+        "max_record_bytes": config.limits.max_record_bytes,
         "inputs": sorted(entry["sha256"] for entry in inputs),
         "software": results.software(),
         "device": results.device(),
     }
     if results.is_done(output, identity, replace):
         return None
-    layout = Layout(results.staging(output), "imputed", "imputed", config.output.split, config.output.num_shards)
-    sinks.prepare(layout)
-    handler = ImputationHandler(model, fingerprint, config.sampler, config.seed, config.data.binarize)
-    summarizer = summary.Summarizer(
-        layout, schema, config.sampler.num_chains, description.model.likelihood, config.data.binarize, config.seed
-    )
-    paths = [entry["path"] for entry in inputs]
-    _run(
-        lambda pipeline: graph.impute(
-            pipeline, paths, schema, handler, layout, summarizer, config.limits.max_record_bytes
-        ),
-        beam_options,
-    )
-    shards, dead = sinks.finish(layout)
-    counts = _counts(shards, dead)
-    _check_counts(counts, config.limits.max_bad_fraction, layout)
-    results.write_dataset_info(layout, imputed_features(schema), shards, "Records imputed by vaefill")
-    found = summary.combine(layout, schema, counts["written"], dead)
-    results.seal(
-        layout.root,
-        {
-            "identity": identity,
-            "config": effective,
-            "model": description.model_dump(mode="json"),
-            "inputs": inputs,
-            "counts": counts,
-            "times": clock.times(),
-        },
-    )
-    results.publish(layout.root, output)
+    with results.staging(output) as root:
+        layout = Layout(root, "imputed", "imputed", config.output.split, config.output.num_shards)
+        sinks.prepare(layout)
+        handler = ImputationHandler(model, loaded.fingerprint, config.sampler, config.seed, config.data.binarize)
+        likelihood = description.model.likelihood
+        summarizer = summary.Summarizer(
+            layout, schema, config.sampler.num_chains, likelihood, config.data.binarize, config.seed
+        )
+        paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
+        _run(lambda p: graph.impute(p, paths, schema, handler, layout, summarizer, limit), beam_options)
+        shards, dead = sinks.finish(layout)
+        counts = _counts(shards, dead)
+        _check_counts(counts, config.limits.max_bad_fraction, layout)
+        results.write_dataset_info(layout, imputed_features(schema), shards, "Records imputed by vaefill")
+        found = summary.combine(layout, schema, counts["written"], dead)
+        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
+        results.seal(root, {**content, "model": description.model_dump(mode="json"), "times": clock.times()})
+        results.publish(root, output)
     return found
 
 
@@ -200,7 +197,7 @@ def mask(
     """
     clock, schema = _Clock(), schema_of(config)
     masks = masking.Masks(config.mask, config.seed, config.data.binarize)
-    masks.load(schema)  # a mistake in the masks is found before the job starts
+    masking.check(config.mask, config.seed, schema)
     is_dataset = source.startswith("tfds:") or source.startswith("digits/")
     inputs = [] if is_dataset else results.describe_inputs(expand((source,)))
     effective = config.model_dump(mode="json")
@@ -208,27 +205,29 @@ def mask(
         "kind": "mask",
         **{section: effective[section] for section in ("seed", "mask", "output")},
         "data": _data_identity(config),
-        "inputs": source if is_dataset else sorted(entry["sha256"] for entry in inputs),
+        "max_record_bytes": config.limits.max_record_bytes,
+        "inputs": masking.identity(source) if is_dataset else sorted(entry["sha256"] for entry in inputs),
         "software": results.software(),
     }
     if config.mask.masks:
         identity["masks"] = [results.sha256(file.path) for file in expand((config.mask.masks,))]
     if results.is_done(output, identity, replace):
         return None
-    layout = Layout(results.staging(output), "masked", "", config.output.split, config.output.num_shards)
-    sinks.prepare(layout)
-    if is_dataset:
-        name, _ = masking.split_source(source)
-        splits = masking.slices(source, schema)
-        _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
-    else:
-        paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
-        _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
-    shards, dead = sinks.finish(layout)
-    counts = _counts(shards, dead)
-    _check_counts(counts, config.limits.max_bad_fraction, layout)
-    results.write_dataset_info(layout, masked_features(schema), shards, "Records with hidden values, for vaefill")
-    content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "times": clock.times()}
-    results.seal(layout.root, content)
-    results.publish(layout.root, output)
+    with results.staging(output) as root:
+        layout = Layout(root, "masked", "", config.output.split, config.output.num_shards)
+        sinks.prepare(layout)
+        if is_dataset:
+            name, _ = masking.split_source(source)
+            splits = masking.slices(source, schema)
+            _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
+        else:
+            paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
+            _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
+        shards, dead = sinks.finish(layout)
+        counts = _counts(shards, dead)
+        _check_counts(counts, config.limits.max_bad_fraction, layout)
+        results.write_dataset_info(layout, masked_features(schema), shards, "Records with hidden values, for vaefill")
+        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
+        results.seal(root, {**content, "times": clock.times()})
+        results.publish(root, output)
     return counts

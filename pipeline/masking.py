@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from model import datasets, missingness
-from pipeline.config import MaskConfig
+from model.imputer import model_values
+from model.likelihoods import Bernoulli
+from pipeline.config import ConfigError, MaskConfig
 from pipeline.record import CarriedFeature, MaskedRecord, Reason, RecordError, Schema, decode_observed, encode_masked
 from pipeline.sinks import Item
 from pipeline.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
@@ -32,10 +34,40 @@ def slices(name: str, schema: Schema) -> list[str]:
     """Sub-splits of a tfds split that are read independently, after a check of its images."""
     dataset, split = split_source(name)
     datasets.check_images(dataset, schema.shape)
+    _check_carried(dataset, schema)
     num_images = datasets.split_info(dataset, split).num_examples
-    if "[" in split:
-        return [split]
-    return [f"{split}[{first}:{first + _IMAGES_PER_SLICE}]" for first in range(0, num_images, _IMAGES_PER_SLICE)]
+    if split not in datasets.builder(dataset).info.splits.keys():
+        return [split]  # already a part of a split, or several
+    starts = range(0, num_images, _IMAGES_PER_SLICE)
+    return [f"{split}[{first}:{min(first + _IMAGES_PER_SLICE, num_images)}]" for first in starts]
+
+
+def _check_carried(dataset: str, schema: Schema) -> None:
+    """Checks that what is to be carried is a scalar of the declared kind.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    features = datasets.builder(dataset).info.features
+    for name, carried in schema.carried.items():
+        if name not in features:
+            continue
+        feature = features[name]
+        kinds = {"int64": np.integer, "float32": np.floating, "bytes": (np.object_, np.character)}[carried.kind]
+        scalar_type = np.dtype(feature.np_dtype).type
+        if feature.shape != () or not issubclass(scalar_type, kinds):
+            raise datasets.DatasetError(
+                f"feature {name!r} of data set {dataset!r} is {feature.np_dtype} of shape {feature.shape}, "
+                f"data.carry declares one {carried.kind}"
+            )
+
+
+def identity(name: str) -> dict:
+    """What tells the images of a tfds split from others of the same name."""
+    dataset, split = split_source(name)
+    info = datasets.builder(dataset).info
+    sizes = {key: [part.num_examples, part.num_bytes] for key, part in sorted(info.splits.items())}
+    return {"name": info.full_name, "split": split, "sizes": sizes}
 
 
 class ReadDataset(beam.DoFn):
@@ -60,7 +92,11 @@ class ReadDataset(beam.DoFn):
 
 
 def _carried(example: Mapping, carried: Mapping[str, CarriedFeature]) -> dict:
-    return {name: np.asarray(example[name]).item() for name in carried if name in example}
+    return {
+        name: example[name] if kind.kind == "bytes" else example[name].item()
+        for name, kind in carried.items()
+        if name in example
+    }
 
 
 class Masks:
@@ -93,11 +129,29 @@ class Masks:
                 raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
-        image = record.image
-        if self._binarize == "threshold":
-            image = np.where(image > 127, 255, 0).astype(np.uint8)
+        # A mechanism that looks at the image must see what the model will, or it is not missing at random.
+        values = model_values(Bernoulli(), self._binarize, self._seed, [record.id], record.image[None])
+        image = (255 * values).astype(np.uint8).reshape(record.image.shape)
         generator = missingness.record_generator(self._seed, record.id)
         return missingness.generate(self._config.mechanism, image, generator, self._config.parameters)
+
+
+def check(config: MaskConfig, seed: int, schema: Schema) -> None:
+    """Finds a mistake in the mechanism before a job starts.
+
+    Raises:
+        ConfigError: parameters that do not fit the shape of the data.
+        SourceError: masks that cannot be read.
+    """
+    masks = Masks(config, seed, "threshold")
+    masks.load(schema)
+    blank = np.zeros(schema.shape, np.uint8)
+    if config.mechanism == "file":
+        return
+    try:
+        masks(MaskedRecord(b"blank", blank, blank == 0))
+    except ValueError as error:
+        raise ConfigError(f"mask.mechanism {config.mechanism}: {error}") from None
 
 
 def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
@@ -113,6 +167,18 @@ def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
             yield record_id, np.packbits(observed).tobytes()
 
 
+def complete(record: MaskedRecord) -> MaskedRecord:
+    """A record as if nothing of it had been hidden: its truth where it has one.
+
+    Raises:
+        RecordError: values are missing and nobody knows them.
+    """
+    if record.truth is None and not record.observed.all():
+        raise RecordError(Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id)
+    image = record.image if record.truth is None else record.truth
+    return dataclasses.replace(record, image=image, observed=np.ones_like(record.observed), truth=None)
+
+
 class MaskRecords(beam.DoFn):
     """(frame, complete record) -> the item of a masked record with its truth; dead letters under `DEAD`."""
 
@@ -125,6 +191,7 @@ class MaskRecords(beam.DoFn):
     def process(self, frame_and_record: tuple[Frame, MaskedRecord]):
         frame, record = frame_and_record
         try:
+            record = complete(record)
             observed = self._masks(record)
         except RecordError as error:
             yield beam.pvalue.TaggedOutput(DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0))

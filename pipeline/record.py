@@ -35,7 +35,6 @@ class Reason(enum.StrEnum):
     BAD_DATA_CRC = "bad_data_crc"
     UNREADABLE_REST = "unreadable_rest"
     TOO_LARGE = "too_large"
-    IMPUTATION_FAILED = "imputation_failed"
 
 
 class RecordError(ValueError):
@@ -112,8 +111,9 @@ DIAGNOSTICS = {
     "converged": np.bool_,
     "log_prob_observed": np.float32,
 }
+SCORES = ("missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
 OWN_FEATURES = frozenset(
-    ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra", *DIAGNOSTICS)
+    ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra", *DIAGNOSTICS, *SCORES)
 )
 
 
@@ -184,12 +184,12 @@ def _decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if (image.height, image.width) != (height, width) or image.mode != _PNG_MODES.get(channels):
                 raise ValueError(
-                    f"PNG of {image.height} x {image.width} pixels, mode {image.mode}; "
+                    f"{image.height} x {image.width} pixels, mode {image.mode}; "
                     f"expected {height} x {width}, mode {_PNG_MODES.get(channels)}"
                 )
             return np.asarray(image, np.uint8).reshape(shape)
-    except (OSError, SyntaxError, zlib.error) as error:
-        raise ValueError(f"broken PNG: {error}") from None
+    except Exception as error:  # a broken file makes the decoder raise nearly anything
+        raise ValueError(f"unusable PNG: {error}") from None
 
 
 def encode_png(values: np.ndarray) -> bytes:

@@ -3,14 +3,19 @@
 A directory without `manifest.json` is not a result.
 """
 
+import contextlib
 import datetime
+import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,6 +27,9 @@ from pipeline.sinks import Layout
 from pipeline.sources import InputFile
 
 MANIFEST = "manifest.json"
+_LOGGER = logging.getLogger("vaefill")
+_STAGING = ".staging-"
+_LOCK = ".lock"
 _SOFTWARE = ("vaefill", "tensorflow", "tensorflow-probability", "keras", "numpy", "apache-beam", "tensorflow-datasets")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -112,7 +120,9 @@ def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
         raise ResultError(f"{directory}: results are written to a file system that can rename a directory")
     if not os.path.exists(directory) or (os.path.isdir(directory) and not os.listdir(directory)):
         return False
-    theirs = read_manifest(directory)["identity"]
+    theirs = read_manifest(directory).get("identity")
+    if not isinstance(theirs, dict):
+        raise ResultError(f"{directory} holds a {MANIFEST} that is not of vaefill")
     if theirs == json.loads(json.dumps(identity)):
         return True
     if not replace:
@@ -124,12 +134,33 @@ def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
     return False
 
 
-def staging(directory: str) -> str:
-    """A fresh staging directory beside a result, on the same file system; what a killed run left is removed."""
-    path = os.path.abspath(directory) + ".staging"
-    shutil.rmtree(path, ignore_errors=True)
-    os.makedirs(path)
-    return path
+@contextlib.contextmanager
+def staging(directory: str) -> Iterator[str]:
+    """A fresh staging directory beside a result, on the same file system.
+
+    Its owner holds a lock while it works, so that a run removes what killed ones left and never what
+    another one is writing.
+    """
+    path = os.path.abspath(directory)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    for leftover in glob.glob(f"{glob.escape(path)}{_STAGING}*"):
+        _remove_if_abandoned(leftover)
+    root = tempfile.mkdtemp(prefix=os.path.basename(path) + _STAGING, dir=os.path.dirname(path))
+    os.chmod(root, 0o755)
+    with open(os.path.join(root, _LOCK), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield root
+
+
+def _remove_if_abandoned(root: str) -> None:
+    try:
+        with open(os.path.join(root, _LOCK), encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(root)
+    except FileNotFoundError:
+        return  # none of ours, or gone meanwhile
+    except BlockingIOError:
+        _LOGGER.warning("another run is writing %s", root)
 
 
 def write_dataset_info(
@@ -163,6 +194,7 @@ def seal(root: str, content: Mapping[str, Any]) -> None:
     """Removes what only the run needed, and writes the manifest with the SHA-256 of every file left."""
     for name in ("spill", "parts"):
         shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+    os.remove(os.path.join(root, _LOCK))
     files = {}
     for folder, _, names in os.walk(root):
         for name in names:
@@ -177,8 +209,7 @@ def seal(root: str, content: Mapping[str, Any]) -> None:
 
 def publish(root: str, directory: str) -> None:
     """Renames a sealed staging directory into place; an earlier result gives way only then."""
-    old = os.path.abspath(directory) + ".old"
-    shutil.rmtree(old, ignore_errors=True)
+    old = f"{root}.old"  # as unique as the staging directory
     if os.path.exists(directory):
         os.rename(directory, old)
     os.rename(root, directory)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import apache_beam as beam
+import google_crc32c
 import tensorflow as tf
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -40,6 +41,7 @@ class Place(NamedTuple):
     path: str
     offset: int
     size: int
+    crc: int  # CRC-32C of the bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Spill(beam.DoFn):
             self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
         self._file.write(content)
         self._size += len(content)
-        return Place(self._path, self._size - len(content), len(content))
+        return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
 
 
 class SpillItems(_Spill):
@@ -168,13 +170,16 @@ class _SpillReader:
         self._path, self._file = None, None
 
     def __call__(self, place: tuple) -> bytes:
-        path, offset, size = place
+        path, offset, size, crc = place
         if path != self._path:
             self.close()
             self._path = path
             self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
         self._file.seek(offset)
-        return self._file.read(size)
+        content = self._file.read(size)
+        if len(content) != size or google_crc32c.value(content) != crc:
+            raise OSError(f"{path}: what was spilled at {offset} does not come back")
+        return content
 
     def close(self):
         if self._file is not None:

@@ -7,6 +7,7 @@ rest of its file with it, since nothing says where the next record starts.
 
 import gzip
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,13 +61,15 @@ def expand(patterns: tuple[str, ...]) -> list[InputFile]:
     """The files that match glob patterns, each once, in the order of their paths.
 
     Raises:
-        SourceError: a pattern that matches nothing.
+        SourceError: a pattern that matches nothing, or a directory.
     """
     found = {}
     for pattern, match in zip(patterns, FileSystems.match(list(patterns))):
         if not match.metadata_list:
             raise SourceError(f"no file matches {pattern}")
         for metadata in match.metadata_list:
+            if os.path.isdir(metadata.path):
+                raise SourceError(f"{metadata.path} is a directory; name its files, as '{metadata.path}/*.tfrecord*'")
             modified = metadata.last_updated_in_seconds or 0.0
             found[metadata.path] = InputFile(metadata.path, metadata.size_in_bytes, modified)
     return [found[path] for path in sorted(found)]

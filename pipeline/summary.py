@@ -128,9 +128,8 @@ def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCo
     parquet = os.path.join(directory, "records.parquet")
     with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
         for shard in range(layout.num_shards):
-            part = layout.part(f"groups-{shard:05d}.json")
-            if os.path.exists(part):
-                with open(part, "rb") as file:
+            if os.path.exists(layout.part(f"shard-{shard:05d}.json")):  # else the shard is empty
+                with open(layout.part(f"groups-{shard:05d}.json"), "rb") as file:
                     groups = statistics.merge_groups(groups, _decode_groups(file.read(), int(np.prod(schema.shape))))
                 with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
                     for index in range(table.num_row_groups):

@@ -31,6 +31,12 @@ def test_help_has_an_example(command):
         (["mask", "--input", "digits/tset", "--output", "{tmp}/o"], 3, "has no split 'tset'"),
         (["mask", "--input", "{tmp}/*.none", "--output", "{tmp}/o"], 3, "no file matches"),
         (["impute", "--model", "{tmp}", "--input", "x", "--output", "o"], 2, "is not a model directory"),
+        (
+            ["impute", "--model", "m", "--input", "a", "b", "c", "--output", "o"],
+            2,
+            "put the pattern of --input in quotes",
+        ),
+        (["mask", "--input", "{tmp}", "--output", "{tmp}/o"], 3, "is a directory; name its files"),
         (["evaluate", "{tmp}"], 2, "is not a finished result"),
         (["report", "{tmp}"], 2, "manifest.json"),
     ],

@@ -28,6 +28,17 @@ def test_settings_override_the_file():
     assert loaded.output == config.load("test.yaml").output
 
 
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "1E-03"])
+def test_numbers_may_have_an_exponent(text):
+    assert config.load(None, [f"train.learning_rate={text}"]).train.learning_rate == 1e-3
+
+
+def test_an_empty_section_is_its_defaults_and_may_be_added_to(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("train:\n")
+    assert config.load(str(path), ["train.epochs=3.0"]).train.epochs == 3.0
+
+
 def test_the_configuration_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         config.load().seed = 3
@@ -51,6 +62,7 @@ def test_the_configuration_is_frozen():
         ("mask.rate=1.5", "mask.rate: Input should be less than or equal to 1, got 1.5"),
         ("output.split=a b", "output.split: String should match pattern"),
         ("data.shape=[28, 28]", "data.shape.2: Field required"),
+        ("train.epochs=.inf", "train.epochs: Input should be a finite number"),
         ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
         ("seed", "expected section.key=value"),
         ("seed.x=1", "seed: "),

@@ -162,9 +162,7 @@ def test_a_worker_refuses_another_model(config, model_directory):
 def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_directory):
     """Beam shares a loaded model between the handlers of a process."""
     fingerprint = checkpoints.fingerprint(model_directory)
-    loader, worker = (
-        ImputationHandler(model_directory, fingerprint, config.sampler, 0, "threshold") for _ in range(2)
-    )
+    loader, worker = (ImputationHandler(model_directory, fingerprint, config.sampler, 0, "threshold") for _ in range(2))
     image = np.zeros((28, 28, 1), np.uint8)
     records = [MaskedRecord(b"%d" % i, image, np.arange(784).reshape(28, 28, 1) % 2 == i) for i in range(2)]
     imputed = list(worker.run_inference(records, loader.load_model()))

@@ -92,6 +92,8 @@ def test_nothing_missing_and_everything_missing(run):
     np.testing.assert_array_equal(result.imputations[0], np.repeat(images[:1], CONFIG.num_imputations, axis=0))
     assert result.converged[0] and result.num_sweeps[0] == 0 and np.isnan(result.r_hat[0])
     assert result.num_sweeps[1] == CONFIG.max_sweeps and result.log_prob_observed[1] == 0
+    assert np.isfinite([result.r_hat[1], result.ess_bulk[1], result.ess_tail[1]]).all()
+    assert result.num_gradients.tolist() == [0, CONFIG.max_sweeps * CONFIG.num_chains]
 
 
 def test_no_records(run):

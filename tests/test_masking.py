@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from model.datasets import DatasetError
 from pipeline import config as config_lib
-from pipeline import jobs, results
+from pipeline import jobs, masking, results
+from pipeline.config import ConfigError
 from pipeline.sources import SourceError
 
 SETTINGS = {
@@ -85,6 +87,35 @@ def test_masking_records_from_files(tmp_path):
     shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
     for record in tf.data.TFRecordDataset(shards):
         assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
+
+
+def test_masking_masked_records_starts_from_their_truth(tmp_path):
+    first = mask(tmp_path / "a", SETTINGS["half"])
+    again = mask(tmp_path / "b", SETTINGS["top_three_quarters"], str(tmp_path / "a" / "*.tfrecord-*"))
+    for record_id, example in again.items():
+        np.testing.assert_array_equal(example["truth"], first[record_id]["truth"])
+        assert example["observed"].mean() == 0.25
+
+
+def test_a_split_is_read_whole_whatever_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(masking, "_IMAGES_PER_SLICE", 300)
+    assert len(mask(tmp_path / "out", SETTINGS["half"], "digits/test")) == 1000
+    assert len(mask(tmp_path / "both", SETTINGS["half"], "digits/test[:10]+validation[:10]")) == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (["mask={mechanism: block, height: 29, width: 3}"], ConfigError, "mask.mechanism block: height"),
+        (["mask={mechanism: rows, first: 4, last: 40}"], ConfigError, "mask.mechanism rows: last"),
+        (["data.carry={label: bytes}"], DatasetError, "'label' of data set 'digits' is .*declares one bytes"),
+        (["data.shape=[27, 28, 1]"], DatasetError, "images of shape"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        mask(tmp_path / "out", settings)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["tfds:mnist", "digits"])

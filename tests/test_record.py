@@ -2,6 +2,8 @@
 
 import io
 import math
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -123,6 +125,12 @@ def test_a_mask_may_be_a_png():
     )
 
 
+def huge_png(width: int, height: int) -> bytes:
+    """A good signature and header that announce more pixels than there is memory for."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
 def with_feature(name: str, *values) -> bytes:
     """A good record with one feature replaced, or removed if there are no values."""
     example = tf.train.Example.FromString(record_lib.encode_masked(masked(), SCHEMA))
@@ -150,6 +158,8 @@ def with_feature(name: str, *values) -> bytes:
         (with_feature("image", png(np.zeros((3, 4), np.uint16))), Reason.BAD_IMAGE),
         (with_feature("image", png(np.zeros((3, 4), np.uint8))[:-28]), Reason.BAD_IMAGE),
         (with_feature("image", b"\x89PNG\r\n\x1a\n"), Reason.BAD_IMAGE),
+        (with_feature("image", huge_png(40_000, 40_000)), Reason.BAD_IMAGE),
+        (with_feature("image", GOOD_MASK_PNG[:33] + b"\0\0\0\1gAMA\0" + b"\0" * 4), Reason.BAD_IMAGE),
         (with_feature("observed", bytes(11)), Reason.BAD_OBSERVED),
         (with_feature("observed", bytes([2] * 12)), Reason.BAD_OBSERVED),
         (with_feature("observed", png(np.full((3, 4), 7, np.uint8))), Reason.BAD_OBSERVED),

@@ -12,13 +12,13 @@ IDENTITY = {"seed": 1, "inputs": ["abc"]}
 
 
 def publish(directory: str, identity=IDENTITY, text: str = "content") -> None:
-    root = results.staging(directory)
-    for name in ("spill", "parts", "data"):
-        os.makedirs(os.path.join(root, name))
-        with open(os.path.join(root, name, "file"), "w", encoding="utf-8") as file:
-            file.write(text)
-    results.seal(root, {"identity": identity})
-    results.publish(root, directory)
+    with results.staging(directory) as root:
+        for name in ("spill", "parts", "data"):
+            os.makedirs(os.path.join(root, name))
+            with open(os.path.join(root, name, "file"), "w", encoding="utf-8") as file:
+                file.write(text)
+        results.seal(root, {"identity": identity})
+        results.publish(root, directory)
 
 
 def test_a_published_result_is_sealed_and_nothing_else_is_left(tmp_path):
@@ -49,12 +49,18 @@ def test_replacing_leaves_the_new_result_alone(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     out = str(tmp_path / "out")
-    leftover = os.path.join(results.staging(out), "leftover")
-    open(leftover, "w", encoding="utf-8").close()
-    publish(out)
-    assert not os.path.exists(os.path.join(out, "leftover"))
+    for name in ("out.staging", "out.staging-mine", "out.old"):
+        (tmp_path / name).mkdir()
+    with results.staging(out):
+        pass  # as if killed here
+    with results.staging(out) as living:
+        publish(out)
+        assert os.path.exists(living)
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["out", "out.old", "out.staging", "out.staging-mine", os.path.basename(living)]
+    )
 
 
 def test_a_directory_that_is_no_result_is_never_replaced(tmp_path):
@@ -75,6 +81,12 @@ def test_an_empty_directory_may_be_used(tmp_path):
 def test_object_stores_are_refused_for_now():
     with pytest.raises(ResultError, match="can rename a directory"):
         results.is_done("gs://bucket/out", IDENTITY, replace=False)
+
+
+def test_a_foreign_manifest_is_no_result(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ResultError, match="not of vaefill"):
+        results.is_done(str(tmp_path), IDENTITY, replace=True)
 
 
 @pytest.mark.parametrize("content", [None, "{"])

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ def test_finished_training_is_not_repeated(finished, monkeypatch):
 def test_other_settings_do_not_go_on_from_these(finished):
     with pytest.raises(training.TrainingError, match=r"other settings \(train\)"):
         train(finished[0], learning_rate=2e-3)
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way(tmp_path):
+    with pytest.raises(training.TrainingError, match="batch_size"):
+        train(tmp_path, batch_size=1000)
+    assert train(tmp_path, epochs=0.5)["num_steps"] == 4
+
+
+def test_a_model_of_unknown_settings_is_not_passed_off_as_ones_own(finished, tmp_path):
+    for name in ("vae.json", "weights.safetensors"):
+        shutil.copy(finished[0] / name, tmp_path / name)
+    with pytest.raises(training.TrainingError, match="settings.json is missing"):
+        train(tmp_path)
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
