@@ -198,7 +198,8 @@ def mask(
     clock, schema = _Clock(), schema_of(config)
     masks = masking.Masks(config.mask, config.seed, config.data.binarize)
     masking.check(config.mask, config.seed, schema)
-    is_dataset = source.startswith("tfds:") or source.startswith("digits/")
+    is_dataset = source.startswith(("tfds:", "digits/"))
+    splits = masking.slices(source, schema) if is_dataset else []
     inputs = [] if is_dataset else results.describe_inputs(expand((source,)))
     effective = config.model_dump(mode="json")
     identity = {
@@ -218,7 +219,6 @@ def mask(
         sinks.prepare(layout)
         if is_dataset:
             name, _ = masking.split_source(source)
-            splits = masking.slices(source, schema)
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
         else:
             paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
