@@ -1,6 +1,7 @@
 """Complete images -> masked records: where they come from and which values are hidden."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
@@ -15,7 +16,9 @@ from pipeline.record import CarriedFeature, MaskedRecord, Reason, RecordError, S
 from pipeline.sinks import Item
 from pipeline.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
 
+_LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000
+_PROGRESS_EVERY = 5000  # records between two lines of progress
 
 
 def split_source(name: str) -> tuple[str, str]:
@@ -183,7 +186,7 @@ class MaskRecords(beam.DoFn):
     """(frame, complete record) -> the item of a masked record with its truth; dead letters under `DEAD`."""
 
     def __init__(self, masks: Masks, schema: Schema):
-        self._masks, self._schema = masks, schema
+        self._masks, self._schema, self._done = masks, schema, 0
 
     def setup(self):
         self._masks.load(self._schema)
@@ -200,3 +203,6 @@ class MaskRecords(beam.DoFn):
         hidden = np.where(observed, record.image, 0).astype(np.uint8)
         masked = dataclasses.replace(record, image=hidden, observed=observed, truth=record.image)
         yield Item(record.id, encode_masked(masked, self._schema), frame)
+        self._done += 1
+        if self._done % _PROGRESS_EVERY == 0:
+            _LOGGER.info("masked %s records", f"{self._done:,}")

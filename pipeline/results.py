@@ -24,7 +24,7 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from pipeline.sinks import Layout
-from pipeline.sources import InputFile
+from pipeline.sources import InputFile, SourceError
 
 MANIFEST = "manifest.json"
 _LOGGER = logging.getLogger("vaefill")
@@ -48,16 +48,21 @@ def sha256(path: str) -> str:
 
 
 def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
-    """What the manifest says of the input."""
-    return [
-        {
-            "path": file.path,
-            "size": file.size,
-            "modified": datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat(),
-            "sha256": sha256(file.path),
-        }
-        for file in files
-    ]
+    """What the manifest says of the input.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+
+    def describe(file: InputFile) -> dict[str, Any]:
+        try:
+            digest = sha256(file.path)
+        except OSError as error:
+            raise SourceError(f"cannot read {file.path}: {error.strerror or error}") from None
+        modified = datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat()
+        return {"path": file.path, "size": file.size, "modified": modified, "sha256": digest}
+
+    return [describe(file) for file in files]
 
 
 def software() -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import results
 from pipeline.results import ResultError
+from pipeline.sources import InputFile, SourceError
 
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 
@@ -95,6 +96,12 @@ def test_what_is_not_a_result_cannot_be_read(tmp_path, content):
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ResultError):
         results.read_summary(str(tmp_path))
+
+
+def test_an_input_that_cannot_be_read_is_named(tmp_path):
+    gone = InputFile(str(tmp_path / "gone"), 0, 0.0)
+    with pytest.raises(SourceError, match="cannot read .*gone: No such file"):
+        results.describe_inputs([gone])
 
 
 def test_identity_parts_are_json():
