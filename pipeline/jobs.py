@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
+import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -92,14 +93,15 @@ def _check_counts(counts: dict[str, Any], max_bad_fraction: float, layout: Layou
         raise BadInputError(f"all {dead} records are bad ({reasons}); tfds cannot read a data set of none")
 
 
-def _counts(shards: Sequence[dict[str, int]], dead: DeadLetterCounts) -> dict[str, Any]:
-    return {
-        "written": sum(shard["num_records"] for shard in shards),
-        "dead": sum(dead.by_reason.values()),
-        "dead_by_reason": dict(sorted(dead.by_reason.items())),
-        "unreadable_stretches": dead.unreadable_stretches,
-        "unreadable_bytes": dead.unreadable_bytes,
-    }
+def _complete(
+    layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config
+) -> tuple[dict[str, Any], DeadLetterCounts]:
+    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad."""
+    shards, dead = sinks.finish(layout)
+    counts = {"written": sum(shard["num_records"] for shard in shards), **dead.as_dict()}
+    _check_counts(counts, config.limits.max_bad_fraction, layout)
+    results.write_dataset_info(layout, features, shards, description)
+    return counts, dead
 
 
 class _Clock:
@@ -168,10 +170,7 @@ def impute(
         )
         paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
         _run(lambda p: graph.impute(p, paths, schema, handler, layout, summarizer, limit), beam_options)
-        shards, dead = sinks.finish(layout)
-        counts = _counts(shards, dead)
-        _check_counts(counts, config.limits.max_bad_fraction, layout)
-        results.write_dataset_info(layout, imputed_features(schema), shards, "Records imputed by vaefill")
+        counts, dead = _complete(layout, imputed_features(schema), "Records imputed by vaefill", config)
         found = summary.combine(layout, schema, counts["written"], dead)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
         results.seal(root, {**content, "model": description.model_dump(mode="json"), "times": clock.times()})
@@ -223,10 +222,7 @@ def mask(
         else:
             paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
             _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
-        shards, dead = sinks.finish(layout)
-        counts = _counts(shards, dead)
-        _check_counts(counts, config.limits.max_bad_fraction, layout)
-        results.write_dataset_info(layout, masked_features(schema), shards, "Records with hidden values, for vaefill")
+        counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
         results.seal(root, {**content, "times": clock.times()})
         results.publish(root, output)

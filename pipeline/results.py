@@ -162,7 +162,7 @@ def _remove_if_abandoned(root: str) -> None:
         with open(os.path.join(root, _LOCK), encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(root)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return  # none of ours, or gone meanwhile
     except BlockingIOError:
         _LOGGER.warning("another run is writing %s", root)

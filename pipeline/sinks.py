@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
 import google_crc32c
@@ -244,7 +244,7 @@ class WriteDeadLetters(beam.DoFn):
         write_whole(
             self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()
         )
-        yield sum(counts.by_reason.values())
+        yield counts.total
 
 
 @dataclasses.dataclass
@@ -259,6 +259,20 @@ class DeadLetterCounts:
     def empty(cls) -> "DeadLetterCounts":
         """No dead letters."""
         return cls({}, 0, 0)
+
+    @property
+    def total(self) -> int:
+        """Bad records."""
+        return sum(self.by_reason.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts as the manifest and the summary have them."""
+        return {
+            "dead": self.total,
+            "dead_by_reason": dict(sorted(self.by_reason.items())),
+            "unreadable_stretches": self.unreadable_stretches,
+            "unreadable_bytes": self.unreadable_bytes,
+        }
 
     def add(self, reason: str, num_bytes: int) -> None:
         """Counts a dead letter."""

@@ -134,16 +134,8 @@ def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCo
                 with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
                     for index in range(table.num_row_groups):
                         rows.write_table(table.read_row_group(index))
-    num_dead = sum(dead.by_reason.values())
     summary = {
-        "records": {
-            "read": num_imputed + num_dead,
-            "imputed": num_imputed,
-            "dead": num_dead,
-            "dead_by_reason": dict(sorted(dead.by_reason.items())),
-            "unreadable_stretches": dead.unreadable_stretches,
-            "unreadable_bytes": dead.unreadable_bytes,
-        },
+        "records": {"read": num_imputed + dead.total, "imputed": num_imputed, **dead.as_dict()},
         **_results(groups, schema, parquet),
     }
     with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:

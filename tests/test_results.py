@@ -54,13 +54,14 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
     out = str(tmp_path / "out")
     for name in ("out.staging", "out.staging-mine", "out.old"):
         (tmp_path / name).mkdir()
+    (tmp_path / "out.staging-file").write_text("mine")
     with results.staging(out):
         pass  # as if killed here
     with results.staging(out) as living:
         publish(out)
         assert os.path.exists(living)
     assert sorted(os.listdir(tmp_path)) == sorted(
-        ["out", "out.old", "out.staging", "out.staging-mine", os.path.basename(living)]
+        ["out", "out.old", "out.staging", "out.staging-file", "out.staging-mine", os.path.basename(living)]
     )
 
 
