@@ -47,11 +47,11 @@ def model_values(
     """
     flat = images.reshape(len(images), math.prod(images.shape[1:]))
     if binarize == "threshold":
-        return likelihood.from_bytes(flat, None)
+        return likelihood.from_data(flat, None)
     keys = np.stack([counter_random.record_key(seed, record_id) for record_id in ids])
     streams = Streams(tf.constant(keys), tf.zeros([len(ids)], tf.uint32))
     uniform = counter_random.uniform(streams, tf.constant(0), Draw.BINARIZE, flat.shape[1])
-    return likelihood.from_bytes(flat, uniform.numpy())
+    return likelihood.from_data(flat, uniform.numpy())
 
 
 class Imputer:
@@ -145,7 +145,7 @@ class Imputer:
 
         mean = tf.reduce_mean(by_record(result.mean), axis=1)
         variance = tf.reduce_mean(by_record(result.second_moment), axis=1) - mean**2
-        draws = self._vae.likelihood.to_bytes(by_record(result.draws, axis=1))  # [J, R, C, D]
+        draws = self._vae.likelihood.to_data(by_record(result.draws, axis=1))  # [J, R, C, D]
         draws = tf.reshape(tf.transpose(draws, [1, 0, 2, 3]), [num_records, -1, mean.shape[1]])
         # Of a record with nothing observed log p(x_obs | z) is 0 for every z: a latent stands in for it.
         anything = tf.reduce_any(rows.observed, axis=1)

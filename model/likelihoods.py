@@ -2,9 +2,13 @@
 
 A likelihood is factorised over values, p(x | z) = prod_d p(x_d | z), so that the missing values are
 independent of the observed ones given z: p(x_mis | x_obs, z) = p(x_mis | z).
+
+Where a likelihood has P > 1 outputs per value, they lie parameter by parameter: the first D outputs are the
+first parameter of every value, the next D the second. Each parameter is then one contiguous tensor [..., D].
 """
 
-from typing import Protocol
+import math
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -12,15 +16,33 @@ import tensorflow_probability as tfp
 
 tfd = tfp.distributions
 
+_NUM_LEVELS = 256
+_HALF_BIN = 0.5 / 255  # half of what lies between two levels of a byte, on the model's scale
+_LEVELS_PER_PASS = 5  # of the 255 levels in a sum over them: a longer kernel takes XLA longer to compile
+_SMALLEST_MIXTURE_SCALE = math.exp(-7) / 2  # an eighth of a level; sharper than that the float32 gradients explode
+_MIXTURE_SCALE_UNIT = 1 / 8  # makes the scale of an untrained network about a tenth of the range
+_SMALLEST_GAUSSIAN_SCALE = 1e-3
+
 
 class Likelihood(Protocol):
     """What a VAE and the samplers ask of a likelihood.
 
-    Decoder outputs are [..., D * outputs_per_value]; values are [..., D] float32 on the model's scale.
+    Decoder outputs are [..., D * outputs_per_value]; values are [..., D] float32 on the model's scale, which
+    is the data's own divided by `unit`: byte / 255, and real values as they are.
+
+    Attributes:
+        name: the key in `LIKELIHOODS`.
+        outputs_per_value: P.
+        dtype: the type of the data, np.uint8 or np.float32.
+        unit: what is 1 on the model's scale, in the data's own units.
+        binary: whether values are 0 or 1, so that grey data are binarised first; see `data.binarize`.
     """
 
     name: str
     outputs_per_value: int
+    dtype: type[np.generic]
+    unit: float
+    binary: bool
 
     def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         """p(x | z), event shape [D]."""
@@ -32,13 +54,13 @@ class Likelihood(Protocol):
         """Draws x by inversion from uniform numbers in (0, 1): [..., D]."""
 
     def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and variance of each value given z: two tensors [..., D]."""
+        """Mean and variance of each value given z, on the model's scale: two tensors [..., D]."""
 
-    def from_bytes(self, image: np.ndarray, uniform: np.ndarray | None) -> np.ndarray:
-        """uint8 values on the user's scale -> float32 on the model's; see `data.binarize`."""
+    def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
+        """Values of `dtype` on the data's own scale -> float32 on the model's; `uniform` binarises at random."""
 
-    def to_bytes(self, x: tf.Tensor) -> tf.Tensor:
-        """Draws on the model's scale -> uint8 on the user's."""
+    def to_data(self, x: tf.Tensor) -> tf.Tensor:
+        """Draws on the model's scale -> `dtype` on the data's own."""
 
 
 class Bernoulli:
@@ -46,6 +68,7 @@ class Bernoulli:
 
     name = "bernoulli"
     outputs_per_value = 1
+    dtype, unit, binary = np.uint8, 255.0, True
 
     def distribution(self, outputs):
         return tfd.Independent(tfd.Bernoulli(logits=outputs), reinterpreted_batch_ndims=1)
@@ -61,13 +84,208 @@ class Bernoulli:
         probability = tf.sigmoid(outputs)
         return probability, probability * (1.0 - probability)
 
-    def from_bytes(self, image, uniform=None):
+    def from_data(self, values, uniform=None):
         """Binarises at 1/2, or where `uniform` [..., D] is given at random: P(1) = value / 255."""
-        scaled = image.astype(np.float32) / 255.0
+        scaled = values.astype(np.float32) / 255.0
         return (scaled > (0.5 if uniform is None else uniform)).astype(np.float32)
 
-    def to_bytes(self, x):
+    def to_data(self, x):
         return tf.cast(x, tf.uint8) * tf.constant(255, tf.uint8)
 
 
-LIKELIHOODS = {"bernoulli": Bernoulli}
+class _Components(NamedTuple):
+    """The logistic components of every value: a list entry a component, each [..., D]."""
+
+    log_weights: list[tf.Tensor]
+    locs: list[tf.Tensor]
+    scales: list[tf.Tensor]
+
+
+class DiscretizedLogisticMixture:
+    """Grey values, 256 levels: a mixture of logistics, the mass of each level's bin (Salimans et al. 2017).
+
+    Level k is the value k / 255 and stands for the bin (k - 1/2, k + 1/2) / 255; levels 0 and 255 take the
+    tails. Channels are independent given z: this is the PixelCNN++ likelihood without its autoregression.
+
+    Outputs, with K components: K logits of the weights, K locations, K raw scales. Locations start spread
+    evenly over [0, 1], so that the components of an untrained network differ; scales are a softplus with a floor.
+
+    Args:
+        num_components: K.
+    """
+
+    name = "discretized_logistic_mixture"
+    dtype, unit, binary = np.uint8, 255.0, False
+
+    def __init__(self, num_components: int = 3):
+        self._num_components = num_components
+        self._start = np.linspace(0, 1, num_components + 2)[1:-1]  # the locations where the outputs are 0
+
+    @property
+    def outputs_per_value(self) -> int:
+        """3 K."""
+        return 3 * self._num_components
+
+    def _components(self, outputs: tf.Tensor) -> _Components:
+        num = self._num_components
+        parts = tf.split(outputs, self.outputs_per_value, axis=-1)
+        logits, locs, raw_scales = parts[:num], parts[num : 2 * num], parts[2 * num :]
+        return _Components(
+            tf.unstack(tf.nn.log_softmax(tf.stack(logits), axis=0)) if num > 1 else [tf.zeros_like(logits[0])],
+            [loc + start for loc, start in zip(locs, self._start)],
+            [_MIXTURE_SCALE_UNIT * tf.nn.softplus(raw) + _SMALLEST_MIXTURE_SCALE for raw in raw_scales],
+        )
+
+    def distribution(self, outputs):
+        return _ValueWise(self, outputs)
+
+    def log_prob(self, outputs, x, chosen):
+        x = tf.where(chosen, x, 0.0)  # what is not chosen may be NaN, and must not reach a gradient
+        return tf.reduce_sum(tf.where(chosen, self._log_masses(outputs, x), 0.0), axis=-1)
+
+    def _log_masses(self, outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """log p(x_d | z): [..., D].
+
+        With a and b the standardised bounds of a bin, sigmoid(b) - sigmoid(a) is the product
+        sigmoid(b) sigmoid(-a) (1 - exp(a - b)), and a - b does not depend on x: no cancellation anywhere.
+        """
+        terms = []
+        for log_weight, loc, scale in zip(*self._components(outputs)):
+            log_above_lower = -tf.nn.softplus((x - _HALF_BIN - loc) / scale)  # log P(X > lower bound)
+            log_below_upper = -tf.nn.softplus(-(x + _HALF_BIN - loc) / scale)
+            interior = log_above_lower + log_below_upper + tf.math.log(-tf.math.expm1(-2.0 * _HALF_BIN / scale))
+            mass = tf.where(x > 1.0 - _HALF_BIN, log_above_lower, interior)
+            terms.append(log_weight + tf.where(x < _HALF_BIN, log_below_upper, mass))
+        return tf.reduce_logsumexp(tf.stack(terms), axis=0)
+
+    def sample(self, outputs, uniform):
+        """The smallest level whose distribution function exceeds `uniform`: 8 evaluations, by bisection."""
+        components = self._components(outputs)
+        level = tf.zeros_like(uniform)
+        for step in (128.0, 64.0, 32.0, 16.0, 8.0, 4.0, 2.0, 1.0):
+            below = _tail(components, level + (step - 1.0), -1.0)
+            level = tf.where(uniform < below, level, level + step)
+        return level / 255.0
+
+    def moments(self, outputs):
+        """Of the levels, up to the rounding of float32, by 255 evaluations of the distribution function.
+
+        With c a level near the mean, T(k) = P(level > k) for k >= c and P(level <= k) below, both accurate
+        in the far tail, give E[level - c] and E[(level - c)^2] as sums over k without cancellation:
+        sum of +-T(k), and of |2 (k - c) + 1| T(k).
+        """
+        components = self._components(outputs)
+        weighted = [tf.exp(log_weight) * tf.clip_by_value(loc, 0.0, 1.0) for log_weight, loc, _ in zip(*components)]
+        middle = tf.round(255.0 * tf.add_n(weighted))
+
+        def add_levels(first, mean, square):
+            for offset in range(_LEVELS_PER_PASS):
+                level = tf.cast(first + offset, tf.float32)
+                sign = tf.where(level >= middle, 1.0, -1.0)
+                tail = _tail(components, level, sign)
+                mean += sign * tail
+                square += tf.abs(2.0 * (level - middle) + 1.0) * tail
+            return first + _LEVELS_PER_PASS, mean, square
+
+        start = (tf.constant(0), tf.zeros_like(middle), tf.zeros_like(middle))
+        num_passes = (_NUM_LEVELS - 1) // _LEVELS_PER_PASS
+        _, mean, square = tf.while_loop(lambda *_: True, add_levels, start, maximum_iterations=num_passes)
+        return (middle + mean) / 255.0, tf.maximum(square - mean**2, 0.0) / 255.0**2
+
+    def from_data(self, values, uniform=None):
+        return values.astype(np.float32) / 255.0
+
+    def to_data(self, x):
+        return tf.cast(tf.round(x * 255.0), tf.uint8)
+
+
+def _tail(components: _Components, level: tf.Tensor, sign: tf.Tensor | float) -> tf.Tensor:
+    """P(the value's level > `level`) where sign is 1, P(level <= `level`) where it is -1: [..., D]."""
+    bound = level / 255.0 + _HALF_BIN
+    return tf.add_n(
+        [tf.exp(log_weight) * tf.sigmoid(sign * (loc - bound) / scale) for log_weight, loc, scale in zip(*components)]
+    )
+
+
+class Gaussian:
+    """Real values: normal given z, in the data's own units.
+
+    Outputs: the location and the raw scale of each value. The scale is a softplus with a floor of 0.001,
+    without which the likelihood of a decoder is unbounded (Mattei & Frellsen 2018); scale the data to about 1.
+    """
+
+    name = "gaussian"
+    outputs_per_value = 2
+    dtype, unit, binary = np.float32, 1.0, False
+
+    def _loc_scale(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        loc, raw_scale = tf.split(outputs, 2, axis=-1)
+        return loc, tf.nn.softplus(raw_scale) + _SMALLEST_GAUSSIAN_SCALE
+
+    def distribution(self, outputs):
+        return tfd.Independent(tfd.Normal(*self._loc_scale(outputs)), reinterpreted_batch_ndims=1)
+
+    def log_prob(self, outputs, x, chosen):
+        loc, scale = self._loc_scale(outputs)
+        x = tf.where(chosen, x, 0.0)  # what is not chosen may be NaN, and must not reach a gradient
+        each = -0.5 * tf.square((x - loc) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
+        return tf.reduce_sum(tf.where(chosen, each, 0.0), axis=-1)
+
+    def sample(self, outputs, uniform):
+        loc, scale = self._loc_scale(outputs)
+        return loc + scale * tf.math.ndtri(uniform)
+
+    def moments(self, outputs):
+        loc, scale = self._loc_scale(outputs)
+        return loc, tf.square(scale)
+
+    def from_data(self, values, uniform=None):
+        return values.astype(np.float32)
+
+    def to_data(self, x):
+        return x
+
+
+class _ValueWise(tfd.Distribution):
+    """The tfp distribution of a `DiscretizedLogisticMixture`; tfp's own quantised ones live on the integers."""
+
+    def __init__(self, likelihood: DiscretizedLogisticMixture, outputs: tf.Tensor):
+        self._likelihood, self._outputs = likelihood, tf.convert_to_tensor(outputs)
+        super().__init__(
+            dtype=tf.float32,
+            reparameterization_type=tfd.NOT_REPARAMETERIZED,
+            validate_args=False,
+            allow_nan_stats=False,
+            parameters={"likelihood": likelihood, "outputs": outputs},
+            name="DiscretizedLogisticMixture",
+        )
+
+    def _batch_shape(self):
+        return self._outputs.shape[:-1]
+
+    def _batch_shape_tensor(self):
+        return tf.shape(self._outputs)[:-1]
+
+    def _event_shape(self):
+        num_outputs = self._outputs.shape[-1]
+        return tf.TensorShape([num_outputs and num_outputs // self._likelihood.outputs_per_value])
+
+    def _event_shape_tensor(self):
+        return tf.shape(self._outputs)[-1:] // self._likelihood.outputs_per_value
+
+    def _log_prob(self, x):
+        return self._likelihood.log_prob(self._outputs, x, tf.fill(tf.shape(x), True))
+
+    def _sample_n(self, n, seed=None):
+        shape = tf.concat([[n], self._batch_shape_tensor(), self._event_shape_tensor()], axis=0)
+        uniform = tf.random.stateless_uniform(shape, tfp.random.sanitize_seed(seed))
+        return self._likelihood.sample(self._outputs, uniform)
+
+    def _mean(self):
+        return self._likelihood.moments(self._outputs)[0]
+
+    def _variance(self):
+        return self._likelihood.moments(self._outputs)[1]
+
+
+LIKELIHOODS = {likelihood.name: likelihood for likelihood in (Bernoulli, DiscretizedLogisticMixture, Gaussian)}
