@@ -26,8 +26,12 @@ class DataConfig(Section):
     validation: str = Field("validation", description="tfds split for early stopping")
     test: str = Field("test", description="tfds split scored at the end")
     shape: tuple[Positive, Positive, Positive] = Field((28, 28, 1), strict=False, description="[H, W, C]")
-    binarize: Literal["threshold", "sample"] = Field(
-        "threshold", description="how grey input becomes binary when imputing: at 1/2, or a keyed Bernoulli draw"
+    dtype: Literal["uint8", "float32"] = Field(
+        "uint8", description="grey values, or real ones: model.likelihood gaussian"
+    )
+    binarize: Literal["threshold", "sample", "none"] = Field(
+        "threshold",
+        description="how grey input becomes binary when imputing: at 1/2, a keyed Bernoulli draw, or not at all",
     )
     carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
         {"label": "int64"}, description="scalar features handed on to the output under their names, with their types"
@@ -38,10 +42,30 @@ class ModelConfig(Section):
     """The architecture of the VAE."""
 
     architecture: Literal["mlp"] = "mlp"
-    likelihood: Literal["bernoulli"] = "bernoulli"
+    likelihood: Literal["bernoulli", "discretized_logistic_mixture", "gaussian"] = "bernoulli"
     latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
     hidden: tuple[Width, ...] = Field((512, 512), strict=False, min_length=1, description="widths, encoder's order")
     activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = "relu"
+
+
+_DATA_OF_LIKELIHOOD = {  # data.dtype, data.binarize
+    "bernoulli": ("uint8", ("threshold", "sample")),
+    "discretized_logistic_mixture": ("uint8", ("none",)),
+    "gaussian": ("float32", ("none",)),
+}
+
+
+def check_likelihood(likelihood: str, data: DataConfig) -> None:
+    """Checks that data are of the kind that a likelihood is for.
+
+    Raises:
+        ValueError: they are not; one line that names the values and the fix.
+    """
+    dtype, rules = _DATA_OF_LIKELIHOOD[likelihood]
+    if data.dtype != dtype:
+        raise ValueError(f"model.likelihood {likelihood} needs data.dtype {dtype}, got {data.dtype}")
+    if data.binarize not in rules:
+        raise ValueError(f"model.likelihood {likelihood} needs data.binarize {' or '.join(rules)}, got {data.binarize}")
 
 
 class TrainConfig(Section):

@@ -15,7 +15,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from model.config import DataConfig, ModelConfig, Positive, SamplerConfig, Section, TrainConfig
+from model.config import DataConfig, ModelConfig, Positive, SamplerConfig, Section, TrainConfig, check_likelihood
 
 _NotNegative = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -98,6 +98,13 @@ class Config(Section):
     sampler: SamplerConfig = SamplerConfig()
     output: OutputConfig = OutputConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self):
+        check_likelihood(self.model.likelihood, self.data)
+        if self.mask.mechanism == "mar" and self.data.dtype != "uint8":
+            raise ValueError(f"mask.mechanism mar needs grey values, data.dtype uint8; got {self.data.dtype}")
+        return self
 
 
 def packaged(name: str) -> str:

@@ -63,6 +63,14 @@ def test_the_configuration_is_frozen():
         ("output.split=a b", "output.split: String should match pattern"),
         ("data.shape=[28, 28]", "data.shape.2: Field required"),
         ("train.epochs=.inf", "train.epochs: Input should be a finite number"),
+        ("model.likelihood=poisson", "model.likelihood: Input should be 'bernoulli', .* got 'poisson'"),
+        ("data.binarize=none", "^model.likelihood bernoulli needs data.binarize threshold or sample, got none$"),
+        ("data.dtype=float32", "^model.likelihood bernoulli needs data.dtype uint8, got float32$"),
+        (
+            "model.likelihood=discretized_logistic_mixture",
+            "^model.likelihood discretized_logistic_mixture needs data.binarize none, got threshold$",
+        ),
+        ("model.likelihood=gaussian", "^model.likelihood gaussian needs data.dtype float32, got uint8$"),
         ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
         ("seed", "expected section.key=value"),
         ("seed.x=1", "seed: "),
@@ -76,6 +84,18 @@ def test_mistakes_are_one_clear_line(setting, message):
     with pytest.raises(ConfigError, match=message) as error:
         config.load(None, [setting])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")])
+def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
+    settings = [f"model.likelihood={likelihood}", f"data.dtype={dtype}", "data.binarize=none"]
+    assert config.load("test.yaml", settings).data.binarize == "none"
+
+
+def test_a_mechanism_that_goes_by_grey_values_needs_them():
+    real = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none"]
+    with pytest.raises(ConfigError, match="^mask.mechanism mar needs grey values"):
+        config.load(None, [*real, "mask={mechanism: mar, rate: 0.5, slope: 4}"])
 
 
 @pytest.mark.parametrize(
