@@ -62,37 +62,39 @@ def split_info(name: str, split: str) -> tfds.core.SplitInfo:
     return info
 
 
-def check_images(name: str, shape: tuple[int, int, int]) -> None:
-    """Checks that a data set has an `image` feature of the declared shape.
+def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -> None:
+    """Checks that a data set has an `image` feature of the declared shape and type.
 
     Raises:
         DatasetError: it has not.
     """
     features = builder(name).info.features
     image = features["image"] if "image" in features else None
-    if not isinstance(image, tfds.features.Image | tfds.features.Tensor) or image.np_dtype != np.uint8:
-        raise DatasetError(f"data set {name!r} has no uint8 feature `image`")
+    if not isinstance(image, tfds.features.Image | tfds.features.Tensor) or image.np_dtype != np.dtype(dtype):
+        raise DatasetError(f"data set {name!r} has no {dtype} feature `image`")
     if tuple(image.shape) != tuple(shape):
         raise DatasetError(f"data set {name!r} has images of shape {image.shape}, data.shape is {tuple(shape)}")
 
 
-def load_images(name: str, split: str, shape: tuple[int, int, int]) -> np.ndarray:
+def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str = "uint8") -> np.ndarray:
     """All images of a split, in the data set's order.
 
     Args:
         name: see `builder`.
         split: a tfds split.
         shape: (H, W, C) that the images must have.
+        dtype: uint8 or float32, that they must have too.
 
     Returns:
-        [N, H W C] uint8.
+        [N, H W C] of that type.
 
     Raises:
-        DatasetError: no such split, images of another shape, or more than fit in memory.
+        DatasetError: no such split, images of another shape or type, more than fit in memory, or values that
+            are not finite.
     """
-    check_images(name, shape)
+    check_images(name, shape, dtype)
     info = split_info(name, split)
-    num_bytes = info.num_examples * math.prod(shape)
+    num_bytes = info.num_examples * math.prod(shape) * np.dtype(dtype).itemsize
     if num_bytes > _LARGEST_IN_MEMORY:
         raise DatasetError(
             f"split {split!r} of {name!r} takes {num_bytes / 2**30:.1f} GiB in memory, "
@@ -104,7 +106,10 @@ def load_images(name: str, split: str, shape: tuple[int, int, int]) -> np.ndarra
         .map(lambda example: tf.reshape(example["image"], [-1]), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(1024)
     )
-    return np.concatenate([batch.numpy() for batch in batches])
+    images = np.concatenate([batch.numpy() for batch in batches])
+    if not np.isfinite(images).all():
+        raise DatasetError(f"split {split!r} of data set {name!r} holds values that are not finite")
+    return images
 
 
 def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int):
@@ -113,12 +118,12 @@ def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step:
     Every epoch is a permutation of its own; what is left of it after the last whole batch is dropped.
 
     Args:
-        images: [N, D] uint8, N >= batch_size.
+        images: [N, D], N >= batch_size.
         seed: of the permutations.
         first_step, last_step: the half-open range of steps.
 
     Returns:
-        tf.data.Dataset of ([] int64 step, [batch_size, D] uint8).
+        tf.data.Dataset of ([] int64 step, [batch_size, D] of the images' type).
     """
     num_images = len(images)
     steps_per_epoch = num_images // batch_size

@@ -18,7 +18,8 @@ import tqdm
 
 from model import checkpoints, datasets, objectives
 from model import vae as vae_lib
-from model.config import DataConfig, ModelConfig, TrainConfig
+from model.config import DataConfig, ModelConfig, TrainConfig, check_likelihood
+from model.likelihoods import Likelihood
 
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
@@ -51,13 +52,15 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
     Raises:
         TrainingError: the directory holds a training of other settings, or the loss is not finite.
         datasets.DatasetError: the data set is not there or does not fit.
+        ValueError: the likelihood is not for such data.
     """
+    check_likelihood(settings.model.likelihood, settings.data)
     _claim(directory, settings)
     if checkpoints.is_complete(directory):
         return checkpoints.describe(directory).training
     data, shape = settings.data, settings.data.shape
     images, validation, test = (
-        datasets.load_images(data.name, split, shape) for split in (data.train, data.validation, data.test)
+        datasets.load_images(data.name, split, shape, data.dtype) for split in (data.train, data.validation, data.test)
     )
     if len(images) < settings.train.batch_size:
         raise TrainingError(
@@ -107,10 +110,17 @@ def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
 
 
-def _binarize(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the probability of a 1."""
+def _model_values(likelihood: Likelihood, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Images on the model's scale: float32.
+
+    For a binary likelihood by dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the
+    probability of a 1.
+    """
+    values = tf.cast(images, tf.float32)
+    if not likelihood.binary:
+        return values / likelihood.unit
     uniform = tf.random.stateless_uniform(tf.shape(images), seed)
-    return tf.cast(uniform * 255.0 < tf.cast(images, tf.float32), tf.float32)
+    return tf.cast(uniform * 255.0 < values, tf.float32)
 
 
 class Trainer:
@@ -158,7 +168,7 @@ class Trainer:
         total = 0.0
         for _ in tf.range(num_steps):
             step, images = next(batches)
-            x = _binarize(images, _seed(self._settings, _BINARIZE, step))
+            x = _model_values(self.vae.likelihood, images, _seed(self._settings, _BINARIZE, step))
             with tf.GradientTape() as tape:
                 bound = tf.reduce_mean(
                     objectives.bound(
@@ -242,11 +252,11 @@ class Trainer:
 
 
 def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
-    """images [N, D] uint8, first index -> sums over importance samples, in chunks of decoder rows."""
+    """images [N, D], first index -> sums over importance samples, in chunks of decoder rows."""
 
     @tf.function(reduce_retracing=True)
     def log_prob(images, batch_index):
-        x = _binarize(images, _seed(settings, _EVALUATE, 2 * batch_index))
+        x = _model_values(vae.likelihood, images, _seed(settings, _EVALUATE, 2 * batch_index))
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
         total = tf.fill([images.shape[0]], -np.inf)
         noise_seed = _seed(settings, _EVALUATE, 2 * batch_index + 1)
@@ -267,10 +277,12 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 def mean_log_prob(
     vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int, show_progress: bool = False
 ) -> tuple[float, float]:
-    """Importance-weighted estimate of the mean log p(x) of dynamically binarised images.
+    """Importance-weighted estimate of the mean log p(x), dynamically binarised where the likelihood is binary.
+
+    For real values p is a density, and log p depends on the unit of the data.
 
     Args:
-        images: [N, D] uint8.
+        images: [N, D], in the data's own type.
         k: importance samples an image (Burda et al. 2016, eq. 8); at k = 1 the mean is the ELBO's.
 
     Returns:
@@ -288,11 +300,11 @@ def mean_log_prob(
 
 
 def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int) -> float:
-    """The mean bound that training maximises, on dynamically binarised images with fixed noise."""
+    """The mean bound that training maximises, with the randomness that it takes fixed."""
     total = 0.0
     for first in range(0, len(images), 1000):
         batch = tf.constant(images[first : first + 1000])
-        x = _binarize(batch, _seed(settings, _EVALUATE, 2 * first))
+        x = _model_values(vae.likelihood, batch, _seed(settings, _EVALUATE, 2 * first))
         total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
     return total / len(images)
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from model import datasets, digits
 
@@ -26,6 +28,36 @@ def test_bundled_digits_by_name_and_by_directory():
 def test_what_is_not_there_is_a_clear_error(name, split, shape, message):
     with pytest.raises(datasets.DatasetError, match=message):
         datasets.load_images(name, split, shape)
+
+
+@pytest.fixture
+def real(tmp_path):
+    """float32 images, and beside them a split in which one value is not a number."""
+    images = np.random.default_rng(0).normal(size=(6, 2, 3, 1)).astype(np.float32)
+    broken = np.where(np.arange(36).reshape(images.shape) == 7, np.nan, images)
+    features = tfds.features.FeaturesDict({"image": tfds.features.Tensor(shape=(2, 3, 1), dtype=np.float32)})
+    splits = {
+        name: tf.data.Dataset.from_tensor_slices({"image": values.astype(np.float32)})
+        for name, values in (("train", images), ("broken", broken))
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "real", version="1.0.0", split_datasets=splits, features=features, data_dir=tmp_path
+    )
+    (directory,) = (str(path.parent) for path in tmp_path.rglob("dataset_info.json"))
+    return f"tfds:{directory}", images
+
+
+def test_real_values(real):
+    name, images = real
+    loaded = datasets.load_images(name, "train", (2, 3, 1), "float32")
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(np.sort(loaded, axis=0), np.sort(images.reshape(6, 6), axis=0))
+    with pytest.raises(datasets.DatasetError, match="split 'broken' .* values that are not finite"):
+        datasets.load_images(name, "broken", (2, 3, 1), "float32")
+    with pytest.raises(datasets.DatasetError, match="has no uint8 feature `image`"):
+        datasets.load_images(name, "train", (2, 3, 1))
+    with pytest.raises(datasets.DatasetError, match="has no float32 feature `image`"):
+        datasets.load_images("digits", "train", (28, 28, 1), "float32")
 
 
 def batches(seed=1, first=0, last=6):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from model import checkpoints, training
+from model import checkpoints, datasets, training, vae
 from model.config import DataConfig, ModelConfig, TrainConfig
 
 DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
@@ -116,3 +116,37 @@ def test_a_batch_larger_than_the_data_is_an_error(tmp_path):
 def test_settings_that_the_weights_depend_on_are_kept_beside_them(finished):
     with open(os.path.join(finished[0], "training", "settings.json"), encoding="utf-8") as file:
         assert json.load(file)["seed"] == 3
+
+
+def test_a_grey_vae_learns(tmp_path):
+    """An untrained model is no worse than the same probability for every level; a moment halves its loss."""
+    data = DATA.model_copy(update={"binarize": "none"})
+    model = MODEL.model_copy(update={"likelihood": "discretized_logistic_mixture"})
+    settings = training.Settings(data, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3)
+    validation = datasets.load_images("digits", data.validation, data.shape)
+    untrained = vae.build(model, data.shape, seed=3)
+    start = training.mean_bound(untrained, validation, settings, k=1)
+    assert -784 * np.log(256) < start < 0
+    summary = training.train_and_evaluate(settings, str(tmp_path), show_progress=False)
+    assert summary["validation_bound"] > start / 2
+    assert np.isfinite([summary["test_bound"], summary["test_log_prob"]]).all()
+
+
+def test_a_gaussian_vae_learns(tmp_path):
+    """Real values on a line through [-1, 1]^6, which one latent describes."""
+    images = np.random.default_rng(0).uniform(-1, 1, (640, 1)) * np.ones(6) + 0.05
+    images = images.astype(np.float32)
+    data = DataConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
+    model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
+    settings = training.Settings(data, model, TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}), seed=3)
+    trainer = training.Trainer(settings, images[:512], str(tmp_path))
+    start = training.mean_bound(trainer.vae, images[512:], settings, k=1)
+    trainer.run(images[512:], show_progress=False)
+    end = training.mean_bound(trainer.vae, images[512:], settings, k=1)
+    assert np.isfinite(start) and end > start + 5
+
+
+def test_a_likelihood_of_other_data_is_refused(tmp_path):
+    gaussian = MODEL.model_copy(update={"likelihood": "gaussian"})
+    with pytest.raises(ValueError, match="model.likelihood gaussian needs data.dtype float32"):
+        training.train_and_evaluate(training.Settings(DATA, gaussian, TRAIN, seed=3), str(tmp_path))
