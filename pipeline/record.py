@@ -6,19 +6,17 @@ before anything is allocated, and whatever is wrong is a `RecordError` with a re
 
 import dataclasses
 import enum
-import io
 import math
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
-import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+from pipeline.values import decode_mask, decode_values, encode_values, finite_where
+
 _ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
 
 
@@ -76,6 +74,7 @@ class Schema:
     shape: tuple[int, int, int]  # [H, W, C]
     carried: Mapping[str, CarriedFeature]
     num_imputations: int = 0
+    dtype: np.dtype = np.dtype(np.uint8)  # of the values: uint8, or float32 for real ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +82,9 @@ class MaskedRecord:
     """A record to impute."""
 
     id: bytes
-    image: np.ndarray  # [H, W, C] uint8; anything where missing
+    image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
     observed: np.ndarray  # [H, W, C] bool, True = observed
-    truth: np.ndarray | None = None  # [H, W, C] uint8
+    truth: np.ndarray | None = None  # [H, W, C], like image
     carried: Mapping[str, object] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
 
@@ -95,7 +94,7 @@ class ImputedRecord:
     """A record with its imputations and diagnostics; see `model.imputer.Imputed` for their meaning."""
 
     masked: MaskedRecord
-    imputations: np.ndarray  # [num_imputations, H, W, C] uint8
+    imputations: np.ndarray  # [num_imputations, H, W, C] of the schema's dtype
     mean: np.ndarray  # [H, W, C] float32
     stddev: np.ndarray  # [H, W, C] float32
     diagnostics: Mapping[str, object]  # a value for every name in DIAGNOSTICS
@@ -166,48 +165,6 @@ def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, reco
     return values[0]
 
 
-# --- images and masks as bytes
-
-
-def _decode_values(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """PNG or raw uint8 -> [H, W, C]; a ValueError says what is wrong, before the pixels are read."""
-    if content.startswith(_PNG_SIGNATURE):
-        return _decode_png(content, shape)
-    if len(content) != math.prod(shape):
-        raise ValueError(f"{len(content)} bytes, neither a PNG nor the {math.prod(shape)} of shape {list(shape)}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = shape
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if (image.height, image.width) != (height, width) or image.mode != _PNG_MODES.get(channels):
-                raise ValueError(
-                    f"{image.height} x {image.width} pixels, mode {image.mode}; "
-                    f"expected {height} x {width}, mode {_PNG_MODES.get(channels)}"
-                )
-            return np.asarray(image, np.uint8).reshape(shape)
-    except Exception as error:  # a broken file makes the decoder raise nearly anything
-        raise ValueError(f"unusable PNG: {error}") from None
-
-
-def encode_png(values: np.ndarray) -> bytes:
-    """[H, W, C] uint8 -> PNG, the same bytes for the same values."""
-    output = io.BytesIO()
-    squeezed = values[..., 0] if values.shape[-1] == 1 else values
-    PIL.Image.fromarray(squeezed).save(output, format="PNG")
-    return output.getvalue()
-
-
-def _decode_mask(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    values = _decode_values(content, shape)
-    largest = 255 if content.startswith(_PNG_SIGNATURE) else 1
-    if not np.isin(values, (0, largest)).all():
-        raise ValueError(f"values other than 0 and {largest}")
-    return values > 0
-
-
 # --- masked records
 
 
@@ -222,20 +179,23 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
-    def decode(name, decoder, reason):
-        content = _scalar(features, name, "bytes", record_id)
-        if content is None:
-            return None
+    def checked(name, reason, check, *arguments):
         try:
-            return decoder(content, schema.shape)
+            return check(*arguments)
         except ValueError as error:
             raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
 
-    image = decode("image", _decode_values, Reason.BAD_IMAGE)
+    def decode(name, reason, decoder, *kind):
+        content = _scalar(features, name, "bytes", record_id)
+        return None if content is None else checked(name, reason, decoder, content, *kind)
+
+    image = decode("image", Reason.BAD_IMAGE, decode_values, schema.shape, schema.dtype)
     if image is None:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
-    observed = decode("observed", _decode_mask, Reason.BAD_OBSERVED)
-    truth = decode("truth", _decode_values, Reason.BAD_TRUTH)
+    everything = np.ones(schema.shape, np.bool_)
+    observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
+    observed = everything if observed is None else observed
+    truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
     carried = {
         name: _scalar(features, name, feature.kind, record_id)
         for name, feature in schema.carried.items()
@@ -243,9 +203,9 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     }
     return MaskedRecord(
         id=record_id,
-        image=image,
-        observed=np.ones(schema.shape, np.bool_) if observed is None else observed,
-        truth=truth,
+        image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
+        observed=observed,
+        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
         carried={name: value for name, value in carried.items() if value is not None},
         extra=_extra(features, schema),
     )
@@ -266,7 +226,7 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
     if content is None:
         raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
     try:
-        return record_id, _decode_mask(content, schema.shape)
+        return record_id, decode_mask(content, schema.shape)
     except ValueError as error:
         raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
 
@@ -288,23 +248,27 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
     features = {
         "id": _bytes(record.id),
-        "image": _bytes(encode_png(record.image)),
+        "image": _bytes(encode_values(record.image)),
         "observed": _bytes(record.observed.astype(np.uint8).tobytes()),
         **_carried_features(schema, record.carried),
     }
     if record.truth is not None:
-        features["truth"] = _bytes(encode_png(record.truth))
+        features["truth"] = _bytes(encode_values(record.truth))
     return _serialize(dict(tf.train.Features.FromString(record.extra).feature) | features)
 
 
 def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of a data set of masked records with truth."""
+    if schema.dtype == np.uint8:
+        values = tfds.features.Image(shape=schema.shape, encoding_format="png")
+    else:
+        values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=schema.shape, encoding_format="png"),
+            "image": values,
             "observed": tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes"),
-            "truth": tfds.features.Image(shape=schema.shape, encoding_format="png"),
+            "truth": values,
             **{name: feature.tfds_feature for name, feature in schema.carried.items()},
         }
     )
@@ -316,14 +280,14 @@ def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
 def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
     """Serialises an imputed record as `imputed_features` declares it."""
     masked = record.masked
-    truth = np.zeros(schema.shape, np.uint8) if masked.truth is None else masked.truth
+    truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
     diagnostics = {
         name: (_float if dtype is np.float32 else _int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
     }
     return _serialize(
         {
             "id": _bytes(masked.id),
-            "image": _zlib(np.where(masked.observed, masked.image, 0).astype(np.uint8)),
+            "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
             "observed": _zlib(masked.observed),
             "truth": _zlib(truth),
             "has_truth": _int(masked.truth is not None),
@@ -359,15 +323,15 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
     shape = schema.shape
     masked = MaskedRecord(
         id=_scalar(features, "id", "bytes"),
-        image=array("image", shape, np.uint8),
+        image=array("image", shape, schema.dtype),
         observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, np.uint8) if _scalar(features, "has_truth", "int64") else None,
+        truth=array("truth", shape, schema.dtype) if _scalar(features, "has_truth", "int64") else None,
         carried={name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()},
         extra=_scalar(features, "extra", "bytes"),
     )
     return ImputedRecord(
         masked,
-        array("imputations", (schema.num_imputations, *shape), np.uint8),
+        array("imputations", (schema.num_imputations, *shape), schema.dtype),
         array("mean", shape, np.float32),
         array("stddev", shape, np.float32),
         {
@@ -383,15 +347,15 @@ def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
     def tensor(shape, dtype):
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
 
-    shape = schema.shape
+    shape, dtype = schema.shape, schema.dtype.type
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
-            "image": tensor(shape, np.uint8),
+            "image": tensor(shape, dtype),
             "observed": tensor(shape, np.bool_),
-            "truth": tensor(shape, np.uint8),
+            "truth": tensor(shape, dtype),
             "has_truth": tfds.features.Scalar(dtype=np.bool_),
-            "imputations": tensor((schema.num_imputations, *shape), np.uint8),
+            "imputations": tensor((schema.num_imputations, *shape), dtype),
             "mean": tensor(shape, np.float32),
             "stddev": tensor(shape, np.float32),
             "extra": tfds.features.Text(),

@@ -27,6 +27,7 @@ LAYERS = [
     "model.diagnostics",
     "model.evaluation",
     "model.imputer",
+    "pipeline.values",
     "pipeline.record",
     "pipeline.config",
     "pipeline.sources",
@@ -42,7 +43,14 @@ LAYERS = [
     "pipeline.report",
     "pipeline.cli",
 ]
-WITHOUT_BEAM = {"pipeline.record", "pipeline.config", "pipeline.statistics", "pipeline.figures", "pipeline.report"}
+WITHOUT_BEAM = {
+    "pipeline.values",
+    "pipeline.record",
+    "pipeline.config",
+    "pipeline.statistics",
+    "pipeline.figures",
+    "pipeline.report",
+}
 
 
 def modules() -> dict[str, pathlib.Path]:

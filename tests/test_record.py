@@ -17,15 +17,23 @@ SHAPE = (3, 4, 1)
 CARRIED = {"label": CarriedFeature("int64"), "weight": CarriedFeature("float32"), "site": CarriedFeature("bytes")}
 SCHEMA = Schema(SHAPE, CARRIED, num_imputations=2)
 RGB = Schema((3, 4, 3), CARRIED, num_imputations=2)
+REAL = Schema(SHAPE, CARRIED, num_imputations=2, dtype=np.dtype(np.float32))
+SCHEMAS = pytest.mark.parametrize("schema", [SCHEMA, RGB, REAL], ids=["grey", "rgb", "real"])
+
+
+def some_values(generator, schema: Schema, shape) -> np.ndarray:
+    if schema.dtype == np.uint8:
+        return generator.integers(0, 256, shape, dtype=np.uint8)
+    return generator.normal(size=shape).astype(np.float32)
 
 
 def masked(schema: Schema = SCHEMA, **changes) -> MaskedRecord:
     generator = np.random.default_rng(0)
     fields = {
         "id": b"\xff\x00 any bytes",
-        "image": generator.integers(0, 256, schema.shape, dtype=np.uint8),
+        "image": some_values(generator, schema, schema.shape),
         "observed": generator.random(schema.shape) < 0.5,
-        "truth": generator.integers(0, 256, schema.shape, dtype=np.uint8),
+        "truth": some_values(generator, schema, schema.shape),
         "carried": {"label": 7, "weight": 0.5, "site": b"\xfe"},
     }
     return MaskedRecord(**{**fields, **changes})
@@ -36,7 +44,7 @@ def imputed(schema: Schema = SCHEMA, **changes) -> ImputedRecord:
     diagnostics = {name: dtype(index) for index, (name, dtype) in enumerate(record_lib.DIAGNOSTICS.items())}
     return ImputedRecord(
         masked(schema, **changes),
-        generator.integers(0, 256, (2, *schema.shape), dtype=np.uint8),
+        some_values(generator, schema, (2, *schema.shape)),
         generator.random(schema.shape, dtype=np.float32),
         generator.random(schema.shape, dtype=np.float32),
         {**diagnostics, "r_hat": np.float32(np.nan)},
@@ -47,10 +55,10 @@ def assert_equal(first: MaskedRecord, second: MaskedRecord):
     assert (first.id, first.extra) == (second.id, second.extra)
     assert dict(first.carried) == dict(second.carried)
     for name in ("image", "observed", "truth"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name, strict=True)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, RGB], ids=["grey", "rgb"])
+@SCHEMAS
 def test_masked_records_come_back(schema):
     original = masked(schema)
     assert_equal(record_lib.decode_masked(record_lib.encode_masked(original, schema), schema), original)
@@ -75,30 +83,32 @@ def test_everything_else_is_carried_untouched():
     assert_equal(record_lib.decode_masked(record_lib.encode_masked(decoded, SCHEMA), SCHEMA), decoded)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, RGB], ids=["grey", "rgb"])
+@SCHEMAS
 @pytest.mark.parametrize("truth", [True, False], ids=["truth", "no_truth"])
 def test_imputed_records_come_back(schema, truth):
     original = imputed(schema, **({} if truth else {"truth": None}))
     decoded = record_lib.decode_imputed(record_lib.encode_imputed(original, schema), schema)
     hidden = np.where(original.masked.observed, original.masked.image, 0)
-    np.testing.assert_array_equal(decoded.masked.image, hidden)
+    np.testing.assert_array_equal(decoded.masked.image, hidden.astype(schema.dtype), strict=True)
     assert decoded.masked.id == original.masked.id and decoded.masked.carried == original.masked.carried
     assert (decoded.masked.truth is not None) == truth
     for name in ("imputations", "mean", "stddev"):
-        np.testing.assert_array_equal(getattr(decoded, name), getattr(original, name))
+        np.testing.assert_array_equal(getattr(decoded, name), getattr(original, name), strict=True)
     for name, value in original.diagnostics.items():
         np.testing.assert_array_equal(decoded.diagnostics[name], value)
 
 
-def test_tfds_reads_both_formats():
-    read = record_lib.masked_features(SCHEMA).deserialize_example_np(record_lib.encode_masked(masked(), SCHEMA))
-    assert read["id"] == masked().id and read["label"] == 7 and read["site"] == b"\xfe"
-    np.testing.assert_array_equal(read["image"], masked().image)
-    np.testing.assert_array_equal(read["observed"], masked().observed)
-    read = record_lib.imputed_features(SCHEMA).deserialize_example_np(record_lib.encode_imputed(imputed(), SCHEMA))
-    np.testing.assert_array_equal(read["imputations"], imputed().imputations)
-    np.testing.assert_array_equal(read["mean"], imputed().mean)
-    np.testing.assert_array_equal(read["truth"], masked().truth)
+@SCHEMAS
+def test_tfds_reads_both_formats(schema):
+    record, result = masked(schema), imputed(schema)
+    read = record_lib.masked_features(schema).deserialize_example_np(record_lib.encode_masked(record, schema))
+    assert read["id"] == record.id and read["label"] == 7 and read["site"] == b"\xfe"
+    for name in ("image", "observed", "truth"):
+        np.testing.assert_array_equal(read[name], getattr(record, name), strict=True)
+    read = record_lib.imputed_features(schema).deserialize_example_np(record_lib.encode_imputed(result, schema))
+    np.testing.assert_array_equal(read["imputations"], result.imputations, strict=True)
+    np.testing.assert_array_equal(read["mean"], result.mean)
+    np.testing.assert_array_equal(read["truth"], record.truth, strict=True)
     assert read["has_truth"] and np.isnan(read["r_hat"]) and read["num_sweeps"] == 4
 
 
@@ -174,6 +184,40 @@ def test_bad_examples_say_what_is_wrong(payload, reason):
     assert error.value.reason == reason
     if reason not in (Reason.NO_ID, Reason.NOT_AN_EXAMPLE) and b"any bytes" in payload:
         assert error.value.record_id == masked().id
+
+
+def real_payload(name: str, *values: float) -> bytes:
+    """A record of real values of which the first two are observed and the others missing."""
+    example = tf.train.Example()
+    zeros = [0.0] * 12
+    features = {"id": b"a", "observed": bytes([1, 1] + [0] * 10)}
+    features |= {key: struct.pack("<12f", *(values if key == name else zeros)) for key in ("image", "truth")}
+    for key, value in features.items():
+        example.features.feature[key].bytes_list.value.append(value)
+    return example.SerializeToString()
+
+
+def test_real_values_are_little_endian_and_anything_where_missing():
+    values = [-1.5, 3e38, math.nan, math.inf, -math.inf, 0.25, *range(6)]
+    image = record_lib.decode_masked(real_payload("image", *values), REAL).image
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image.ravel(), np.array([-1.5, 3e38, 0, 0, 0, 0.25, *range(6)], np.float32))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_needed_values_that_are_not_finite_are_refused(bad):
+    for name, position, reason in (("image", 1, Reason.BAD_IMAGE), ("truth", 5, Reason.BAD_TRUTH)):
+        values = [bad if i == position else 0.0 for i in range(12)]
+        with pytest.raises(RecordError, match="1 values that are not finite") as error:
+            record_lib.decode_masked(real_payload(name, *values), REAL)
+        assert (error.value.reason, error.value.record_id) == (reason, b"a")
+
+
+@pytest.mark.parametrize("image", [bytes(12), png(np.zeros((3, 4), np.uint8))], ids=["uint8", "png"])
+def test_bytes_are_no_real_values(image):
+    with pytest.raises(RecordError, match="not float32 values, the 48 of shape") as error:
+        record_lib.decode_masked(with_feature("image", image), REAL)
+    assert error.value.reason == Reason.BAD_IMAGE
 
 
 def test_imputed_arrays_of_the_wrong_size_are_refused_before_they_are_inflated():
