@@ -1,0 +1,34 @@
+"""Models whose answers are known, and bounds for statistical tests.
+
+Each model is a `VAE` for the code under test beside its mathematics in NumPy float64. A record is x [D] and
+observed [D] (bool, True = observed); logarithms are natural.
+"""
+
+from tests.oracles.bernoulli import PlaneBernoulli, TinyBernoulli
+from tests.oracles.bounds import (
+    Uniformity,
+    dkwm,
+    dkwm_two_sample,
+    hoeffding,
+    jsd,
+    ks_distance_between,
+    ks_distance_to,
+    sbc_uniform,
+)
+from tests.oracles.gaussian import FixedGaussian, Gaussian, LinearGaussian
+
+__all__ = [
+    "FixedGaussian",
+    "Gaussian",
+    "LinearGaussian",
+    "PlaneBernoulli",
+    "TinyBernoulli",
+    "Uniformity",
+    "dkwm",
+    "dkwm_two_sample",
+    "hoeffding",
+    "jsd",
+    "ks_distance_between",
+    "ks_distance_to",
+    "sbc_uniform",
+]
