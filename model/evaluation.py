@@ -1,4 +1,7 @@
-"""Scores of imputed binary values against the truth, record by record, as sums that add up."""
+"""Scores of imputed values against the truth, record by record, as sums that add up.
+
+Binary values have all the scores; grey and real ones the squared error alone.
+"""
 
 from typing import NamedTuple
 
@@ -12,7 +15,7 @@ class Scores(NamedTuple):
     """Sums over the missing values of each of N records."""
 
     num_values: np.ndarray  # [N] int64, missing values scored
-    nll: np.ndarray  # [N] float64, -log p(truth) under Bernoulli(mean), nats
+    nll: np.ndarray  # [N] float64, -log p(truth) under Bernoulli(mean), nats; NaN unless the values are binary
     brier: np.ndarray  # [N] float64, (mean - truth)^2
     true_positive: np.ndarray  # [N] int64, mean > 1/2 and truth 1
     false_positive: np.ndarray  # [N] int64
@@ -45,6 +48,33 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
         reliability_count=in_bin.sum(axis=1),
         reliability_mean=np.where(in_bin, mean[..., None].astype(np.float64), 0).sum(axis=1),
         reliability_truth=(in_bin & positive[..., None]).sum(axis=1),
+    )
+
+
+def score_real(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
+    """Scores the conditional mean of grey or real values by its squared error, in the field `brier`.
+
+    Args:
+        mean: [N, D] float, on the model's scale.
+        truth: [N, D], likewise.
+        missing: [N, D] bool, the values to score.
+
+    Returns:
+        NaN for `nll` where there is a value to score; no counts of positives and no table of reliability.
+    """
+    num_values = missing.sum(axis=1)
+    none = np.zeros(len(missing), np.int64)
+    error = mean.astype(np.float64) - truth
+    return Scores(
+        num_values=num_values,
+        nll=np.where(num_values > 0, np.nan, 0.0),
+        brier=np.where(missing, error**2, 0).sum(axis=1),
+        true_positive=none,
+        false_positive=none,
+        false_negative=none,
+        reliability_count=np.zeros((len(missing), NUM_BINS), np.int64),
+        reliability_mean=np.zeros((len(missing), NUM_BINS)),
+        reliability_truth=np.zeros((len(missing), NUM_BINS), np.int64),
     )
 
 

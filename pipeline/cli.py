@@ -229,17 +229,21 @@ def evaluate(result) -> None:
     if groups["all"]["truth"] is None:
         click.echo(f"{result} has no records with truth and missing values: nothing to evaluate")
         return
-    click.echo(f"{'':12}{'records':>9}{'values':>12}{'nll':>9}{'Brier':>9}{'F1':>9}")
+    table = groups["all"]["truth"]["reliability"]
+    error = "Brier" if table else "sq. error"
+    click.echo(f"{'':12}{'records':>9}{'values':>12}{'nll':>9}{error:>11}{'F1':>9}")
     for name, group in groups.items():
         truth = group["truth"]
         if truth:
             scores = "".join(
-                f"{'-' if truth[key] is None else format(truth[key], '.4f'):>9}" for key in ("nll", "brier", "f1")
+                f"{'-' if truth[key] is None else format(truth[key], '.4f'):>{width}}"
+                for key, width in (("nll", 9), ("brier", 11), ("f1", 9))
             )
             click.echo(f"{name:12}{group['num_records']:>9,}{truth['num_values']:>12,}{scores}")
+    if not table:  # values that are not binary
+        return
     click.echo("\nreliability: of the missing values predicted to be 1 with probability p, the fraction that is 1")
     click.echo(f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}")
-    table = groups["all"]["truth"]["reliability"]
     for index, count in enumerate(table["counts"]):
         if count:
             low, high = table["edges"][index : index + 2]

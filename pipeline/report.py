@@ -281,10 +281,10 @@ def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_es
 
 
 def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Scores of a group, with the scores of a constant guess to hold them against; None without truth."""
+    """Scores of a group, those of binary values with a constant guess's to hold them against; None without truth."""
     scores = group.get("truth")
-    if not scores:
-        return None
+    if not scores or not scores["reliability"]:
+        return scores or None
     table = scores["reliability"]
     counts, predicted, frequency = (np.array(table[name], np.float64) for name in ("counts", "predicted", "frequency"))
     weights = counts / counts.sum()

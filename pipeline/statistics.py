@@ -121,20 +121,24 @@ def result(accumulator: Accumulator, shape: Sequence[int]) -> dict[str, Any]:
 def _score_result(scores: evaluation.Scores) -> dict[str, Any] | None:
     if not scores.num_values:
         return None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        predicted = scores.reliability_mean / scores.reliability_count
-        frequency = scores.reliability_truth / scores.reliability_count
     return {
         "num_values": scores.num_values,
         "nll": scores.nll / scores.num_values,
         "brier": scores.brier / scores.num_values,
         "f1": evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative),
-        "reliability": {
-            "edges": np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10),
-            "counts": scores.reliability_count,
-            "predicted": predicted,
-            "frequency": frequency,
-        },
+        "reliability": None if np.isnan(scores.nll) else _reliability(scores),
+    }
+
+
+def _reliability(scores: evaluation.Scores) -> dict[str, Any]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predicted = scores.reliability_mean / scores.reliability_count
+        frequency = scores.reliability_truth / scores.reliability_count
+    return {
+        "edges": np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10),
+        "counts": scores.reliability_count,
+        "predicted": predicted,
+        "frequency": frequency,
     }
 
 
@@ -190,18 +194,18 @@ def merge_groups(
 
 
 def row(record: ImputedRecord, scores: evaluation.Scores, index: int) -> dict[str, Any]:
-    """The record's line in records.parquet; scores are means over its missing values, null without truth."""
+    """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
     count = int(scores.num_values[index])
+    binary = not np.isnan(scores.nll[index])
+    f1 = evaluation.f1(scores.true_positive[index], scores.false_positive[index], scores.false_negative[index])
     return {
         "id": record.masked.id,
         **record.masked.carried,
         "missing_fraction": float(np.mean(~record.masked.observed)),
         **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
-        "nll": scores.nll[index] / count if count else None,
+        "nll": scores.nll[index] / count if count and binary else None,
         "brier": scores.brier[index] / count if count else None,
-        "f1": evaluation.f1(scores.true_positive[index], scores.false_positive[index], scores.false_negative[index])
-        if count
-        else None,
+        "f1": f1 if count and binary else None,
     }
 
 

@@ -42,10 +42,11 @@ class Summarizer:
         images = np.stack([r.mean * 0 if r.masked.truth is None else r.masked.truth for r in records])
         ids = [record.masked.id for record in records]
         likelihood = LIKELIHOODS[self._likelihood]()
-        truth = model_values(likelihood, self._binarize, self._seed, ids, images.astype(np.uint8))
+        truth = model_values(likelihood, self._binarize, self._seed, ids, images.astype(self.schema.dtype))
         missing = np.stack([~record.masked.observed.ravel() for record in records])
         mean = np.stack([record.mean.ravel() for record in records])
-        return evaluation.score(mean, truth.reshape(num, -1), missing & has_truth[:, None])
+        score = evaluation.score if likelihood.binary else evaluation.score_real
+        return score(mean, truth.reshape(num, -1), missing & has_truth[:, None])
 
 
 class ShardSummary:

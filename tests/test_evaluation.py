@@ -21,6 +21,18 @@ def test_scores_of_known_predictions():
     np.testing.assert_array_equal(scores.reliability_truth[0], np.eye(10, dtype=int)[9])
 
 
+def test_grey_and_real_values_are_scored_by_their_squared_error():
+    mean, truth = np.array([[0.5, -2.0, 9.0], [1.0, 2.0, 3.0]]), np.array([[0.25, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    missing = np.array([[True, True, False], [False, False, False]])
+    scores = evaluation.score_real(mean, truth, missing)
+    np.testing.assert_array_equal(scores.num_values, [2, 0])
+    np.testing.assert_allclose(scores.brier, [0.25**2 + 9, 0])
+    np.testing.assert_array_equal(scores.nll, [np.nan, 0])
+    binary = evaluation.score(mean * 0, truth * 0, missing)
+    for first, second in zip(scores, binary):  # they add up with each other
+        assert first.shape == second.shape and first.dtype == second.dtype
+
+
 def test_certain_and_wrong_is_finite():
     scores = evaluation.score(np.array([[0.0, 1.0]]), np.array([[1.0, 0.0]]), np.ones((1, 2), bool))
     assert scores.nll[0] == pytest.approx(-2 * math.log(1e-6), rel=1e-6)

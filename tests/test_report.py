@@ -67,7 +67,9 @@ def make_record(
     )
 
 
-def write_result(directory: pathlib.Path, records: Sequence[ImputedRecord], sampler=SAMPLER) -> str:
+def write_result(
+    directory: pathlib.Path, records: Sequence[ImputedRecord], sampler=SAMPLER, score=evaluation.score
+) -> str:
     """Writes an output directory as the pipeline lays it out, labels carried if any record has one."""
     shape = records[0].masked.image.shape
     has_labels = any(record.masked.carried for record in records)
@@ -77,9 +79,7 @@ def write_result(directory: pathlib.Path, records: Sequence[ImputedRecord], samp
     missing = np.stack([~record.masked.observed.ravel() for record in records])
     scored = missing & np.array([[record.masked.truth is not None] for record in records])
     truths = np.stack([np.zeros(shape) if r.masked.truth is None else r.masked.truth / 255 for r in records])
-    scores = evaluation.score(
-        np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored
-    )
+    scores = score(np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored)
     rows = [statistics.row(record, scores, index) for index, record in enumerate(records)]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), directory / "summary" / "records.parquet")
     (directory / "summary" / "summary.json").write_text(json.dumps(summarise(records, scores, shape)))
@@ -196,6 +196,14 @@ def test_no_truth_no_labels(tmp_path):
     assert "truth" not in page.pictures and len(page.pictures["given"]) == 3
     assert "No record came with its truth" in page.text
     assert "By label" not in page.text
+
+
+def test_truth_of_grey_values(tmp_path):
+    records = [make_record(i, label=i % 2) for i in range(4)]
+    result = write_result(tmp_path / "out", records, score=evaluation.score_real)
+    page = Page(report.write_report([result, result], str(tmp_path)))
+    assert "Mean squared error of the imputed mean" in page.text
+    assert "Reliability" not in page.text and "nats per missing value" not in page.text
 
 
 def test_truth_of_some_only(tmp_path):

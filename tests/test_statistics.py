@@ -23,11 +23,11 @@ def make_records(num: int, label=lambda i: i % 3):
     return records
 
 
-def scores_of(records) -> evaluation.Scores:
+def scores_of(records, score=evaluation.score) -> evaluation.Scores:
     def stack(values):
         return np.stack([value.ravel() for value in values])
 
-    return evaluation.score(
+    return score(
         stack([r.mean for r in records]),
         stack([r.masked.truth / 255 for r in records]),
         stack([~r.masked.observed for r in records]),
@@ -87,6 +87,25 @@ def test_the_result_is_what_numpy_says():
     assert reliability["counts"][3] == in_third.sum()
     assert reliability["predicted"][3] == pytest.approx(p[in_third].mean())
     assert reliability["frequency"][3] == pytest.approx(t[in_third].mean())
+
+
+def test_grey_and_real_values_have_the_squared_error_alone():
+    records = make_records(12)
+    scores = scores_of(records, evaluation.score_real)
+    parts = [
+        statistics.of(records[chosen], evaluation.Scores(*(field[chosen] for field in scores)), 4)
+        for chosen in (slice(0, 3), slice(3, 8), slice(8, 12))
+    ]
+    left = statistics.merge(statistics.merge(*parts[:2]), parts[2])
+    assert_close(left, statistics.merge(parts[0], statistics.merge(*parts[1:])))
+    truth = statistics.result(statistics.merge(statistics.empty(6), left), SHAPE)["truth"]
+    missing = np.stack([~r.masked.observed for r in records])
+    error = np.stack([r.mean - r.masked.truth / 255 for r in records])[missing]
+    assert truth["brier"] == pytest.approx(np.mean(error**2))
+    assert truth["nll"] is None and truth["f1"] is None and truth["reliability"] is None
+    row = statistics.row(records[1], scores, 1)
+    assert row["nll"] is None and row["f1"] is None
+    assert row["brier"] == pytest.approx(scores.brier[1] / scores.num_values[1])
 
 
 def test_nothing_missing_and_no_truth_give_null():
