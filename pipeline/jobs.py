@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from model import checkpoints
+from model.config import check_likelihood
 from pipeline import graph, masking, results, sinks, summary
 from pipeline.config import Config, ConfigError
 from pipeline.imputation import ImputationHandler
@@ -40,12 +42,12 @@ def schema_of(config: Config) -> Schema:
     for name in carried:
         if name in OWN_FEATURES:
             raise ConfigError(f"data.carry: {name} is a feature of the output itself; rename it in the input")
-    return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations)
+    return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations, np.dtype(config.data.dtype))
 
 
 def _data_identity(config: Config) -> dict[str, Any]:
     """The part of the `data` section that a result depends on; the rest is for training."""
-    return config.data.model_dump(mode="json", include={"shape", "binarize", "carry"})
+    return config.data.model_dump(mode="json", include={"shape", "dtype", "binarize", "carry"})
 
 
 def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> None:
@@ -125,7 +127,7 @@ def impute(
     """Imputes the masked records of TFRecord files into a result directory.
 
     Args:
-        config: the configuration; its `data.shape` must be the model's.
+        config: the configuration; its `data` section must fit the model.
         model: the model directory.
         patterns: globs of the input.
         output: the result directory, published whole or not at all.
@@ -136,7 +138,7 @@ def impute(
         The summary, or None where the output already is the result of the same run.
 
     Raises:
-        checkpoints.ModelError, sources.SourceError, results.ResultError: what was named is not usable.
+        ConfigError, checkpoints.ModelError, sources.SourceError, results.ResultError: what was named is not usable.
         BadInputError, JobError: the job ran and failed.
     """
     clock, schema = _Clock(), schema_of(config)
@@ -146,6 +148,10 @@ def impute(
         raise checkpoints.ModelError(
             f"{model} is a model of shape {list(description.data_shape)}, data.shape is {list(schema.shape)}"
         )
+    try:
+        check_likelihood(description.model.likelihood, config.data)
+    except ValueError as error:
+        raise ConfigError(f"{model}: {error}") from None
     inputs = results.describe_inputs(expand(tuple(patterns)))
     effective = config.model_dump(mode="json")
     identity = {

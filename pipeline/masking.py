@@ -36,7 +36,7 @@ def split_source(name: str) -> tuple[str, str]:
 def slices(name: str, schema: Schema) -> list[str]:
     """Sub-splits of a tfds split that are read independently, after a check of its images."""
     dataset, split = split_source(name)
-    datasets.check_images(dataset, schema.shape)
+    datasets.check_images(dataset, schema.shape, schema.dtype.name)
     _check_carried(dataset, schema)
     num_images = datasets.split_info(dataset, split).num_examples
     if split not in datasets.builder(dataset).info.splits.keys():
@@ -132,11 +132,17 @@ class Masks:
                 raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
-        # A mechanism that looks at the image must see what the model will, or it is not missing at random.
-        values = model_values(Bernoulli(), self._binarize, self._seed, [record.id], record.image[None])
-        image = (255 * values).astype(np.uint8).reshape(record.image.shape)
         generator = missingness.record_generator(self._seed, record.id)
-        return missingness.generate(self._config.mechanism, image, generator, self._config.parameters)
+        return missingness.generate(self._config.mechanism, self._seen(record), generator, self._config.parameters)
+
+    def _seen(self, record: MaskedRecord) -> np.ndarray:
+        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing at random."""
+        if record.image.dtype != np.uint8:  # the one mechanism that looks is refused by the configuration
+            return np.zeros(record.image.shape, np.uint8)
+        if self._binarize == "none":
+            return record.image
+        values = model_values(Bernoulli(), self._binarize, self._seed, [record.id], record.image[None])
+        return (255 * values).astype(np.uint8).reshape(record.image.shape)
 
 
 def check(config: MaskConfig, seed: int, schema: Schema) -> None:
@@ -174,11 +180,13 @@ def complete(record: MaskedRecord) -> MaskedRecord:
     """A record as if nothing of it had been hidden: its truth where it has one.
 
     Raises:
-        RecordError: values are missing and nobody knows them.
+        RecordError: values are missing and nobody knows them, or they are not finite.
     """
     if record.truth is None and not record.observed.all():
         raise RecordError(Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id)
     image = record.image if record.truth is None else record.truth
+    if not np.isfinite(image).all():
+        raise RecordError(Reason.BAD_IMAGE, "values that are not finite", record.id)
     return dataclasses.replace(record, image=image, observed=np.ones_like(record.observed), truth=None)
 
 
@@ -200,7 +208,7 @@ class MaskRecords(beam.DoFn):
             yield beam.pvalue.TaggedOutput(DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0))
             return
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
-        hidden = np.where(observed, record.image, 0).astype(np.uint8)
+        hidden = np.where(observed, record.image, 0).astype(record.image.dtype)
         masked = dataclasses.replace(record, image=hidden, observed=observed, truth=record.image)
         yield Item(record.id, encode_masked(masked, self._schema), frame)
         self._done += 1

@@ -8,12 +8,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model import checkpoints
+from model import checkpoints, vae
 from pipeline import config as config_lib
 from pipeline import jobs, results
 from pipeline.imputation import ImputationHandler
 from pipeline.record import MaskedRecord
 from pipeline.sources import SourceError
+
+GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +147,33 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
     other = config_lib.load("test.yaml", ["data.shape=[14, 14, 1]"])
     with pytest.raises(checkpoints.ModelError, match=r"a model of shape \[28, 28, 1\], data.shape is \[14, 14, 1\]"):
         jobs.impute(other, model_directory, [masked], out)
+    grey = config_lib.load("test.yaml", GREY)
+    with pytest.raises(config_lib.ConfigError, match=r"model.likelihood bernoulli needs data.binarize .*, got none$"):
+        jobs.impute(grey, model_directory, [masked], out)
     taken = config_lib.load("test.yaml", ["data.carry={mean: float32}"])
     with pytest.raises(config_lib.ConfigError, match="mean is a feature of the output itself"):
         jobs.impute(taken, model_directory, [masked], out)
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(jobs.BadInputError, match="the input holds no records"):
         jobs.impute(config, model_directory, [str(tmp_path / "empty")], out)
+
+
+def test_grey_values(masked, tmp_path):
+    """Imputations are on all levels, observed bytes are untouched, scores are those of grey values."""
+    config = config_lib.load("test.yaml", GREY)
+    model, out = str(tmp_path / "model"), str(tmp_path / "out")
+    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    found = jobs.impute(config, model, [masked], out)
+    truth = found["all"]["truth"]
+    assert truth["brier"] > 0 and truth["nll"] is None and truth["reliability"] is None
+    levels = set()
+    for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
+        observed = np.broadcast_to(example["observed"], example["imputations"].shape)
+        given = np.broadcast_to(example["truth"], observed.shape)
+        np.testing.assert_array_equal(example["imputations"][observed], given[observed])
+        levels |= set(np.unique(example["imputations"][~observed]).tolist())
+        np.testing.assert_allclose(example["mean"][example["observed"]], given[0][observed[0]] / 255, rtol=1e-6)
+    assert len(levels) > 200
 
 
 def test_a_worker_refuses_another_model(config, model_directory):

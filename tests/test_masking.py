@@ -89,6 +89,37 @@ def test_masking_records_from_files(tmp_path):
         assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
 
 
+REAL = ["data.dtype=float32", "data.binarize=none", "model.likelihood=gaussian", "data.shape=[2, 3, 1]"]
+
+
+def test_masking_real_values(tmp_path):
+    path = str(tmp_path / "complete.tfrecord")
+    images = np.random.default_rng(0).normal(size=(20, 2, 3, 1)).astype(np.float32)
+    images[7, 1, 2, 0] = np.nan
+    with tf.io.TFRecordWriter(path) as writer:
+        for i, image in enumerate(images):
+            example = tf.train.Example()
+            example.features.feature["id"].bytes_list.value.append(b"r%d" % i)
+            example.features.feature["image"].bytes_list.value.append(image.tobytes())
+            writer.write(example.SerializeToString())
+    out = tmp_path / "out"
+    examples = mask(out, [*REAL, *SETTINGS["mcar"], "limits.max_bad_fraction=0.5"], path)
+    assert results.read_manifest(str(out))["counts"]["dead_by_reason"] == {"bad_image": 1}
+    assert len(examples) == 19
+    for i, image in enumerate(images):
+        if i != 7:
+            example = examples[b"r%d" % i]
+            np.testing.assert_array_equal(example["truth"], image, strict=True)
+            np.testing.assert_array_equal(example["image"], np.where(example["observed"], image, np.float32(0)))
+    assert 0 < np.mean([example["observed"] for example in examples.values()]) < 1
+
+
+def test_a_mechanism_sees_grey_values_when_the_model_does(tmp_path):
+    grey = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
+    as_grey, as_binary = (mask(tmp_path / str(more), [*SETTINGS["mar"], *more]) for more in (grey, []))
+    assert any(not np.array_equal(as_grey[i]["observed"], as_binary[i]["observed"]) for i in as_grey)
+
+
 def test_masking_masked_records_starts_from_their_truth(tmp_path):
     first = mask(tmp_path / "a", SETTINGS["half"])
     again = mask(tmp_path / "b", SETTINGS["top_three_quarters"], str(tmp_path / "a" / "*.tfrecord-*"))
