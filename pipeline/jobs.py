@@ -116,6 +116,26 @@ class _Clock:
         return {"started": self._started.isoformat(), "seconds": round(time.monotonic() - self._seconds, 3)}
 
 
+def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
+    """Loads a model that is for the data of a configuration.
+
+    Raises:
+        ConfigError: it is for other data.
+        checkpoints.ModelError: it is not usable.
+    """
+    loaded = checkpoints.load(directory)
+    description, shape = loaded.description, tuple(config.data.shape)
+    if description.data_shape != shape:
+        raise checkpoints.ModelError(
+            f"{directory} is a model of shape {list(description.data_shape)}, data.shape is {list(shape)}"
+        )
+    try:
+        check_likelihood(description.model.likelihood, config.data)
+    except ValueError as error:
+        raise ConfigError(f"{directory}: {error}") from None
+    return loaded
+
+
 def impute(
     config: Config,
     model: str,
@@ -142,16 +162,8 @@ def impute(
         BadInputError, JobError: the job ran and failed.
     """
     clock, schema = _Clock(), schema_of(config)
-    loaded = checkpoints.load(model)
+    loaded = _load_model(model, config)
     description = loaded.description
-    if description.data_shape != schema.shape:
-        raise checkpoints.ModelError(
-            f"{model} is a model of shape {list(description.data_shape)}, data.shape is {list(schema.shape)}"
-        )
-    try:
-        check_likelihood(description.model.likelihood, config.data)
-    except ValueError as error:
-        raise ConfigError(f"{model}: {error}") from None
     inputs = results.describe_inputs(expand(tuple(patterns)))
     effective = config.model_dump(mode="json")
     identity = {
