@@ -232,6 +232,7 @@ class Gaussian:
         return tf.reduce_sum(tf.where(chosen, each, 0.0), axis=-1)
 
     def sample(self, outputs, uniform):
+        """With uniform numbers of resolution 2**-23 draws are at most 5.3 scales from the location."""
         loc, scale = self._loc_scale(outputs)
         return loc + scale * tf.math.ndtri(uniform)
 
