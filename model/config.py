@@ -3,6 +3,7 @@
 `pipeline.config` puts them together with its own, reads YAML, and turns errors into one clear line.
 """
 
+import math
 from typing import Annotated, Literal
 
 import pydantic
@@ -86,30 +87,77 @@ class TrainConfig(Section):
 class SamplerConfig(Section):
     """How records are imputed."""
 
-    name: Literal["pseudo_gibbs"] = "pseudo_gibbs"
+    name: Literal[
+        "latent_hmc",
+        "pseudo_gibbs",
+        "metropolis_within_gibbs",
+        "ac_mwg",
+        "lair",
+        "importance_resampling",
+        "annealed_smc",
+    ] = "latent_hmc"
     num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(4, description="independent chains of a record")
-    num_warmup: Annotated[int, Field(ge=0, lt=1 << 20)] = Field(50, description="sweeps thrown away")
-    max_sweeps: Annotated[int, Field(ge=1, lt=1 << 20)] = Field(200, description="sweeps of a chain, warm-up included")
-    num_imputations: Positive = Field(8, description="draws handed on, evenly over chains and kept sweeps")
+    num_start: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(20, description="sweeps of pseudo-Gibbs to start with")
+    num_warmup: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(
+        60, description="sweeps of the sampler that adapt it and are thrown away"
+    )
+    max_sweeps: Annotated[int, Field(ge=1, lt=1 << 19)] = Field(
+        2000, description="sweeps of a chain at most, start and warm-up included; a record that has converged stops"
+    )
+    num_imputations: Annotated[int, Field(ge=1, le=4096)] = Field(
+        8, description="draws handed on, evenly over chains and kept sweeps"
+    )
+    num_leapfrog_steps: Positive = Field(4, description="latent_hmc, annealed_smc: gradients of a sweep")
+    num_particles: Annotated[int, Field(ge=2, le=1024)] = Field(
+        8, description="lair, annealed_smc: rows of a chain; annealed_smc wants a hundred or more"
+    )
+    num_replenishing: Positive = Field(1, description="lair: of the particles, those drawn from the prior")
+    prior_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="ac_mwg, importance_resampling: the prior's share of the proposal"
+    )
+    num_evidence_draws: Annotated[int, Field(ge=0)] = Field(
+        1000, description="importance draws behind log p(x_obs) and log p(x_mis | x_obs); 0: neither"
+    )
     slots: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
-        1024, description="rows of the device batch, a chain each; part of the result's identity"
+        1024, description="rows of the device batch, a chain (or particle) each; part of the result's identity"
     )
     precision: Literal["float32"] = "float32"
     target_r_hat: Annotated[float, Field(gt=1)] = 1.01
     target_ess: Annotated[float, Field(gt=0)] = 400.0
 
+    @property
+    def rows_per_chain(self) -> int:
+        """Rows of the device batch that a chain occupies."""
+        return self.num_particles if self.name in ("lair", "annealed_smc") else 1
+
+    @property
+    def rows_per_record(self) -> int:
+        """Rows of the device batch that a record occupies."""
+        return self.num_chains * self.rows_per_chain
+
+    @property
+    def max_kept(self) -> int:
+        """Sweeps of a chain after start and warm-up, at most."""
+        return self.max_sweeps - self.num_start - self.num_warmup
+
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        kept = self.max_sweeps - self.num_warmup
-        if kept < 4:
+        least = self.num_start + self.num_warmup + 4
+        if self.max_kept < 4:
+            raise ValueError(f"max_sweeps must be at least num_start + num_warmup + 4 = {least}, got {self.max_sweeps}")
+        if self.num_imputations > self.max_kept * self.num_chains:
             raise ValueError(
-                f"max_sweeps must be at least num_warmup + 4 = {self.num_warmup + 4}, got {self.max_sweeps}"
+                f"num_imputations must be at most num_chains * (max_sweeps - num_start - num_warmup) = "
+                f"{self.max_kept * self.num_chains}, got {self.num_imputations}"
             )
-        if self.num_imputations > kept * self.num_chains:
+        if self.num_replenishing >= self.num_particles:
+            raise ValueError(f"num_replenishing must be less than num_particles = {self.num_particles}")
+        if self.rows_per_record > 4096:
+            raise ValueError(f"chains times particles of a record must be at most 4096, got {self.rows_per_record}")
+        if self.slots % self.rows_per_record:
+            step = math.lcm(32, self.rows_per_record)
             raise ValueError(
-                f"num_imputations must be at most (max_sweeps - num_warmup) * num_chains = "
-                f"{kept * self.num_chains}, got {self.num_imputations}"
+                f"slots must be a multiple of 32 and of the {self.rows_per_record} rows of a record, "
+                f"such as {step * -(-self.slots // step)}, got {self.slots}"
             )
-        if self.slots < self.num_chains:
-            raise ValueError(f"slots must be at least num_chains = {self.num_chains}, got {self.slots}")
         return self

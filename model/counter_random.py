@@ -35,11 +35,23 @@ class Draw(enum.IntEnum):
     """What a row of random numbers is for: the `draw` field of the counter."""
 
     START_LATENT = 0
-    START_VALUES = 1
-    LATENT = 2
-    VALUES = 3
-    KEEP_VALUES = 4
-    BINARIZE = 5
+    LATENT = 1
+    VALUES = 2
+    ACCEPT = 3
+    COMPONENT = 4
+    DEFENSIVE = 5
+    RESAMPLE = 6
+    MOMENTUM = 7
+    JITTER = 8
+    KEEP_LATENT = 9
+    KEEP_VALUES = 10
+    BINARIZE = 11
+    EVIDENCE_LATENT = 12
+    EVIDENCE_DEFENSIVE = 13
+    COMPLETE_LATENT = 14
+    COMPLETE_DEFENSIVE = 15
+    FIT_LATENT = 16
+    FIT_VALUES = 17
 
 
 class Streams(NamedTuple):

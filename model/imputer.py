@@ -7,30 +7,33 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model import counter_random, diagnostics
+from model import counter_random
 from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
 from model.counter_random import Draw, Streams
 from model.likelihoods import Likelihood
-from model.sampling import SAMPLERS, chain
-from model.sampling.base import Rows
+from model.sampling import SAMPLERS
+from model.sampling.harvest import Harvester
+from model.sampling.slots import Finished, Records, Slots
 from model.vae import VAE
 
 
 class Imputed(NamedTuple):
     """The results of N records, as the output has them; see README.md."""
 
-    imputations: np.ndarray  # [N, num_imputations, H, W, C] uint8, observed values untouched
-    mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs] where 255 is 1; the value where observed
+    imputations: np.ndarray  # [N, num_imputations, H, W, C] of the data's type, observed values untouched
+    mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs], 255 (real data: 1) is 1; the value where observed
     stddev: np.ndarray  # [N, H, W, C] float32, of the same; 0 where observed
     r_hat: np.ndarray  # [N] float32, the largest over latents and log p(x_obs | z)
-    ess_bulk: np.ndarray  # [N] float32, the smallest
-    ess_tail: np.ndarray  # [N] float32, the smallest
+    ess_bulk: np.ndarray  # [N] float32, the smallest; the ESS of the weights where draws are weighted
+    ess_tail: np.ndarray  # [N] float32, the smallest; likewise
     acceptance_rate: np.ndarray  # [N] float32
     num_sweeps: np.ndarray  # [N] int64, of a chain
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
+    num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
     converged: np.ndarray  # [N] bool
-    log_prob_observed: np.ndarray  # [N] float32, mean over kept sweeps of log p(x_obs | z), nats
+    log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
+    log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
 
 
 def model_values(
@@ -46,7 +49,7 @@ def model_values(
         images: [N, ...] uint8.
     """
     flat = images.reshape(len(images), math.prod(images.shape[1:]))
-    if binarize == "threshold":
+    if binarize != "sample":
         return likelihood.from_data(flat, None)
     keys = np.stack([counter_random.record_key(seed, record_id) for record_id in ids])
     streams = Streams(tf.constant(keys), tf.zeros([len(ids)], tf.uint32))
@@ -57,128 +60,152 @@ def model_values(
 class Imputer:
     """A sampler compiled for one model and one configuration, at one fixed shape.
 
-    Every call of the device program has the shape [slots, ...], however many records there are, so that
+    Every call of a device program has the shape [slots, ...], however many records there are, so that
     a record's result has the same bits in any company.
     """
 
     def __init__(self, vae: VAE, config: SamplerConfig, seed: int, binarize: str = "threshold"):
         self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
-        self._records_per_batch = config.slots // config.num_chains
-        draws_per_chain = -(-config.num_imputations // config.num_chains)
-        self._plan = chain.schedule(config.num_warmup, config.max_sweeps, draws_per_chain)
-        self._kernel = SAMPLERS[config.name](vae)
-        self._program = tf.function(self._run)
+        self._kernel = SAMPLERS[config.name](vae, config)
+        self._slots = Slots(vae, self._kernel, config)
+        self._harvester = Harvester(vae, config)
 
-    def __call__(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Imputed:
+    @property
+    def occupancy(self) -> float:
+        """The fraction of slots that had a record in them, over all kept sweeps so far; NaN before any."""
+        return self._slots.occupied / self._slots.passed if self._slots.passed else math.nan
+
+    def __call__(
+        self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes], truths: Sequence[np.ndarray | None] = ()
+    ) -> Imputed:
         """Imputes records.
 
         Args:
-            images: [N, H, W, C] uint8; values where missing are ignored.
+            images: [N, H, W, C] of the likelihood's data type; values where missing are ignored.
             observed: [N, H, W, C] bool, True = observed.
             ids: the N ids; a record's result depends on its id, its values and the seed alone.
+            truths: of each record the complete one [H, W, C], or None; only `log_prob_missing` asks for it.
 
         Raises:
             ValueError: shapes that do not fit each other or the model.
         """
-        shape = (len(ids), *self._vae.data_shape)
-        for name, array, dtype in (("images", images, np.uint8), ("observed", observed, np.bool_)):
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError(f"{name} must be {dtype.__name__} {shape}, got {array.dtype} {array.shape}")
-        results = _untouched(images, self._config.num_imputations)
+        shape, dtype = (len(ids), *self._vae.data_shape), self._vae.likelihood.dtype
+        for name, array, expected in (("images", images, dtype), ("observed", observed, np.bool_)):
+            if array.shape != shape or array.dtype != expected:
+                raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
+        results = _untouched(images, self._config.num_imputations, self._vae.likelihood.unit)
         incomplete = np.flatnonzero(~observed.all(axis=(1, 2, 3)))
-        for first in range(0, len(incomplete), self._records_per_batch):
-            chosen = incomplete[first : first + self._records_per_batch]
-            batch = self._impute_batch(images[chosen], observed[chosen], [ids[i] for i in chosen])
-            for whole, part in zip(results, batch):
-                whole[chosen] = part
+        if not len(incomplete):
+            return results
+        records = self._records(images[incomplete], observed[incomplete], [ids[i] for i in incomplete])
+        for batch in self._finished_in_batches(records):
+            places = np.array([each.index for each in batch])
+            chosen = incomplete[places]
+            truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
+            part = self._result(records, batch, images[chosen], observed[chosen], truth)
+            for whole, rows in zip(results, part):
+                whole[chosen] = rows
         return results
 
-    def _impute_batch(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Imputed:
-        config, num = self._config, len(ids)  # at least one
+    def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
-        known = observed.reshape(num, -1)
-        outputs = self._program(self._pad(keys), self._pad(np.where(known, x, 0)), self._pad(known))
-        draws, mean, variance, diagnosed, acceptance, log_likelihood = tf.nest.map_structure(
-            lambda tensor: tensor.numpy()[:num], outputs
+        known = observed.reshape(len(ids), -1)
+        return Records(keys, np.where(known, x, np.float32(0)), known)
+
+    def _truth(self, ids: Sequence[bytes], truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Complete records on the model's scale [n, D], NaN for those without; None if no record has one."""
+        known = [i for i, truth in enumerate(truths) if truth is not None]
+        if not known:
+            return None
+        values = np.full((len(ids), self._vae.num_values), np.nan, np.float32)
+        values[known] = model_values(
+            self._vae.likelihood,
+            self._binarize,
+            self._seed,
+            [ids[i] for i in known],
+            np.stack([truths[i] for i in known]),
         )
-        grey = images.astype(np.float32) / 255.0
-        imputations = np.where(observed[:, None], images[:, None], draws.reshape(num, -1, *images.shape[1:]))
-        converged = (diagnosed.r_hat < config.target_r_hat) & (
-            np.minimum(diagnosed.ess_bulk, diagnosed.ess_tail) >= config.target_ess
-        )  # NaN does not converge
+        return values
+
+    def _finished_in_batches(self, records: Records):
+        """Finished records, as many at once as the slots hold."""
+        batch = []
+        for finished in self._slots.run(records):
+            batch.append(finished)
+            if len(batch) == self._slots.num_places:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _result(
+        self, records: Records, batch: Sequence[Finished], images: np.ndarray, observed: np.ndarray, truth
+    ) -> Imputed:
+        likelihood, num, shape = self._vae.likelihood, len(batch), images.shape[1:]
+        harvest = self._harvester(Records(*(field[[each.index for each in batch]] for field in records)), batch, truth)
+        drawn = likelihood.to_data(tf.constant(harvest.values)).numpy().reshape(num, -1, *shape)
+        mean, variance = (
+            np.stack([getattr(each, name) for each in batch]).reshape(images.shape) for name in ("mean", "variance")
+        )
+        kept = np.array([each.trace.z.shape[1] for each in batch])
         return Imputed(
-            imputations,
-            np.where(observed, grey, mean.reshape(images.shape)),
-            np.where(observed, 0, np.sqrt(np.maximum(variance, 0))[..., None].reshape(images.shape)),
-            *diagnosed,
-            acceptance,
-            np.full(num, config.max_sweeps),
-            np.full(num, config.max_sweeps * config.num_chains),
-            converged,
-            log_likelihood,
+            imputations=np.where(observed[:, None], images[:, None], drawn),
+            mean=np.where(observed, images.astype(np.float32) / likelihood.unit, mean),
+            stddev=np.where(observed, np.float32(0), np.sqrt(np.maximum(variance, 0))),
+            r_hat=np.array([each.verdict.r_hat for each in batch]),
+            ess_bulk=np.array([each.verdict.ess_bulk for each in batch]),
+            ess_tail=np.array([each.verdict.ess_tail for each in batch]),
+            acceptance_rate=np.array([each.acceptance for each in batch]),
+            num_sweeps=self._config.num_start + self._config.num_warmup + kept,
+            num_gradients=self._num_gradients(kept),
+            num_non_finite=np.array([each.num_non_finite for each in batch]),
+            converged=np.array([each.verdict.converged for each in batch]),
+            log_prob_observed=harvest.log_prob_observed,
+            log_prob_missing=harvest.log_prob_missing,
         )
 
-    def _pad(self, array: np.ndarray) -> tf.Tensor:
-        """[n, ...] of records -> [records per batch, ...]; padding is records of key 0, dropped in the end."""
-        padding = [(0, self._records_per_batch - len(array))] + [(0, 0)] * (array.ndim - 1)
-        return tf.constant(np.pad(array, padding))
-
-    def _run(self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor):
-        """The device program: R records -> per-record results, in rows of record-major chains."""
-        num_records, num_chains, slots = self._records_per_batch, self._config.num_chains, self._config.slots
-        used = num_records * num_chains
-
-        def to_rows(tensor):
-            repeated = tf.repeat(tensor, num_chains, axis=0)
-            return tf.pad(repeated, [(0, slots - used)] + [(0, 0)] * (len(tensor.shape) - 1))
-
-        def by_record(tensor, axis=0):
-            """[..., slots, ...] -> [..., R, C, ...]."""
-            rows = tf.gather(tensor, tf.range(used), axis=axis)
-            shape = rows.shape
-            return tf.reshape(rows, [*shape[:axis], num_records, num_chains, *shape[axis + 1 :]])
-
-        chains = tf.cast(tf.range(slots) % num_chains, tf.uint32)
-        rows = Rows(Streams(to_rows(keys), chains), to_rows(x), to_rows(observed))
-        result = chain.run(self._vae, self._kernel, rows, self._plan)
-
-        mean = tf.reduce_mean(by_record(result.mean), axis=1)
-        variance = tf.reduce_mean(by_record(result.second_moment), axis=1) - mean**2
-        draws = self._vae.likelihood.to_data(by_record(result.draws, axis=1))  # [J, R, C, D]
-        draws = tf.reshape(tf.transpose(draws, [1, 0, 2, 3]), [num_records, -1, mean.shape[1]])
-        # Of a record with nothing observed log p(x_obs | z) is 0 for every z: a latent stands in for it.
-        anything = tf.reduce_any(rows.observed, axis=1)
-        last = tf.where(anything, result.log_likelihood, result.z[..., 0])
-        trace = tf.concat([result.z, last[..., tf.newaxis]], axis=-1)
-        return (
-            draws[:, : self._config.num_imputations],
-            mean,
-            variance,
-            diagnostics.diagnose(by_record(trace, axis=1)),
-            tf.reduce_mean(by_record(result.acceptance), axis=1),
-            tf.reduce_mean(by_record(result.log_likelihood, axis=1), axis=(0, 2)),
-        )
+    def _num_gradients(self, kept: np.ndarray) -> np.ndarray:
+        """Network passes of a record: its start and its initial state, pseudo-Gibbs, and the sampler's sweeps."""
+        of_row = 2 + self._config.num_start + (self._config.num_warmup + kept) * self._kernel.passes
+        return self._config.rows_per_record * of_row
 
 
-def _untouched(images: np.ndarray, num_imputations: int) -> Imputed:
+def _untouched(images: np.ndarray, num_imputations: int, unit: float) -> Imputed:
     """The results of records of which nothing is missing: themselves, without a sweep."""
     num = len(images)
-    not_a_number = [np.full(num, np.nan, np.float32) for _ in range(4)]
+
+    def nan():
+        return np.full(num, np.nan, np.float32)
+
+    def zero():
+        return np.zeros(num, np.int64)
+
     return Imputed(
-        np.repeat(images[:, None], num_imputations, axis=1),
-        images.astype(np.float32) / 255.0,
-        np.zeros(images.shape, np.float32),
-        *not_a_number,
-        np.zeros(num, np.int64),
-        np.zeros(num, np.int64),
-        np.ones(num, np.bool_),
-        np.full(num, np.nan, np.float32),
+        imputations=np.repeat(images[:, None], num_imputations, axis=1),
+        mean=images.astype(np.float32) / unit,
+        stddev=np.zeros(images.shape, np.float32),
+        r_hat=nan(),
+        ess_bulk=nan(),
+        ess_tail=nan(),
+        acceptance_rate=nan(),
+        num_sweeps=zero(),
+        num_gradients=zero(),
+        num_non_finite=zero(),
+        converged=np.ones(num, np.bool_),
+        log_prob_observed=nan(),
+        log_prob_missing=nan(),
     )
 
 
 def impute(
-    model: LoadedModel, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes], config: SamplerConfig, seed: int
+    model: LoadedModel,
+    images: np.ndarray,
+    observed: np.ndarray,
+    ids: Sequence[bytes],
+    config: SamplerConfig,
+    seed: int = 0,
+    binarize: str = "threshold",
 ) -> Imputed:
     """Imputes records with a loaded model; see `Imputer`, which compiles once for many calls."""
-    return Imputer(model.vae, config, seed)(images, observed, ids)
+    return Imputer(model.vae, config, seed, binarize)(images, observed, ids)

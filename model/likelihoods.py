@@ -36,6 +36,7 @@ class Likelihood(Protocol):
         dtype: the type of the data, np.uint8 or np.float32.
         unit: what is 1 on the model's scale, in the data's own units.
         binary: whether values are 0 or 1, so that grey data are binarised first; see `data.binarize`.
+        moments_every: of how many sweeps the moments of one are averaged, where they cost more than a sweep.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Likelihood(Protocol):
     dtype: type[np.generic]
     unit: float
     binary: bool
+    moments_every: int
 
     def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         """p(x | z), event shape [D]."""
@@ -68,7 +70,7 @@ class Bernoulli:
 
     name = "bernoulli"
     outputs_per_value = 1
-    dtype, unit, binary = np.uint8, 255.0, True
+    dtype, unit, binary, moments_every = np.uint8, 255.0, True, 1
 
     def distribution(self, outputs):
         return tfd.Independent(tfd.Bernoulli(logits=outputs), reinterpreted_batch_ndims=1)
@@ -115,7 +117,7 @@ class DiscretizedLogisticMixture:
     """
 
     name = "discretized_logistic_mixture"
-    dtype, unit, binary = np.uint8, 255.0, False
+    dtype, unit, binary, moments_every = np.uint8, 255.0, False, 10  # a sum over 256 levels
 
     def __init__(self, num_components: int = 3):
         self._num_components = num_components
@@ -216,7 +218,7 @@ class Gaussian:
 
     name = "gaussian"
     outputs_per_value = 2
-    dtype, unit, binary = np.float32, 1.0, False
+    dtype, unit, binary, moments_every = np.float32, 1.0, False, 1
 
     def _loc_scale(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, raw_scale = tf.split(outputs, 2, axis=-1)

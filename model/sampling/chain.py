@@ -1,90 +1,133 @@
-"""The chain driver: runs a kernel for a fixed number of sweeps and keeps what a record's result needs.
+"""The chain driver: starts the chains of a sampler, runs them, and averages what a record's result needs.
 
-Everything stays on the device at one shape, [N, ...] with N the slots, and is a function of the rows
-alone.
+Two device programs, both at one shape [N, ...] with N the slots: `begin`, all that comes before the first
+kept sweep, and `advance`, a block of kept sweeps. Every row has its own clock, so that the records in the
+slots need not have begun together.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from model.likelihoods import Likelihood
-from model.sampling.base import Kernel, Rows
+from model.sampling import pseudo_gibbs
+from model.sampling.base import Kernel, Rows, log_likelihood
 from model.vae import VAE
 
 
-class Schedule(NamedTuple):
-    """How long chains run and which draws they keep. Sweeps are numbered from 1."""
+class Moments(NamedTuple):
+    """Averages over kept sweeps, weighted by the draws' weights."""
 
+    log_total: tf.Tensor  # [N] log of the sum of weights
+    mean: tf.Tensor  # [N, D] E[m(z)], with m and v the conditional mean and variance of the values given z
+    variance: tf.Tensor  # [N, D] E[v(z)] + Var[m(z)]
+    acceptance: tf.Tensor  # [N] sum of acceptance probabilities
+    non_finite: tf.Tensor  # [N] int32, ratios and weights that were not numbers
+
+
+class Chains(NamedTuple):
+    """All that belongs to the rows and moves with them."""
+
+    rows: Rows
+    state: Any
+    moments: Moments
+
+
+class Trace(NamedTuple):
+    """A block of B sweeps."""
+
+    z: tf.Tensor  # [B, N, K]
+    log_likelihood: tf.Tensor  # [B, N] log p(x_obs | z), nats
+    log_weight: tf.Tensor  # [B, N]
+
+
+class Schedule(NamedTuple):
+    """The sweeps of a chain, numbered from 0: a start by pseudo-Gibbs, warm-up, and those that are kept."""
+
+    num_start: int
     num_warmup: int
-    num_sweeps: int  # of a chain, warm-up included
-    draw_sweeps: tuple[int, ...]  # the sweeps after which a draw is kept, ascending
+    max_kept: int
 
     @property
-    def num_kept(self) -> int:
-        """T, the sweeps after warm-up."""
-        return self.num_sweeps - self.num_warmup
+    def first_kept(self) -> int:
+        """The number of the first kept sweep; sweep `num_start + 1` is the initial state's."""
+        return self.num_start + self.num_warmup + 2
 
 
-class Result(NamedTuple):
-    """What N chains leave: T kept sweeps, J draws."""
+def begin(vae: VAE, kernel: Kernel, rows: Rows, schedule: Schedule) -> Chains:
+    """Starts every chain by itself, warms it up, and lets the sampler adapt."""
+    z = pseudo_gibbs.start(vae, rows, schedule.num_start)
+    first = schedule.num_start + 1
+    state = kernel.init(rows, tf.fill([z.shape[0]], first), z)
+    state = _warm_up(kernel, rows, first + 1, state, schedule.num_warmup)
+    num_rows, num_values = rows.observed.shape
+    nothing = tf.zeros([num_rows])
+    moments = Moments(
+        tf.fill([num_rows], float("-inf")),
+        tf.zeros([num_rows, num_values]),
+        tf.zeros([num_rows, num_values]),
+        nothing,
+        tf.zeros([num_rows], tf.int32),
+    )
+    return Chains(rows, state, moments)
 
-    draws: tf.Tensor  # [J, N, D] completions, on the model's scale
-    mean: tf.Tensor  # [N, D] average over kept sweeps of E[x | z]
-    second_moment: tf.Tensor  # [N, D] average over kept sweeps of E[x^2 | z]
-    z: tf.Tensor  # [T, N, K] trace
-    log_likelihood: tf.Tensor  # [T, N] trace of log p(x_obs | z), nats
-    acceptance: tf.Tensor  # [N] mean acceptance probability over kept sweeps
+
+def _warm_up(kernel: Kernel, rows: Rows, first: int, state: Any, num_sweeps: int) -> Any:
+    """The sampler's own warm-up, or where it has none sweeps that are not kept."""
+    if kernel.adapt is not None:
+        return kernel.adapt(rows, first, state, num_sweeps)
+    for sweep in tf.range(first, first + num_sweeps):
+        state, _ = kernel.step(rows, tf.fill([rows.observed.shape[0]], sweep), state)
+    return state
 
 
-def schedule(num_warmup: int, num_sweeps: int, num_draws: int) -> Schedule:
-    """Spreads `num_draws` draws evenly over the sweeps after warm-up, the last one after the last sweep."""
-    kept = num_sweeps - num_warmup
-    ends = num_warmup + np.arange(1, num_draws + 1) * kept // num_draws
-    return Schedule(num_warmup, num_sweeps, tuple(int(end) for end in ends))
-
-
-def run(vae: VAE, kernel: Kernel, rows: Rows, plan: Schedule) -> Result:
-    """Runs every row's chain; to be called inside a `tf.function`.
+def advance(
+    vae: VAE, kernel: Kernel, chains: Chains, kept: tf.Tensor, schedule: Schedule, num_sweeps: int
+) -> tuple[Chains, Trace]:
+    """A block of kept sweeps; what comes after `schedule.max_kept` is not averaged.
 
     Args:
-        vae: the model that the kernel samples.
-        kernel: the sampler.
-        rows: N rows.
-        plan: the length of the run and the draws to keep.
+        kept: [N] int32, sweeps that each row has kept before.
+        num_sweeps: B.
     """
-    state = kernel.init(rows)
-    for sweep in tf.range(1, plan.num_warmup + 1):
-        state, _ = kernel.step(rows, sweep, state)
-
-    num_rows, num_values = rows.observed.shape
-    draw_sweeps = tf.constant(plan.draw_sweeps)
-    mean, second_moment = (tf.zeros([num_rows, num_values]) for _ in range(2))
-    acceptance = tf.zeros([num_rows])
-    draws = tf.TensorArray(tf.float32, len(plan.draw_sweeps), element_shape=[num_rows, num_values])
-    latents = tf.TensorArray(tf.float32, plan.num_kept, element_shape=[num_rows, vae.latent_size])
-    log_likelihoods = tf.TensorArray(tf.float32, plan.num_kept, element_shape=[num_rows])
-    num_drawn = tf.constant(0)
-    for sweep in tf.range(plan.num_warmup + 1, plan.num_sweeps + 1):
-        state, info = kernel.step(rows, sweep, state)
-        mean, second_moment, log_likelihood = _accumulate(vae.likelihood, rows, state.outputs, mean, second_moment)
-        acceptance += info.acceptance
-        index = sweep - plan.num_warmup - 1
-        latents = latents.write(index, state.z)
-        log_likelihoods = log_likelihoods.write(index, log_likelihood)
-        if sweep == draw_sweeps[num_drawn]:
-            draws = draws.write(num_drawn, state.x)
-            num_drawn = tf.minimum(num_drawn + 1, len(plan.draw_sweeps) - 1)
-    scale = 1.0 / plan.num_kept
-    return Result(
-        draws.stack(), mean * scale, second_moment * scale, latents.stack(), log_likelihoods.stack(), acceptance * scale
-    )
+    rows, state, moments = chains
+    num_rows, latent_size = state.z.shape
+    z = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows, latent_size])
+    log_lik = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
+    log_weight = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
+    for index in tf.range(num_sweeps):
+        clock = kept + index
+        state, info = kernel.step(rows, schedule.first_kept + clock, state)
+        active = clock < schedule.max_kept
+        if index % vae.likelihood.moments_every == 0:
+            moments = _average(vae.likelihood, moments, state.outputs, tf.where(active, info.log_weight, float("-inf")))
+        moments = moments._replace(
+            acceptance=moments.acceptance + tf.where(active, info.acceptance, 0.0),
+            non_finite=moments.non_finite + tf.where(active, info.non_finite, 0),
+        )
+        z = z.write(index, state.z)
+        log_lik = log_lik.write(index, log_likelihood(vae.likelihood, state.outputs, rows.x_observed, rows.observed))
+        log_weight = log_weight.write(index, info.log_weight)
+    return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
 
 @tf.function(jit_compile=True)
-def _accumulate(likelihood: Likelihood, rows: Rows, outputs, mean, second_moment):
-    """Adds the conditional moments of a sweep, which have less variance than its draw (Rao-Blackwell)."""
-    first, variance = likelihood.moments(outputs)
-    log_likelihood = likelihood.log_prob(outputs, rows.x_observed, rows.observed)
-    return mean + first, second_moment + variance + first**2, log_likelihood
+def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor) -> Moments:
+    """Takes a sweep's conditional moments in; they vary less than its draws would (Rao-Blackwell).
+
+    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large.
+    """
+    log_total = tf.reduce_logsumexp(tf.stack([moments.log_total, log_weight]), axis=0)
+    share = tf.where(log_weight > float("-inf"), tf.exp(log_weight - log_total), 0.0)[:, tf.newaxis]
+    mean, variance = likelihood.moments(outputs)
+    change = mean - moments.mean
+    return moments._replace(
+        log_total=log_total,
+        mean=moments.mean + share * change,
+        variance=(1.0 - share) * (moments.variance + share * tf.square(change)) + share * variance,
+    )
+
+
+def select(running: Any, fresh: Any, source: tf.Tensor) -> Any:
+    """Rows from two sets of chains: row i is running[source[i]], or from N on fresh[source[i] - N]."""
+    return tf.nest.map_structure(lambda old, new: tf.gather(tf.concat([old, new], axis=0), source), running, fresh)

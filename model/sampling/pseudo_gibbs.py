@@ -6,12 +6,15 @@
 Step 1 uses the encoder's approximation in place of p(z | x), so the stationary distribution is
 p(x_mis, z | x_obs) only where the approximation is exact; their Proposition F.1 bounds the error by
 how far it is from that. Every proposal is taken: there is nothing to reject.
+
+Every other sampler starts from a few sweeps of this one.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from model.config import SamplerConfig
 from model.counter_random import Draw
 from model.sampling import base
 from model.vae import VAE
@@ -23,24 +26,39 @@ class State(NamedTuple):
     outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
 
 
-class Info(NamedTuple):
-    acceptance: tf.Tensor  # [N] probability that the proposal was accepted: 1
+def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
+    """A state at the latents z: x_mis ~ p(x_mis | z)."""
+    outputs = vae.decoder(z)
+    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs)
 
 
-def init(vae: VAE, rows: base.Rows) -> State:
-    """Starts every chain from its own draw of the model."""
-    return State(*base.start(vae, rows))
-
-
-def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, Info]:
+def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
     """One sweep: z, then x_mis."""
     posterior = vae.encode(state.x)
     z = base.draw_latent(rows, sweep, Draw.LATENT, posterior.loc, posterior.stddev())
     outputs = vae.decoder(z)
     x = base.draw_values(vae, rows, sweep, Draw.VALUES, outputs)
-    return State(x, z, outputs), Info(acceptance=tf.ones([z.shape[0]]))
+    return State(x, z, outputs), base.Info.of_chain(tf.ones([z.shape[0]]))
 
 
-def build(vae: VAE) -> base.Kernel:
+def start(vae: VAE, rows: base.Rows, num_sweeps: int) -> tf.Tensor:
+    """Where every chain of every sampler starts: [N, K] latents.
+
+    Each row is a draw of the model, z ~ p(z), x_mis ~ p(x_mis | z), so that chains start dispersed; then
+    some sweeps of pseudo-Gibbs bring it near the data at little cost. Uses sweeps 0 to `num_sweeps`.
+    """
+    zeros = tf.zeros([rows.observed.shape[0], vae.latent_size])
+    z = base.draw_latent(rows, base.everywhere(rows, 0), Draw.START_LATENT, zeros, tf.ones_like(zeros))
+    state = init(vae, rows, base.everywhere(rows, 0), z)
+    for sweep in tf.range(1, num_sweeps + 1):
+        state, _ = step(vae, rows, base.everywhere(rows, sweep), state)
+    return state.z
+
+
+def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
     """The kernel for a VAE."""
-    return base.Kernel(init=lambda rows: init(vae, rows), step=lambda rows, sweep, state: step(vae, rows, sweep, state))
+    del config  # nothing to set
+    return base.Kernel(
+        init=lambda rows, sweep, z: init(vae, rows, sweep, z),
+        step=lambda rows, sweep, state: step(vae, rows, sweep, state),
+    )

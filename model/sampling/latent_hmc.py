@@ -1,0 +1,136 @@
+"""Hamiltonian Monte Carlo on p(z | x_obs), which is proportional to p(z) p(x_obs | z).
+
+The missing values integrate out, so a sweep is one trajectory of `num_leapfrog_steps` in the K latents;
+x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no encoder but to start.
+
+Warm-up adapts, to each record alone and from its own chains alone:
+
+- the metric: of all A the one for which draws and gradients agree best, A cov(gradients) A = cov(draws)
+  (the Fisher divergence between the target and a normal one). Of a normal target that is its covariance
+  after K + 1 draws, however noisy their own covariance; the gradients know the rest.
+- the step size: towards an acceptance of 0.8, but so that a trajectory stays near a quarter of a period,
+  where successive draws of a normal target are independent.
+
+Both are frozen afterwards.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from model.config import SamplerConfig
+from model.sampling import base, hamiltonian
+from model.vae import VAE
+
+_ACCEPTANCE = 0.8
+_LONGEST_TRAJECTORY = 1.6  # in units of u, in which a period of a normal target is 2 pi
+_FIRST_STEP = 0.15  # before anything is known of the metric
+_PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
+
+
+class State(NamedTuple):
+    z: tf.Tensor  # [N, K] latent
+    outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    log_likelihood: tf.Tensor  # [N]
+    gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
+    factor: tf.Tensor  # [N, K, K] of the metric's inverse, the same for all chains of a record
+    step_size: tf.Tensor  # [N], the same for all chains of a record
+
+    @property
+    def point(self) -> hamiltonian.Point:
+        """What the dynamics read and write."""
+        return hamiltonian.Point(*self[:4])
+
+
+def init(vae: VAE, rows: base.Rows, z: tf.Tensor) -> State:
+    """A state at the latents z, with the prior's metric."""
+    num_rows, latent_size = z.shape
+    factor = tf.eye(latent_size, batch_shape=[num_rows])
+    return State(*hamiltonian.evaluate(vae, rows, z), factor, tf.fill([num_rows], _FIRST_STEP))
+
+
+def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
+    """One sweep: a trajectory from fresh momenta."""
+    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.factor, state.step_size, num_steps)
+    info = base.Info.of_chain(decision.probability, decision.non_finite)
+    return State(*point, state.factor, state.step_size), info
+
+
+def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int) -> State:
+    """Robbins-Monro on the log of the step size, from the mean acceptance of the record's chains."""
+    mean = tf.reduce_mean(base.grouped(acceptance, num_chains), axis=1, keepdims=True)
+    error = base.ungrouped(tf.repeat(mean - _ACCEPTANCE, num_chains, axis=1))
+    rate = tf.pow(1.0 + tf.cast(count, tf.float32), -0.6)
+    return state._replace(step_size=state.step_size * tf.exp(rate * error))
+
+
+def _covariance(draws: tf.Tensor) -> tf.Tensor:
+    """Covariance of draws [R, S, K] shrunk towards the prior's: [R, K, K]."""
+    centred = draws - tf.reduce_mean(draws, axis=1, keepdims=True)
+    identity = tf.eye(draws.shape[2], dtype=draws.dtype)
+    scatter = tf.matmul(centred, centred, transpose_a=True)
+    return (scatter + _PRIOR_DRAWS * identity) / (draws.shape[1] + _PRIOR_DRAWS)
+
+
+def metric_factor(draws: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
+    """F with F F' = A, the solution of A cov(gradients) A = cov(draws).
+
+    With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the geometric mean
+    of cov(draws) and cov(gradients)^-1.
+
+    Args:
+        draws: [R, S, K] latents of each record.
+        gradients: [R, S, K] of the log target there.
+
+    Returns:
+        [R, K, K] float32.
+    """
+    draws, gradients = tf.cast(draws, tf.float64), tf.cast(gradients, tf.float64)
+    cholesky = tf.linalg.cholesky(_covariance(gradients))
+    inner = tf.matmul(cholesky, tf.matmul(_covariance(draws), cholesky), transpose_a=True)
+    eigenvalues, vectors = tf.linalg.eigh(inner)
+    scaled = vectors * tf.pow(tf.maximum(eigenvalues, 1e-12), 0.25)[:, tf.newaxis]
+    return tf.cast(tf.linalg.triangular_solve(cholesky, scaled, adjoint=True), tf.float32)
+
+
+def _window(vae, config, rows, first, state, num_sweeps) -> tuple[State, tf.Tensor, tf.Tensor]:
+    """Sweeps that adapt the step size, with the draws and gradients [S, N, K] that they visit."""
+    draws = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
+    gradients = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
+    for count in tf.range(num_sweeps):
+        sweep = base.everywhere(rows, first + count)
+        state, info = step(vae, config.num_leapfrog_steps, rows, sweep, state)
+        state = _adapt_step(state, info.acceptance, count, config.num_chains)
+        draws, gradients = draws.write(count, state.z), gradients.write(count, state.gradient - state.z)
+    return state, draws.stack(), gradients.stack()
+
+
+def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:
+    """A third of the sweeps for a first metric, half for the final one, the rest for the step size alone."""
+    for size in (num_sweeps // 3, num_sweeps // 2):
+        if size < 3:
+            continue  # nothing to learn a metric from
+        state, draws, gradients = _window(vae, config, rows, first, state, size)
+        by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
+        factor = tf.repeat(metric_factor(*by_record), config.num_chains, axis=0)
+        state = state._replace(factor=factor, step_size=0.45 * tf.ones_like(state.step_size))
+        first, num_sweeps = first + size, num_sweeps - size
+    state, _, _ = _window(vae, config, rows, first, state, num_sweeps)
+    longest = _LONGEST_TRAJECTORY / config.num_leapfrog_steps
+    return state._replace(step_size=tf.minimum(state.step_size, longest))
+
+
+def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
+    """[S, N, K] of rows -> [R, num_chains S, K] of records."""
+    by_row = tf.transpose(draws, [1, 0, 2])
+    return tf.reshape(by_row, [-1, num_chains * by_row.shape[1], by_row.shape[2]])
+
+
+def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
+    """The kernel for a VAE."""
+    return base.Kernel(
+        init=lambda rows, sweep, z: init(vae, rows, z),
+        adapt=lambda rows, first, state, num_sweeps: warm_up(vae, config, rows, first, state, num_sweeps),
+        step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
+        passes=config.num_leapfrog_steps,
+    )

@@ -1,0 +1,159 @@
+"""Which record occupies which slots: records fill them, retire when they have finished, and others refill them.
+
+The device always works at one full shape. New records begin together, as many as the slots hold; they then
+wait, begun, until records that have finished make room. Since every row keeps its own clock and its own
+random numbers, a record's result does not depend on when it is let in or on who else is there.
+"""
+
+import collections
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from model.config import SamplerConfig
+from model.counter_random import Streams
+from model.sampling import chain, stopping
+from model.sampling.base import Kernel, Rows
+from model.vae import VAE
+
+_EMPTY = -1
+
+
+class Records(NamedTuple):
+    """What the chains read of N records."""
+
+    keys: np.ndarray  # [N, 2] uint32
+    x: np.ndarray  # [N, D] float32 on the model's scale, 0 where missing
+    observed: np.ndarray  # [N, D] bool
+
+    def take(self, chosen: np.ndarray, size: int) -> "Records":
+        """Some records, padded to `size` with records of key 0 of which nothing is known."""
+        return Records(*(pad(field[chosen], size) for field in self))
+
+
+class Finished(NamedTuple):
+    """What the chains of one record leave: P rows, T kept sweeps."""
+
+    index: int  # among the records
+    trace: stopping.Trace
+    verdict: stopping.Verdict
+    mean: np.ndarray  # [D] float32 of the values given x_obs, on the model's scale
+    variance: np.ndarray  # [D] float32
+    acceptance: float  # mean acceptance probability over kept sweeps
+    num_non_finite: int
+
+
+class Slots:
+    """Runs the chains of any number of records through the slots."""
+
+    def __init__(self, vae: VAE, kernel: Kernel, config: SamplerConfig):
+        self.rows_per_record = config.num_chains * kernel.rows_per_chain
+        self.num_places = config.slots // self.rows_per_record
+        self.schedule = chain.Schedule(
+            config.num_start, config.num_warmup, config.max_sweeps - config.num_start - config.num_warmup
+        )
+        self.occupied, self.passed = 0, 0  # places times blocks: with a record in them, and all
+        self._latent_size = vae.latent_size
+        self._examine = stopping.Examiner(config, kernel.draws, self.schedule.max_kept)
+        self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
+        schedule = self.schedule
+        self._begin = tf.function(
+            lambda keys, x, observed: chain.begin(vae, kernel, self._rows(keys, x, observed), schedule)
+        )
+        self._advance = tf.function(
+            lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK)
+        )
+        self._select = tf.function(chain.select)
+
+    def _rows(self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> Rows:
+        """Records [R, ...] to their rows [N, ...]."""
+        keys, x, observed = (tf.repeat(tensor, self.rows_per_record, axis=0) for tensor in (keys, x, observed))
+        chains = tf.cast(tf.range(keys.shape[0]) % self.rows_per_record, tf.uint32)
+        return Rows(Streams(keys, chains), x, observed)
+
+    def run(self, records: Records) -> Iterator[Finished]:
+        """Runs all records, and yields each when it has finished."""
+        queue = collections.deque(range(len(records.keys)))
+        begun = collections.deque()  # (record, place in `fresh`) of records that wait for a place
+        place_of = np.full(self.num_places, _EMPTY)
+        kept = np.zeros(self.num_places, np.int32)
+        traces = self._empty_traces()
+        running = fresh = None
+        while queue or begun or (place_of != _EMPTY).any():
+            while (place_of == _EMPTY).any() and (queue or begun):
+                if not begun:
+                    chosen = [queue.popleft() for _ in range(min(len(queue), self.num_places))]
+                    fresh = self._begin(
+                        *(tf.constant(field) for field in records.take(np.array(chosen), self.num_places))
+                    )
+                    begun.extend(zip(chosen, range(len(chosen))))
+                source = np.arange(self.num_places)
+                for place in np.flatnonzero(place_of == _EMPTY)[: len(begun)]:
+                    place_of[place], origin = begun.popleft()
+                    source[place], kept[place] = self.num_places + origin, 0
+                running = self._select(fresh if running is None else running, fresh, tf.constant(self._of_rows(source)))
+            running, block = self._advance(running, tf.constant(np.repeat(kept, self.rows_per_record)))
+            self._record(traces, kept, block)
+            kept = np.minimum(kept + stopping.BLOCK, self.schedule.max_kept).astype(np.int32)
+            self.occupied, self.passed = self.occupied + int((place_of != _EMPTY).sum()), self.passed + self.num_places
+            for place, verdict in self._examined(traces, place_of, kept):
+                yield self._finish(place_of[place], place, kept[place], traces, running.moments, verdict)
+                place_of[place] = _EMPTY
+
+    def _empty_traces(self) -> stopping.Trace:
+        """Room for the traces of all places: [places, P, T, ...]."""
+        room = (self.num_places, self.rows_per_record, self.schedule.max_kept)
+        return stopping.Trace(
+            np.zeros((*room, self._latent_size), np.float32), np.zeros(room, np.float32), np.zeros(room, np.float32)
+        )
+
+    def _of_rows(self, places: np.ndarray) -> np.ndarray:
+        """Indices of places -> indices of their rows, int32."""
+        rows = places[:, np.newaxis] * self.rows_per_record + np.arange(self.rows_per_record)
+        return rows.ravel().astype(np.int32)
+
+    def _record(self, traces: stopping.Trace, kept: np.ndarray, block: chain.Trace) -> None:
+        """Writes a block [B, N, ...] where each place's clock stands."""
+        for whole, part in zip(traces, block):
+            by_row = np.moveaxis(part.numpy(), 0, 1)
+            by_place = by_row.reshape(self.num_places, self.rows_per_record, *by_row.shape[1:])
+            for place, start in enumerate(kept):
+                end = min(start + stopping.BLOCK, self.schedule.max_kept)
+                whole[place, :, start:end] = by_place[place, :, : end - start]
+
+    def _examined(self, traces, place_of, kept) -> Iterator[tuple[int, stopping.Verdict]]:
+        """Places whose records have finished."""
+        for point in self._check_points:
+            places = np.flatnonzero((place_of != _EMPTY) & (kept == point))
+            if len(places):
+                verdicts = self._examine([_first(traces, place, point) for place in places])
+                yield from ((place, verdict) for place, verdict in zip(places, verdicts) if verdict.finished)
+
+    def _finish(self, index, place, num_kept, traces, moments, verdict) -> Finished:
+        rows = slice(place * self.rows_per_record, (place + 1) * self.rows_per_record)
+        own = chain.Moments(*(field[rows].numpy() for field in moments))
+        shares = np.exp(own.log_total - own.log_total.max(), dtype=np.float64)
+        shares = (shares / shares.sum())[:, np.newaxis]
+        mean = (shares * own.mean).sum(axis=0)
+        variance = (shares * (own.variance + (own.mean - mean) ** 2)).sum(axis=0)
+        trace = stopping.Trace(*(field.copy() for field in _first(traces, place, num_kept)))
+        return Finished(
+            int(index),
+            trace,
+            verdict,
+            mean.astype(np.float32),
+            variance.astype(np.float32),
+            float(own.acceptance.mean(dtype=np.float64) / num_kept),
+            int(own.non_finite.sum()),
+        )
+
+
+def _first(traces: stopping.Trace, place: int, num_kept: int) -> stopping.Trace:
+    return stopping.Trace(*(field[place, :, :num_kept] for field in traces))
+
+
+def pad(array: np.ndarray, size: int) -> np.ndarray:
+    """[n, ...] -> [size, ...], filled up with zeros."""
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
