@@ -4,7 +4,7 @@ Values are in units where 255 is 1. The same arrays give the same bytes.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -183,6 +183,27 @@ def trust(
     _log_ticks(axes.yaxis, bottom, top, lambda excess, _: f"{1 + excess:.6g}")
     _legend(axes)
     _style(axes, xlabel="effective sample size (the smaller of bulk and tail)", ylabel="R-hat")
+    return _png(figure)
+
+
+def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -> bytes:
+    """The fraction of records that have converged against gradients, one panel a mask, one line a sampler.
+
+    Args:
+        curves: by mask and sampler, the sorted gradients of records when they converged, and the number of
+            records.
+    """
+    figure = _figure(4.6 * len(curves), 3.6)
+    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+    for axes, (mask, samplers) in zip(panels, curves.items()):
+        for name, (gradients, num_records) in samplers.items():
+            axes.step(gradients, np.arange(1, len(gradients) + 1) / num_records, where="post", label=name)
+        axes.set(xscale="log", ylim=(0, 1.02))
+        axes.xaxis.set_major_formatter(_count)
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+        _style(axes, title=f"missing: {mask}", xlabel="gradients of a record, all chains")
+    panels[0].set_ylabel("records converged", fontsize=9, color=_INK)
+    figure.tight_layout()
     return _png(figure)
 
 
