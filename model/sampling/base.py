@@ -191,8 +191,8 @@ def resample_systematically(uniform_numbers: tf.Tensor, log_weight: tf.Tensor, s
 
     Rows of equal weight stay where they are.
     """
-    first = grouped(uniform_numbers, size)[:, :1]
-    return _at_quantile((tf.range(size, dtype=tf.float32) + first) / size, grouped(log_weight, size))
+    first = tf.cast(grouped(uniform_numbers, size)[:, :1], tf.float64)  # float32 would round some to the next row
+    return _at_quantile((tf.range(size, dtype=tf.float64) + first) / size, grouped(log_weight, size))
 
 
 def _at_quantile(quantiles: tf.Tensor, log_weight: tf.Tensor) -> tf.Tensor:
