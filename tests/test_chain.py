@@ -1,4 +1,4 @@
-"""The chain driver: which draws are kept, what is averaged."""
+"""The chain driver: how sweeps are numbered, which are kept, what is averaged."""
 
 from typing import NamedTuple
 
@@ -6,46 +6,124 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.counter_random import Streams
 from model.sampling import base, chain
-from tests import oracles
+from tests import kernels, oracles
+
+NUM_ROWS = 4
+SCHEDULE = chain.Schedule(num_start=2, num_warmup=3, max_kept=12)
+X, OBSERVED = np.ones(4), np.array([True, True, False, False])
+INF = float("inf")
 
 
 class State(NamedTuple):
-    x: tf.Tensor
     z: tf.Tensor
     outputs: tf.Tensor
+    warm: tf.Tensor  # [N] sweeps of warm-up
 
 
-class Info(NamedTuple):
-    acceptance: tf.Tensor
+def counting(weights: bool = False, adapts: bool = False) -> base.Kernel:
+    """A kernel of which everything is known: after sweep s, z is s and the logits are s / 10."""
 
-
-@pytest.mark.parametrize(
-    ("num_warmup", "num_sweeps", "num_draws", "expected"),
-    [(0, 10, 1, (10,)), (5, 25, 2, (15, 25)), (2, 9, 3, (4, 6, 9)), (0, 4, 4, (1, 2, 3, 4))],
-)
-def test_draws_are_spread_evenly_and_end_with_the_last_sweep(num_warmup, num_sweeps, num_draws, expected):
-    assert chain.schedule(num_warmup, num_sweeps, num_draws).draw_sweeps == expected
-
-
-def test_what_is_kept_comes_from_the_sweeps_after_warm_up():
-    """A kernel that counts: its state after sweep s is s, so averages and traces are known."""
-    oracle, num_rows = oracles.TinyBernoulli(), 3
-    ones = tf.ones([num_rows, 4])
+    def at(sweep, warm):
+        value = tf.cast(sweep, tf.float32)[:, tf.newaxis]
+        return State(value, 0.1 * value * tf.ones([1, 4]), warm)
 
     def step(rows, sweep, state):
         value = tf.cast(sweep, tf.float32)
-        return State(value * ones, value * ones[:, :1], state.outputs), Info(value * ones[:, 0])
+        log_weight = tf.where(sweep % 2 == 0, tf.math.log(value), -INF) if weights else tf.zeros_like(value)
+        return at(sweep, state.warm), base.Info(value, log_weight, sweep)
 
-    kernel = base.Kernel(init=lambda rows: State(0 * ones, 0 * ones[:, :1], 0 * ones), step=step)
-    streams = Streams(tf.zeros([num_rows, 2], tf.uint32), tf.zeros([num_rows], tf.uint32))
-    rows = base.Rows(streams, ones, tf.constant([[True, True, False, False]] * num_rows))
-    plan = chain.schedule(num_warmup=3, num_sweeps=9, num_draws=2)
-    result = tf.function(lambda: chain.run(oracle.vae, kernel, rows, plan))()
-    np.testing.assert_array_equal(result.draws[:, 0, 0], [6, 9])
-    np.testing.assert_array_equal(result.z[:, 1, 0], [4, 5, 6, 7, 8, 9])
-    np.testing.assert_allclose(result.acceptance, 6.5)
-    np.testing.assert_allclose(result.mean, 0.5)  # outputs of 0: probability 1/2
-    np.testing.assert_allclose(result.second_moment, 0.5)
-    np.testing.assert_allclose(result.log_likelihood, 2 * np.log(0.5), rtol=1e-6)  # two observed values
+    def adapt(rows, first, state, num_sweeps):
+        return at(base.everywhere(rows, first + num_sweeps - 1), tf.fill([NUM_ROWS], 100 + num_sweeps))
+
+    def init(rows, sweep, z):
+        return at(sweep, tf.zeros([NUM_ROWS], tf.int32))
+
+    return base.Kernel(init, step, adapt if adapts else None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return oracles.TinyBernoulli().vae
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return kernels.rows_of(X, OBSERVED, NUM_ROWS, seed=1)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["chain", "weighted"])
+def blocks(model, rows, request):
+    """Two blocks of ten sweeps, of which twelve are kept; rows 2 and 3 are five sweeps ahead."""
+    kernel = counting(weights=request.param)
+    chains = chain.begin(model, kernel, rows, SCHEDULE)
+    advance = tf.function(lambda chains, kept: chain.advance(model, kernel, chains, kept, SCHEDULE, 10))
+    kept, traces = np.array([0, 0, 5, 5], np.int32), []
+    for _ in range(2):
+        chains, trace = advance(chains, tf.constant(kept))
+        kept = np.minimum(kept + 10, SCHEDULE.max_kept).astype(np.int32)
+        traces.append(trace)
+    return request.param, chains, traces
+
+
+def test_no_sweep_number_is_used_twice(model, rows):
+    """Start: 0 to 2; the initial state: 3; warm-up: 4 to 6; kept: from 7."""
+    assert SCHEDULE.first_kept == 7
+    begun = tf.function(lambda: chain.begin(model, counting(), rows, SCHEDULE))()
+    np.testing.assert_array_equal(begun.state.z, 6)
+    adapted = tf.function(lambda: chain.begin(model, counting(adapts=True), rows, SCHEDULE))()
+    np.testing.assert_array_equal(adapted.state.z, 6)
+    np.testing.assert_array_equal(adapted.state.warm, 103)
+
+
+def test_the_trace_has_every_kept_sweep_by_each_rows_clock(blocks):
+    _, _, (first, second) = blocks
+    np.testing.assert_array_equal(first.z[:, 0, 0], np.arange(7, 17))
+    np.testing.assert_array_equal(first.z[:, 2, 0], np.arange(12, 22))
+    np.testing.assert_array_equal(second.z[:2, 1, 0], [17, 18])
+    probability = 1 / (1 + np.exp(-0.1 * np.arange(7, 17)))
+    np.testing.assert_allclose(first.log_likelihood[:, 0], 2 * np.log(probability), rtol=1e-5)  # two observed ones
+
+
+def test_moments_are_of_the_kept_sweeps_by_weight(blocks):
+    """Sweeps 7 to 18: of rows 2 and 3, 12 to 18. E[v] + Var[m] of a binary value is p (1 - p) of its mean p."""
+    weighted, chains, _ = blocks
+    for row, sweeps in [(0, np.arange(7, 19)), (2, np.arange(12, 19))]:
+        weights = np.where(sweeps % 2 == 0, sweeps, 0) if weighted else np.ones(len(sweeps))
+        probability = 1 / (1 + np.exp(-0.1 * sweeps))
+        mean = weights @ probability / weights.sum()
+        np.testing.assert_allclose(chains.moments.log_total[row], np.log(weights.sum()), rtol=1e-5)
+        np.testing.assert_allclose(chains.moments.mean[row], mean, rtol=1e-5)
+        np.testing.assert_allclose(chains.moments.variance[row], mean * (1 - mean), rtol=1e-4)
+        np.testing.assert_allclose(chains.moments.acceptance[row], sweeps.sum())
+        np.testing.assert_array_equal(chains.moments.non_finite[row], sweeps.sum())
+
+
+def test_variance_keeps_its_digits_far_from_zero(rows):
+    """Values of 10,000 with a standard deviation of 0.5 given z, and of 1 between sweeps."""
+    vae = oracles.LinearGaussian().vae
+
+    def step(rows, sweep, state):
+        sign = tf.cast(1 - 2 * (sweep % 2), tf.float32)[:, tf.newaxis]
+        return state._replace(outputs=1e4 + sign * tf.ones([1, 4])), base.Info.of_chain(tf.ones([NUM_ROWS]))
+
+    zeros = tf.zeros([NUM_ROWS])
+    moments = chain.Moments(
+        zeros - INF, tf.zeros([NUM_ROWS, 4]), tf.zeros([NUM_ROWS, 4]), zeros, tf.zeros([4], tf.int32)
+    )
+    state = State(tf.zeros([NUM_ROWS, 2]), tf.zeros([NUM_ROWS, 4]), tf.zeros([NUM_ROWS], tf.int32))
+    kept = tf.zeros([NUM_ROWS], tf.int32)
+    kernel = counting()._replace(step=step)
+    plan = SCHEDULE._replace(max_kept=400)
+    chains = chain.Chains(rows, state, moments)
+    chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(chains)
+    np.testing.assert_allclose(chains.moments.mean, 1e4, rtol=1e-6)
+    np.testing.assert_allclose(chains.moments.variance, 1.25, rtol=1e-3)
+
+
+def test_select():
+    running = (tf.constant([0, 1, 2]), tf.constant([[0.0], [1.0], [2.0]]))
+    fresh = tf.nest.map_structure(lambda tensor: tensor + 10, running)
+    first, second = chain.select(running, fresh, tf.constant([0, 5, 2]))
+    np.testing.assert_array_equal(first, [0, 12, 2])
+    np.testing.assert_array_equal(second, [[0], [12], [2]])
