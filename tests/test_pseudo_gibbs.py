@@ -7,30 +7,33 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import counter_random
 from model.config import SamplerConfig
-from model.counter_random import Draw, Streams
+from model.counter_random import Draw
 from model.imputer import Imputer
-from model.sampling import base, chain, pseudo_gibbs
-from tests import oracles
+from model.sampling import base, pseudo_gibbs
+from tests import kernels, oracles
 
 FALSE_ALARM = 1e-6
 NUM_CHAINS = 8192
 X, OBSERVED = np.array([1.0, 0, 0, 1]), np.array([True, False, False, False])
 
 
-def frequencies(oracle: oracles.TinyBernoulli, kernel: base.Kernel, num_sweeps: int = 20) -> np.ndarray:
-    """How often each completion comes last in independent chains."""
-    keys = np.stack([counter_random.record_key(1, b"%d" % row) for row in range(NUM_CHAINS)])
-    rows = base.Rows(
-        Streams(tf.constant(keys), tf.zeros([NUM_CHAINS], tf.uint32)),
-        tf.constant(np.tile(X, (NUM_CHAINS, 1)), tf.float32),
-        tf.constant(np.tile(OBSERVED, (NUM_CHAINS, 1))),
-    )
-    plan = chain.schedule(num_warmup=0, num_sweeps=num_sweeps, num_draws=1)
-    last = tf.function(lambda: chain.run(oracle.vae, kernel, rows, plan).draws)()[0].numpy()
-    codes = (last[:, ~OBSERVED] @ [4, 2, 1]).astype(int)
+def frequencies(oracle: oracles.TinyBernoulli, step, num_sweeps: int = 20) -> np.ndarray:
+    """How often each completion comes last in independent chains from the prior."""
+    rows = kernels.rows_of(X, OBSERVED, NUM_CHAINS, seed=1)
+
+    @tf.function
+    def run():
+        state = pseudo_gibbs.init(
+            oracle.vae, rows, base.everywhere(rows, 0), tf.random.stateless_normal([NUM_CHAINS, 1], [1, 2])
+        )
+        for sweep in tf.range(1, num_sweeps + 1):
+            state, _ = step(oracle.vae, rows, base.everywhere(rows, sweep), state)
+        return state.x
+
+    last = run().numpy()
     np.testing.assert_array_equal(last[:, OBSERVED], np.tile(X[OBSERVED], (NUM_CHAINS, 1)))
+    codes = (last[:, ~OBSERVED] @ [4, 2, 1]).astype(int)
     return np.bincount(codes, minlength=8) / NUM_CHAINS
 
 
@@ -40,23 +43,32 @@ def test_stationary_distribution(encoder_slope):
     oracle = oracles.TinyBernoulli(encoder_slope=encoder_slope)
     expected = oracle.pseudo_gibbs_stationary(X, OBSERVED)
     bound = oracles.hoeffding(NUM_CHAINS, 8, FALSE_ALARM)
-    assert np.abs(frequencies(oracle, pseudo_gibbs.build(oracle.vae)) - expected).max() < bound
+    assert np.abs(frequencies(oracle, pseudo_gibbs.step) - expected).max() < bound
 
 
 def test_a_wrong_sampler_fails_the_same_test():
     """A sampler that draws z from the prior instead of q is seen to be wrong."""
     oracle = oracles.TinyBernoulli(encoder_slope=4.0)
 
-    def step(rows, sweep, state):
+    def step(vae, rows, sweep, state):
         zeros = tf.zeros_like(state.z)
         z = base.draw_latent(rows, sweep, Draw.LATENT, zeros, tf.ones_like(zeros))
-        outputs = oracle.vae.decoder(z)
-        x = base.draw_values(oracle.vae, rows, sweep, Draw.VALUES, outputs)
-        return pseudo_gibbs.State(x, z, outputs), pseudo_gibbs.Info(tf.ones([NUM_CHAINS]))
+        outputs = vae.decoder(z)
+        return pseudo_gibbs.State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs), None
 
-    wrong = pseudo_gibbs.build(oracle.vae)._replace(step=step)
     expected = oracle.pseudo_gibbs_stationary(X, OBSERVED)
-    assert np.abs(frequencies(oracle, wrong) - expected).max() > oracles.hoeffding(NUM_CHAINS, 8, FALSE_ALARM)
+    assert np.abs(frequencies(oracle, step) - expected).max() > oracles.hoeffding(NUM_CHAINS, 8, FALSE_ALARM)
+
+
+def test_chains_start_from_draws_of_the_model():
+    """Before any sweep z ~ p(z): either CDF within 0.03."""
+    oracle = kernels.plane("easy")
+    rows = kernels.rows_of(oracle.x, oracle.observed, NUM_CHAINS, seed=2)
+    z = tf.function(lambda: pseudo_gibbs.start(oracle.vae, rows, 0))().numpy()
+    everything = np.zeros(8, bool)
+    for k in range(2):
+        distance = oracles.ks_distance_to(z[:, k], oracle.latent_cdf(oracle.x, everything, k))
+        assert distance < oracles.dkwm(NUM_CHAINS, FALSE_ALARM)
 
 
 def test_mean_of_the_imputer_is_the_stationary_mean():
@@ -65,7 +77,10 @@ def test_mean_of_the_imputer_is_the_stationary_mean():
     num = 256
     images = np.tile((X * 255).astype(np.uint8).reshape(1, 1, 4, 1), (num, 1, 1, 1))
     observed = np.tile(OBSERVED.reshape(1, 1, 4, 1), (num, 1, 1, 1))
-    config = SamplerConfig(num_chains=2, num_warmup=20, max_sweeps=120, num_imputations=2, slots=512)
+    config = SamplerConfig(
+        name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120, num_imputations=2,
+        num_evidence_draws=0, target_ess=1e9, slots=512,
+    )  # fmt: skip
     result = Imputer(oracle.vae, config, seed=2)(images, observed, [b"%d" % i for i in range(num)])
     stationary = oracle.pseudo_gibbs_stationary(X, OBSERVED)
     expected = stationary @ oracle.completions(X, OBSERVED)
