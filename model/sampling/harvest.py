@@ -56,7 +56,8 @@ class Harvester:
             log_prob_observed = self._evidence(keys, x, observed, loc, factor)[:num].numpy()
             if truth is not None:
                 complete = self._complete(keys, tf.constant(pad(truth, self._num_places)))[:num].numpy()
-                log_prob_missing = complete - log_prob_observed
+                known = ~np.isnan(truth).any(axis=1)
+                log_prob_missing = np.where(known, complete - log_prob_observed, np.float32(np.nan))
         return Harvest(values, log_prob_observed, log_prob_missing)
 
     def _rows(self, keys, x, observed) -> Rows:

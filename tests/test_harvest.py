@@ -1,0 +1,131 @@
+"""What is taken from finished chains: from which latents imputations are drawn, and what the estimates are worth."""
+
+import numpy as np
+import pytest
+
+from model.config import SamplerConfig
+from model.sampling.harvest import Harvester
+from model.sampling.slots import Finished, Records
+from model.sampling.stopping import Trace, Verdict
+from tests import oracles
+
+ORACLE = oracles.LinearGaussian()
+CONFIG = SamplerConfig(
+    name="pseudo_gibbs", num_chains=4, num_start=0, num_warmup=0, num_imputations=10, num_evidence_draws=400, slots=32
+)
+NUM_KEPT = 30
+X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])
+OBSERVED = np.array([True, False, True, False, False, True])
+INF = float("inf")
+
+
+def make_records(num: int) -> Records:
+    rng = np.random.default_rng(0)
+    observed = rng.random((num, 6)) < 0.5
+    observed[0] = False
+    keys = np.stack([np.arange(num), np.full(num, 7)], axis=1).astype(np.uint32)
+    return Records(keys, np.where(observed, rng.normal(size=(num, 6)), 0).astype(np.float32), observed)
+
+
+def finished(z: np.ndarray, log_weight: np.ndarray | None = None) -> Finished:
+    """Chains that left the latents z [P, T, 2]."""
+    log_weight = np.zeros(z.shape[:2]) if log_weight is None else log_weight
+    trace = Trace(z.astype(np.float32), np.zeros(z.shape[:2], np.float32), log_weight.astype(np.float32))
+    nothing = np.zeros(6, np.float32)
+    return Finished(0, trace, Verdict(True, True, 1.0, 99.0, 99.0), nothing, nothing, 1.0, 0)
+
+
+def far_apart() -> np.ndarray:
+    """Latents that their values tell: z_1 is 100 times the chain, z_2 100 times the sweep."""
+    chain, sweep = np.meshgrid(np.arange(4), np.arange(NUM_KEPT), indexing="ij")
+    return 100.0 * np.stack([chain, sweep], axis=-1)
+
+
+def origins(values: np.ndarray) -> list[tuple[int, int]]:
+    """Chain and sweep of imputations [J, 6] of which nothing is observed."""
+    z = (ORACLE.vae.encode(values.astype(np.float32)).mean().numpy()) / 100  # E[z | x]: shrunk by a tenth or so
+    weight = np.array([ORACLE.vae.encode(ORACLE.vae.decoder(np.eye(2, dtype=np.float32))).mean()])[0]
+    offset = ORACLE.vae.encode(ORACLE.vae.decoder(np.zeros([1, 2], np.float32))).mean().numpy() / 100
+    return [tuple(each) for each in np.rint((z - offset) @ np.linalg.inv(weight - 100 * offset)).astype(int)]
+
+
+@pytest.fixture(scope="module")
+def harvest():
+    return Harvester(ORACLE.vae, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def exact() -> list[Finished]:
+    """Of 8 records: independent draws of p(z | x_obs)."""
+    rng, records = np.random.default_rng(1), make_records(8)
+    posteriors = [ORACLE.latent_posterior(x, observed) for _, x, observed in zip(*records)]
+    return [finished(rng.multivariate_normal(each.mean, each.covariance, (4, NUM_KEPT))) for each in posteriors]
+
+
+def test_imputations_are_spread_evenly_over_chains_and_sweeps(harvest):
+    """Ten of 4 chains of 30 sweeps: three each of two, two each of two, the last ones after the last sweep."""
+    found = origins(harvest(make_records(1), [finished(far_apart())], None).values[0])
+    assert found == [(chain, sweep) for sweep in (9, 19, 29) for chain in range(4)][:10]
+
+
+def test_imputations_follow_the_weights(harvest):
+    """All weight on three draws, in the ratio 5 : 3 : 2; the scale of the weights is of no consequence."""
+    log_weight = np.full((4, NUM_KEPT), -INF)
+    log_weight[0, 3], log_weight[2, 17], log_weight[3, 29] = np.log([5, 3, 2]) - 4000.0
+    found = origins(harvest(make_records(1), [finished(far_apart(), log_weight)], None).values[0])
+    assert found == [(0, 3)] * 5 + [(2, 17)] * 3 + [(3, 29)] * 2
+
+
+def test_imputations_of_weights_that_are_all_zero_are_spread_evenly(harvest):
+    log_weight = np.full((4, NUM_KEPT), -INF)
+    found = origins(harvest(make_records(1), [finished(far_apart(), log_weight)], None).values[0])
+    assert len(set(found)) == 10
+
+
+def test_values_are_draws_given_the_latents_and_what_is_observed_stays(harvest):
+    """Of one latent: every imputation has noise of its own, of the likelihood's standard deviation."""
+    records = make_records(8)
+    values = harvest(records, [finished(np.ones((4, NUM_KEPT, 2)))] * 8, None).values
+    mean = ORACLE.vae.decoder(np.ones([1, 2], np.float32)).numpy()
+    observed = np.broadcast_to(records.observed[:, None], values.shape)
+    np.testing.assert_array_equal(values[observed], np.broadcast_to(records.x[:, None], values.shape)[observed])
+    noise = (values - mean)[~observed]
+    assert len(set(noise.tolist())) == noise.size
+    assert abs(noise.mean()) < 5.5 * 0.5 / np.sqrt(noise.size)
+    assert abs(noise.std() / 0.5 - 1) < 5.5 / np.sqrt(2 * noise.size)
+
+
+def test_log_probabilities_against_the_closed_form(harvest, exact):
+    """From 400 draws: within 0.1 nats, the proposal being near the target. Not a number where there is no truth."""
+    records = make_records(8)
+    truth = np.random.default_rng(2).normal(size=(8, 6)).astype(np.float32)
+    truth = np.where(records.observed, records.x, truth)
+    without = truth.copy()
+    without[3] = np.nan
+    found = harvest(records, exact, without)
+    expected = [ORACLE.log_prob_observed(x, observed) if observed.any() else 0.0 for _, x, observed in zip(*records)]
+    np.testing.assert_allclose(found.log_prob_observed, expected, atol=0.1)
+    assert np.isnan(found.log_prob_missing).tolist() == [i == 3 for i in range(8)]
+    chosen = [i for i in range(8) if i != 3 and not records.observed[i].all()]
+    missing = [ORACLE.log_prob_missing(truth[i], records.observed[i]) for i in chosen]
+    np.testing.assert_allclose(found.log_prob_missing[chosen], missing, atol=0.2)
+    assert np.isnan(harvest(records, exact, None).log_prob_missing).all()
+
+
+def test_log_probabilities_from_weighted_draws(harvest):
+    """The proposal is fitted to the weighted draws: of the prior, weighted by the likelihood."""
+    z = np.random.default_rng(3).normal(size=(4, 1000, 2))
+    means = ORACLE.vae.decoder(z.reshape(-1, 2).astype(np.float32)).numpy()
+    log_weight = -0.5 * (((means - X)[:, OBSERVED] / ORACLE.stddev) ** 2).sum(axis=1)
+    records = Records(np.ones((1, 2), np.uint32), np.where(OBSERVED, X, 0)[None].astype(np.float32), OBSERVED[None])
+    found = harvest(records, [finished(z, log_weight.reshape(4, 1000))], None)
+    np.testing.assert_allclose(found.log_prob_observed, ORACLE.log_prob_observed(X, OBSERVED), atol=0.1)
+
+
+def test_the_same_bits_alone_and_in_any_company(harvest, exact):
+    records, truth = make_records(8), np.ones((8, 6), np.float32)
+    together = harvest(records, exact, truth)
+    for chosen in ([0], [7], [3, 1, 6], list(range(7, -1, -1))):
+        part = harvest(Records(*(field[chosen] for field in records)), [exact[i] for i in chosen], truth[chosen])
+        for a, b in zip(part, together):
+            assert a.tobytes() == b[chosen].tobytes()
