@@ -1,0 +1,152 @@
+"""When a record is looked at, and what is found, on traces that are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from model.config import SamplerConfig
+from model.sampling import stopping
+from model.sampling.base import Draws
+from model.sampling.stopping import Examiner, Trace, Verdict
+
+CONFIG = SamplerConfig(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
+MAX_KEPT, NUM_KEPT = 400, 100
+INF = float("inf")
+
+
+def trace(seed: int, num_kept: int = NUM_KEPT, offset: float = 0.0, correlation: float = 0.0) -> Trace:
+    """4 chains of autoregressive draws; the first chain's first latent is off by `offset`."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(4, num_kept, 3))
+    for sweep in range(1, num_kept):
+        noise[:, sweep] = correlation * noise[:, sweep - 1] + math.sqrt(1 - correlation**2) * noise[:, sweep]
+    noise[0, :, 0] += offset
+    values = noise.astype(np.float32)
+    return Trace(values[..., :2].copy(), values[..., 2].copy(), np.zeros((4, num_kept), np.float32))
+
+
+@pytest.fixture(scope="module")
+def examine():
+    return Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)
+
+
+# When
+
+
+@pytest.mark.parametrize("draws", list(Draws))
+@pytest.mark.parametrize(
+    "num_chains, target_ess, max_kept", [(4, 400, 1920), (4, 400, 1917), (64, 100, 300), (2, 9000, 77)]
+)
+def test_check_points(draws, num_chains, target_ess, max_kept):
+    config = SamplerConfig(num_chains=num_chains, target_ess=target_ess)
+    points = stopping.check_points(config, draws, max_kept)
+    assert points == sorted(set(points)) and points[-1] == max_kept
+    assert all(point % stopping.BLOCK == 0 for point in points[:-1])
+    if draws is Draws.CHAIN:
+        assert points[0] * num_chains >= min(target_ess, max_kept * num_chains)
+    assert all(second <= 1.15 * first + stopping.BLOCK for first, second in zip(points, points[1:-1]))
+    assert len(points) <= 2 + math.log(max_kept / points[0]) / math.log(1.15)  # geometric: few looks
+
+
+def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
+    config = SamplerConfig(num_chains=2, target_ess=1e9)
+    assert stopping.check_points(config, Draws.CHAIN, 1000) == [1000]
+
+
+# What
+
+
+def test_independent_draws_have_converged(examine):
+    (found,) = examine([trace(0)])
+    assert found.finished and found.converged
+    assert found.r_hat < 1.05 and found.ess_bulk > 200 and found.ess_tail > 200
+
+
+@pytest.mark.parametrize("settings", [{"offset": 1.0}, {"offset": 9.0}, {"correlation": 0.9}, {"correlation": 0.99}])
+def test_others_have_not(examine, settings):
+    (found,) = examine([trace(1, **settings)])
+    assert not found.finished and not found.converged
+
+
+@pytest.mark.parametrize("offset, converged", [(0.0, True), (9.0, False)])
+def test_at_the_end_all_have_finished_and_figures_are_given(examine, offset, converged):
+    (found,) = examine([trace(2, MAX_KEPT, offset)])
+    assert found.finished and found.converged == converged
+    assert np.isfinite([found.r_hat, found.ess_bulk, found.ess_tail]).all()
+
+
+@pytest.mark.parametrize("num_kept", [NUM_KEPT, MAX_KEPT])
+def test_what_never_moved_has_not_converged(examine, num_kept):
+    still = trace(3, num_kept)
+    still.z[..., 1] = 0.7
+    (found,) = examine([still])
+    assert np.isnan([found.r_hat, found.ess_bulk, found.ess_tail]).all()
+    assert not found.converged and found.finished == (num_kept == MAX_KEPT)
+
+
+def test_what_is_not_a_number_has_not_converged(examine):
+    broken = trace(4)
+    broken.log_likelihood[2, 50] = np.nan
+    assert not examine([broken])[0].converged
+
+
+def test_with_nothing_observed_the_latents_alone_are_looked_at(examine):
+    blind = trace(5)
+    blind.log_likelihood[:] = 0
+    (found,) = examine([blind])
+    assert found.converged and np.isfinite(found.r_hat)
+    unlike = blind._replace(z=blind.z + np.array([9.0, 0, 0, 0], np.float32)[:, None, None])
+    assert not examine([unlike])[0].converged
+
+
+def test_the_same_bits_alone_and_in_any_company(examine):
+    """40 records, more than are examined at once, some of them hopeless."""
+    traces = [trace(10 + i, offset=9.0 * (i % 7 == 3), correlation=0.02 * i) for i in range(40)]
+    together = examine(traces)
+    assert {found.converged for found in together} == {True, False}
+    for chosen in ([0], [3], [17], [39], list(range(39, -1, -1)), list(range(5, 25))):
+        for index, found in zip(chosen, examine([traces[i] for i in chosen])):
+            assert np.asarray(found).tobytes() == np.asarray(together[index]).tobytes()
+
+
+# Weights
+
+
+def weighted(log_weight: np.ndarray) -> Trace:
+    return Trace(np.zeros((*log_weight.shape, 2), np.float32), np.zeros_like(log_weight), log_weight)
+
+
+def verdict(draws: Draws, log_weight: np.ndarray, max_kept: int = MAX_KEPT) -> Verdict:
+    return Examiner(CONFIG, draws, max_kept)([weighted(log_weight.astype(np.float32))])[0]
+
+
+def test_ess_of_weights_over_rows_and_sweeps():
+    """Equal weights count as draws, at any scale; of two that differ by a factor of 3, (1 + 3)^2 / (1 + 9) = 1.6."""
+    equal = verdict(Draws.WEIGHTED, np.full((8, 30), -5000.0))
+    assert equal.ess_bulk == equal.ess_tail == 240 and equal.converged and np.isnan(equal.r_hat)
+    unequal = verdict(Draws.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4))
+    assert unequal.ess_bulk == pytest.approx(6.4) and not unequal.converged and not unequal.finished
+    assert verdict(Draws.WEIGHTED, np.zeros((2, 20)), max_kept=20) == (
+        True,
+        False,
+        pytest.approx(np.nan, nan_ok=True),
+        40,
+        40,
+    )
+
+
+@pytest.mark.parametrize("draws", [Draws.WEIGHTED, Draws.POPULATION])
+def test_of_weights_that_are_all_zero_nothing_is_known(draws):
+    found = verdict(draws, np.full((8, 50), -INF))
+    assert found.ess_bulk == 0 and not found.converged and not found.finished
+
+
+def test_particles_count_once_and_finish_when_all_have_arrived():
+    log_weight = np.full((256, 30), -3.0)
+    assert verdict(Draws.POPULATION, log_weight) == (True, True, pytest.approx(np.nan, nan_ok=True), 256, 256)
+    log_weight[:128, -1] = -9.0  # of two groups one has nearly all of the weight
+    found = verdict(Draws.POPULATION, log_weight)
+    assert found.finished and not found.converged and found.ess_bulk == pytest.approx(128, rel=0.01)
+    log_weight[:128, -1] = -INF
+    assert not verdict(Draws.POPULATION, log_weight).finished
