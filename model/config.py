@@ -46,7 +46,9 @@ class ModelConfig(Section):
     likelihood: Literal["bernoulli", "discretized_logistic_mixture", "gaussian"] = "bernoulli"
     latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
     hidden: tuple[Width, ...] = Field((512, 512), strict=False, min_length=1, description="widths, encoder's order")
-    activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = "relu"
+    activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = Field(
+        "silu", description="a smooth one lets Hamiltonian samplers take larger steps"
+    )
 
 
 _DATA_OF_LIKELIHOOD = {  # data.dtype, data.binarize
@@ -82,6 +84,9 @@ class TrainConfig(Section):
     patience: Positive = Field(20, description="validations without a better bound before training stops")
     num_test_importance_samples: Positive = Field(1000, description="k of the final log p(x)")
     num_test_images: Positive = Field(10_000, description="at most so many test images are scored")
+    num_reference: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        199, description="validation images kept in the model directory, to tell misfits; 0: none, and no misfits"
+    )
 
 
 class SamplerConfig(Section):
@@ -124,6 +129,9 @@ class SamplerConfig(Section):
     precision: Literal["float32"] = "float32"
     target_r_hat: Annotated[float, Field(gt=1)] = 1.01
     target_ess: Annotated[float, Field(gt=0)] = 400.0
+    misfit_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.01, description="the rate at which records like those of the training data are called misfits"
+    )
 
     @property
     def rows_per_chain(self) -> int:
