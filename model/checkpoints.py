@@ -1,6 +1,7 @@
-"""The model directory: `vae.json` (what the model is) and `weights.safetensors` (its numbers).
+"""The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and where there is one
+`reference.safetensors`: validation records that `model.misfit` holds others against.
 
-Neither file can run code when it is loaded. The fingerprint of a model is the SHA-256 over both, so
+No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them, so
 the same training gives the same fingerprint.
 """
 
@@ -9,6 +10,7 @@ import json
 import os
 from typing import Any, NamedTuple
 
+import numpy as np
 import pydantic
 import safetensors
 import safetensors.numpy
@@ -19,6 +21,9 @@ from model.config import ModelConfig, Positive, Section
 FORMAT_VERSION = 1
 _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
+_REFERENCE = "reference.safetensors"
+_IMAGES = "images"  # the one tensor of the reference
+_SAFETENSORS_TYPES = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
 
 
@@ -40,7 +45,8 @@ class LoadedModel(NamedTuple):
 
     vae: vae_lib.VAE
     description: Description
-    fingerprint: str  # hexadecimal SHA-256 over both files
+    fingerprint: str  # hexadecimal SHA-256 over the files
+    reference: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
 
 
 def _named_variables(vae: vae_lib.VAE) -> dict:
@@ -51,13 +57,20 @@ def _named_variables(vae: vae_lib.VAE) -> dict:
     }
 
 
-def save(directory: str, vae: vae_lib.VAE, model: ModelConfig, training: dict[str, Any]) -> str:
+def save(
+    directory: str,
+    vae: vae_lib.VAE,
+    model: ModelConfig,
+    training: dict[str, Any],
+    reference: np.ndarray | None = None,
+) -> str:
     """Writes a model directory; `vae.json`, written last, makes it complete.
 
     Args:
         directory: made if need be; an earlier model in it is replaced.
         model: the configuration that `vae` was built from.
         training: a summary of the training, JSON values.
+        reference: [M, H, W, C] of the data's type, records that the model was not fitted to.
 
     Returns:
         The fingerprint.
@@ -66,7 +79,12 @@ def save(directory: str, vae: vae_lib.VAE, model: ModelConfig, training: dict[st
     weights = {name: variable.numpy() for name, variable in _named_variables(vae).items()}
     description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-    for name, content in ((_WEIGHTS, safetensors.numpy.save(weights)), (_DESCRIPTION, text.encode())):
+    contents = {_WEIGHTS: safetensors.numpy.save(weights)}
+    if reference is not None:
+        contents[_REFERENCE] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(reference)})
+    elif os.path.exists(os.path.join(directory, _REFERENCE)):
+        os.remove(os.path.join(directory, _REFERENCE))
+    for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
         path = os.path.join(directory, name)
         with open(f"{path}.tmp", "wb") as file:
             file.write(content)
@@ -75,16 +93,19 @@ def save(directory: str, vae: vae_lib.VAE, model: ModelConfig, training: dict[st
 
 
 def fingerprint(directory: str) -> str:
-    """SHA-256 over `vae.json` and the weights, in hexadecimal."""
+    """SHA-256 over `vae.json`, the weights and the reference if there is one, in hexadecimal."""
     digest = hashlib.sha256()
-    for name in (_DESCRIPTION, _WEIGHTS):
-        with open(os.path.join(directory, name), "rb") as file:
+    for name in (_DESCRIPTION, _WEIGHTS, _REFERENCE):
+        path = os.path.join(directory, name)
+        if name == _REFERENCE and not os.path.exists(path):
+            continue
+        with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
 def is_complete(directory: str) -> bool:
-    """Whether the directory holds both files of a model."""
+    """Whether the directory holds the two files that a model cannot do without."""
     return all(os.path.isfile(os.path.join(directory, name)) for name in (_DESCRIPTION, _WEIGHTS))
 
 
@@ -114,7 +135,7 @@ def load(directory: str) -> LoadedModel:
     """Loads a model directory.
 
     Raises:
-        ModelError: no model there, or weights that are not those of the architecture.
+        ModelError: no model there, weights that are not those of the architecture, or a reference of other data.
     """
     description = describe(directory)
     vae = vae_lib.build(description.model, description.data_shape)
@@ -127,7 +148,28 @@ def load(directory: str) -> LoadedModel:
                 variable.assign(weights.get_tensor(name))
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
-    return LoadedModel(vae, description, fingerprint(directory))
+    return LoadedModel(vae, description, fingerprint(directory), _load_reference(directory, vae))
+
+
+def _load_reference(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
+    """The reference, checked before any of it is read."""
+    path = os.path.join(directory, _REFERENCE)
+    if not os.path.exists(path):
+        return None
+    kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]
+    expected = f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            found = {name: (s.get_dtype(), s.get_shape()) for name in file.keys() for s in [file.get_slice(name)]}
+            dtype, shape = found.get(_IMAGES, (None, [0]))
+            if len(found) != 1 or dtype != kind or shape[0] < 1 or tuple(shape[1:]) != vae.data_shape:
+                raise ModelError(f"{path} must hold {expected}, got {found}")
+            images = file.get_tensor(_IMAGES)
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from None
+    if not np.isfinite(images).all():
+        raise ModelError(f"{path} holds values that are not finite")
+    return images
 
 
 def _check_shapes(path: str, variables: dict, found: dict[str, list[int]]) -> None:

@@ -12,6 +12,7 @@ from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
 from model.counter_random import Draw, Streams
 from model.likelihoods import Likelihood
+from model.misfit import FitTest
 from model.sampling import SAMPLERS
 from model.sampling.harvest import Harvester
 from model.sampling.slots import Finished, Records, Slots
@@ -32,6 +33,8 @@ class Imputed(NamedTuple):
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
     converged: np.ndarray  # [N] bool
+    fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
+    misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
 
@@ -64,8 +67,21 @@ class Imputer:
     a record's result has the same bits in any company.
     """
 
-    def __init__(self, vae: VAE, config: SamplerConfig, seed: int, binarize: str = "threshold"):
+    def __init__(
+        self,
+        vae: VAE,
+        config: SamplerConfig,
+        seed: int,
+        binarize: str = "threshold",
+        reference: np.ndarray | None = None,
+    ):
+        """Takes the rule of `data.binarize`, and the reference [M, H, W, C] that misfits are told by, if any."""
         self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
+        self._fit_test = None
+        if reference is not None:
+            ids = [b"reference %d" % index for index in range(len(reference))]  # the same for every seed
+            values = model_values(vae.likelihood, binarize, 0, ids, reference)
+            self._fit_test = FitTest(vae, values, config.slots)
         self._kernel = SAMPLERS[config.name](vae, config)
         self._slots = Slots(vae, self._kernel, config)
         self._harvester = Harvester(vae, config)
@@ -93,18 +109,22 @@ class Imputer:
         for name, array, expected in (("images", images, dtype), ("observed", observed, np.bool_)):
             if array.shape != shape or array.dtype != expected:
                 raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
-        results = _untouched(images, self._config.num_imputations, self._vae.likelihood.unit)
-        incomplete = np.flatnonzero(~observed.all(axis=(1, 2, 3)))
+        if not len(ids):
+            return _untouched(images, self._config, self._vae.likelihood.unit, np.empty(0))
+        records = self._records(images, observed, ids)
+        fit = self._fit_test(records.x, records.observed) if self._fit_test else np.full(len(ids), np.nan)
+        results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
+        incomplete = np.flatnonzero(~records.observed.all(axis=1))
         if not len(incomplete):
             return results
-        records = self._records(images[incomplete], observed[incomplete], [ids[i] for i in incomplete])
+        records = Records(*(field[incomplete] for field in records))
         for batch in self._finished_in_batches(records):
             places = np.array([each.index for each in batch])
             chosen = incomplete[places]
             truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
             part = self._result(records, batch, images[chosen], observed[chosen], truth)
-            for whole, rows in zip(results, part):
-                whole[chosen] = rows
+            for name, rows in part.items():
+                getattr(results, name)[chosen] = rows
         return results
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
@@ -141,7 +161,8 @@ class Imputer:
 
     def _result(
         self, records: Records, batch: Sequence[Finished], images: np.ndarray, observed: np.ndarray, truth
-    ) -> Imputed:
+    ) -> dict[str, np.ndarray]:
+        """The fields of `Imputed` that the chains of a batch have to say something about."""
         likelihood, num, shape = self._vae.likelihood, len(batch), images.shape[1:]
         harvest = self._harvester(Records(*(field[[each.index for each in batch]] for field in records)), batch, truth)
         drawn = likelihood.to_data(tf.constant(harvest.values)).numpy().reshape(num, -1, *shape)
@@ -149,7 +170,7 @@ class Imputer:
             np.stack([getattr(each, name) for each in batch]).reshape(images.shape) for name in ("mean", "variance")
         )
         kept = np.array([each.trace.z.shape[1] for each in batch])
-        return Imputed(
+        return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
             mean=np.where(observed, images.astype(np.float32) / likelihood.unit, mean),
             stddev=np.where(observed, np.float32(0), np.sqrt(np.maximum(variance, 0))),
@@ -171,7 +192,7 @@ class Imputer:
         return self._config.rows_per_record * of_row
 
 
-def _untouched(images: np.ndarray, num_imputations: int, unit: float) -> Imputed:
+def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.ndarray) -> Imputed:
     """The results of records of which nothing is missing: themselves, without a sweep."""
     num = len(images)
 
@@ -182,7 +203,7 @@ def _untouched(images: np.ndarray, num_imputations: int, unit: float) -> Imputed
         return np.zeros(num, np.int64)
 
     return Imputed(
-        imputations=np.repeat(images[:, None], num_imputations, axis=1),
+        imputations=np.repeat(images[:, None], config.num_imputations, axis=1),
         mean=images.astype(np.float32) / unit,
         stddev=np.zeros(images.shape, np.float32),
         r_hat=nan(),
@@ -193,6 +214,8 @@ def _untouched(images: np.ndarray, num_imputations: int, unit: float) -> Imputed
         num_gradients=zero(),
         num_non_finite=zero(),
         converged=np.ones(num, np.bool_),
+        fit_percentile=fit.astype(np.float32),
+        misfit=fit <= config.misfit_rate,
         log_prob_observed=nan(),
         log_prob_missing=nan(),
     )
@@ -208,4 +231,4 @@ def impute(
     binarize: str = "threshold",
 ) -> Imputed:
     """Imputes records with a loaded model; see `Imputer`, which compiles once for many calls."""
-    return Imputer(model.vae, config, seed, binarize)(images, observed, ids)
+    return Imputer(model.vae, config, seed, binarize, model.reference)(images, observed, ids)

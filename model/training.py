@@ -23,7 +23,7 @@ from model.likelihoods import Likelihood
 
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
-_BINARIZE, _NOISE, _EVALUATE = 0, 1, 2  # what a stateless seed is for
+_BINARIZE, _NOISE, _EVALUATE, _REFERENCE = 0, 1, 2, 3  # what a stateless seed is for
 
 
 class TrainingError(RuntimeError):
@@ -68,9 +68,22 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
         )
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
     trainer.run(validation, show_progress)
+    reference = _reference(validation, settings)
     summary = trainer.summary() | evaluate(trainer.vae, test, settings, show_progress)
-    checkpoints.save(directory, trainer.vae, settings.model, summary)
+    summary["num_reference"] = 0 if reference is None else len(reference)
+    checkpoints.save(directory, trainer.vae, settings.model, summary, reference)
     return summary
+
+
+def _reference(validation: np.ndarray, settings: Settings) -> np.ndarray | None:
+    """Validation images [M, H, W, C], drawn without replacement: a data set may be sorted."""
+    num = min(settings.train.num_reference, len(validation))
+    if not num:
+        return None
+    chosen = tf.random.experimental.index_shuffle(
+        tf.range(num, dtype=tf.int64), [settings.seed, _REFERENCE], len(validation) - 1
+    )
+    return validation[np.sort(chosen.numpy())].reshape(num, *settings.data.shape)
 
 
 def _claim(directory: str, settings: Settings) -> None:

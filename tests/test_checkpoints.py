@@ -42,6 +42,48 @@ def test_the_fingerprint_is_of_both_files(directory, tmp_path):
     assert len({checkpoints.fingerprint(path) for path in (directory, weights, text)}) == 3
 
 
+REFERENCE = np.arange(24, dtype=np.uint8).reshape(4, 3, 2, 1)
+
+
+def test_a_reference_comes_back_and_is_part_of_the_fingerprint(directory):
+    without, model = checkpoints.fingerprint(directory), vae.build(CONFIG, (3, 2, 1), seed=4)
+    assert checkpoints.load(directory).reference is None
+    found = [checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r) for r in (REFERENCE, REFERENCE + 1)]
+    loaded = checkpoints.load(directory)
+    np.testing.assert_array_equal(loaded.reference, REFERENCE + 1, strict=True)
+    assert loaded.fingerprint == found[1] and len({without, *found}) == 3
+    assert checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}) == without
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"images": REFERENCE.astype(np.float32)}, r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'"),
+        ({"images": REFERENCE.reshape(4, 2, 3, 1)}, r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}"),
+        ({"images": REFERENCE[:0]}, "M at least 1"),
+        ({"images": REFERENCE, "more": REFERENCE}, "must hold one tensor"),
+        ({}, "must hold one tensor"),
+        (b"no header", "is not a safetensors file"),
+    ],
+    ids=["type", "shape", "empty", "two", "none", "broken"],
+)
+def test_what_is_not_a_reference_is_refused(directory, tensors, message):
+    with open(os.path.join(directory, "reference.safetensors"), "wb") as file:
+        file.write(tensors if isinstance(tensors, bytes) else safetensors.numpy.save(tensors))
+    with pytest.raises(checkpoints.ModelError, match=message):
+        checkpoints.load(directory)
+
+
+def test_a_reference_of_real_values_is_finite(tmp_path):
+    config, path = CONFIG.model_copy(update={"likelihood": "gaussian"}), str(tmp_path)
+    reference = REFERENCE.astype(np.float32)
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, reference)
+    np.testing.assert_array_equal(checkpoints.load(path).reference, reference, strict=True)
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(reference, np.nan))
+    with pytest.raises(checkpoints.ModelError, match="values that are not finite"):
+        checkpoints.load(path)
+
+
 def edit(directory: str, **changes) -> None:
     path = os.path.join(directory, "vae.json")
     with open(path, encoding="utf-8") as file:

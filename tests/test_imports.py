@@ -26,6 +26,7 @@ LAYERS = [
     "model.sampling",
     "model.diagnostics",
     "model.evaluation",
+    "model.misfit",
     "model.imputer",
     "pipeline.values",
     "pipeline.record",
@@ -40,6 +41,7 @@ LAYERS = [
     "pipeline.results",
     "pipeline.jobs",
     "pipeline.figures",
+    "pipeline.text",
     "pipeline.report",
     "pipeline.cli",
 ]
@@ -49,6 +51,7 @@ WITHOUT_BEAM = {
     "pipeline.config",
     "pipeline.statistics",
     "pipeline.figures",
+    "pipeline.text",
     "pipeline.report",
 }
 

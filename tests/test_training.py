@@ -63,6 +63,24 @@ def test_it_learns_and_says_so(finished):
     assert glob.glob(os.path.join(directory, "training", "events.out.tfevents.*"))
 
 
+def test_some_validation_images_are_kept(finished, tmp_path):
+    """All there are, or as many as asked for, each once; by the seed, not the first ones."""
+    validation = datasets.load_images("digits", DATA.validation, DATA.shape).reshape(-1, *DATA.shape)
+    kept = checkpoints.load(str(finished[0])).reference
+    np.testing.assert_array_equal(kept, validation, strict=True)
+    assert finished[1]["num_reference"] == 100
+    train(tmp_path, epochs=0.1, num_reference=7)
+    few = checkpoints.load(str(tmp_path)).reference
+    known = [image.tobytes() for image in validation]
+    places = [known.index(image.tobytes()) for image in few]
+    assert len(set(places)) == 7 and places != list(range(7))
+
+
+def test_no_image_is_kept_unless_asked_for(tmp_path):
+    assert train(tmp_path, epochs=0.1, num_reference=0)["num_reference"] == 0
+    assert checkpoints.load(str(tmp_path)).reference is None
+
+
 def test_finished_training_is_not_repeated(finished, monkeypatch):
     monkeypatch.setattr(training, "Trainer", None)
     assert train(finished[0]) == finished[1]

@@ -1,0 +1,114 @@
+"""How well a model fits records: log p(x_obs) of each against that of validation records under the same mask.
+
+A chain can converge on a record of which the model has never seen the like. A statistic T of the record and its
+mask is therefore ranked among the T of M reference records, which the model was not fitted to, under that mask.
+If the record is exchangeable with them, its percentile (1 + #{T_ref <= T}) / (M + 1) is at most a with
+probability at most a, for every a and whatever T is: a conformal p-value (Vovk, Gammerman & Shafer 2005,
+"Algorithmic Learning in a Random World"). T decides which other records are found out.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from model.likelihoods import Likelihood
+from model.sampling.base import log_likelihood, standard_normal_log_prob
+from model.vae import VAE
+
+_ROUNDS = 3  # of encoding what is filled in; more find out more where much is observed, less where little is
+_MASKS_KEPT = 1000  # of which the reference's statistics are remembered, the last ones used
+
+
+def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+    """A cheap approximation of log p(x_obs), in nats up to a constant.
+
+    log p(x_obs | z) + log p(z) + log |S| / 2 at the mean z of q(z | x), with S the covariance of q: Laplace's
+    approximation, where the encoder says what the mode and the curvature are. What is missing is filled in
+    with the decoder's medians, at z = 0 to begin with and then at the z found last.
+
+    Args:
+        x: [N, D] on the model's scale; values where missing are ignored.
+        observed: [N, D] bool.
+
+    Returns:
+        [N].
+    """
+    outputs = vae.decoder(tf.zeros([1, vae.latent_size]))
+    outputs = tf.broadcast_to(outputs, [x.shape[0], outputs.shape[1]])
+    for _ in range(_ROUNDS):
+        posterior = vae.encode(_fill_in(vae.likelihood, outputs, x, observed))
+        outputs = vae.decoder(posterior.loc)
+    log_joint = log_likelihood(vae.likelihood, outputs, x, observed) + standard_normal_log_prob(posterior.loc)
+    return log_joint + tf.reduce_sum(tf.math.log(posterior.stddev()), axis=1)
+
+
+@tf.function(jit_compile=True)
+def _fill_in(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+    return tf.where(observed, x, likelihood.sample(outputs, tf.fill(x.shape, 0.5)))
+
+
+def check_rate(rate: float, num_reference: int) -> None:
+    """Checks that so many reference records allow for so small a rate of misfits.
+
+    Raises:
+        ValueError: no percentile would be as small as the rate.
+    """
+    if rate * (num_reference + 1) < 1:
+        raise ValueError(
+            f"sampler.misfit_rate {rate:g} is out of reach of a model with {num_reference} reference records; "
+            f"the smallest rate is {1 / (num_reference + 1):.3g}"
+        )
+
+
+class FitTest:
+    """Percentiles of records among reference records.
+
+    Every device call has the shape [slots, ...], so that a percentile has the same bits in any company. The
+    reference's statistics under a mask depend on the mask alone; those of the last masks are remembered.
+
+    Args:
+        vae: the model.
+        reference: [M, D] float32, validation records on the model's scale.
+        slots: rows of a device call.
+    """
+
+    def __init__(self, vae: VAE, reference: np.ndarray, slots: int):
+        self._reference, self._slots = reference, slots
+        self._statistic = tf.function(lambda x, observed: approximate_log_evidence(vae, x, observed))
+        self._remembered: dict[bytes, np.ndarray] = {}  # mask -> statistics of the reference [M], sorted
+
+    def __call__(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """Percentiles of N records: [N] float64, from 1 / (M + 1) to 1.
+
+        Args:
+            x: [N, D] float32 on the model's scale; values where missing are ignored.
+            observed: [N, D] bool.
+        """
+        own = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
+        masks = [np.packbits(mask).tobytes() for mask in observed]
+        reference = self._of_reference(dict(zip(masks, observed)))
+        not_above = [np.searchsorted(reference[mask], value, side="right") for mask, value in zip(masks, own)]
+        return (1 + np.array(not_above, np.float64)) / (len(self._reference) + 1)
+
+    def _of_reference(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
+        """The reference's statistics under each mask."""
+        size = len(self._reference)
+        found = {key: self._remembered[key] for key in masks if key in self._remembered}
+        new = [key for key in masks if key not in found]
+        observed = np.array([masks[key] for key in new])
+        values = self._statistics(len(new) * size, lambda rows: (self._reference[rows % size], observed[rows // size]))
+        found |= zip(new, np.sort(values.reshape(len(new), size), axis=1))
+        others = {key: value for key, value in self._remembered.items() if key not in found}
+        self._remembered = dict(list((others | found).items())[-_MASKS_KEPT:])
+        return found
+
+    def _statistics(self, num: int, rows_of: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """T of `num` rows [num]; the smallest there is where it is not a number."""
+        values = np.empty(num, np.float32)
+        for first in range(0, num, self._slots):
+            rows = np.arange(first, min(first + self._slots, num))
+            padding = [(0, self._slots - len(rows)), (0, 0)]
+            x, observed = (tf.constant(np.pad(part, padding)) for part in rows_of(rows))
+            values[rows] = self._statistic(x, observed)[: len(rows)]
+        return np.where(np.isnan(values), np.float32(-np.inf), values)

@@ -1,0 +1,138 @@
+"""The test of fit: it keeps its rate, finds out what is no digit, and depends on the record alone."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from model import checkpoints, datasets, imputer, misfit, vae
+from model.config import ModelConfig, SamplerConfig
+from model.misfit import FitTest
+
+SHAPE = (8, 8, 1)
+NUM_REFERENCE = 199
+FALSE_ALARM = 1e-6  # of every bound on a number of misfits
+
+
+@pytest.fixture(scope="module")
+def model() -> vae.VAE:
+    """A VAE of fresh weights; a decoder of ten times their outputs makes the values depend on z."""
+    fresh = vae.build(ModelConfig(latent_size=3, hidden=(16,)), SHAPE, seed=1)
+    return dataclasses.replace(fresh, decoder=lambda z: 10.0 * fresh.decoder(z))
+
+
+def samples(model: vae.VAE, num: int, seed: int) -> np.ndarray:
+    """Draws of the model: [num, D]."""
+    generator = np.random.default_rng(seed)
+    outputs = model.decoder(tf.constant(generator.normal(size=(num, 3)).astype(np.float32)))
+    return (generator.random((num, math.prod(SHAPE))) < tf.sigmoid(outputs).numpy()).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fit_test(model) -> FitTest:
+    return FitTest(model, samples(model, NUM_REFERENCE, seed=2), slots=64)
+
+
+def masks(num: int) -> np.ndarray:
+    return np.random.default_rng(3).random((num, math.prod(SHAPE))) < 0.5
+
+
+def most_misfits(num: int, rate: float, num_reference: int = NUM_REFERENCE) -> int:
+    """What the number of misfits among records like the reference exceeds with a probability of at most `FALSE_ALARM`.
+
+    Under one mask their share is that below the k-th smallest reference, k = rate (M + 1): it has a
+    Beta(k, M + 1 - k) distribution, and the number of misfits is beta-binomial.
+    """
+    k = math.floor(rate * (num_reference + 1) + 1e-9)
+    return int(scipy.stats.betabinom.ppf(1 - FALSE_ALARM, num, k, num_reference + 1 - k))
+
+
+@pytest.mark.parametrize("mask", [np.ones(64, bool), np.arange(64) < 16, masks(1)[0]], ids=["all", "quarter", "half"])
+def test_records_like_the_reference_are_misfits_at_the_stated_rate(model, mask):
+    num = 2000
+    fit_test = FitTest(model, samples(model, NUM_REFERENCE, seed=2), slots=1024)
+    percentiles = fit_test(samples(model, num, seed=4), np.tile(mask, (num, 1)))
+    assert percentiles.min() >= 1 / (NUM_REFERENCE + 1) and percentiles.max() <= 1
+    for rate in (0.01, 0.05, 0.5):
+        assert np.sum(percentiles <= rate) <= most_misfits(num, rate)
+    assert np.sum(percentiles > 0.5) <= most_misfits(num, 0.5)  # the other half: percentiles are not too large
+
+
+def test_inverted_digits_are_misfits_and_digits_are_not(model_directory):
+    loaded = checkpoints.load(model_directory)
+    digits = datasets.load_images("digits", "test[:200]", (28, 28, 1))
+    to_model = loaded.vae.likelihood.from_data
+    fit_test = FitTest(loaded.vae, to_model(loaded.reference.reshape(NUM_REFERENCE, -1)), slots=256)
+    half = np.tile(np.random.default_rng(0).random(784) < 0.5, (200, 1))
+    bottom_quarter = np.tile(np.arange(784) >= 21 * 28, (200, 1))
+    for observed in (half, bottom_quarter):
+        assert np.sum(fit_test(to_model(digits), observed) <= 0.01) <= most_misfits(200, 0.01)
+        assert np.mean(fit_test(to_model(255 - digits), observed) <= 0.01) > 0.95
+
+
+def test_the_same_bits_in_any_company_and_whatever_is_remembered(model, fit_test, monkeypatch):
+    x, observed = samples(model, 40, seed=5), masks(20).repeat(2, axis=0)
+    together = fit_test(x, observed)
+    order = np.random.default_rng(6).permutation(40)
+    assert fit_test(x[order], observed[order]).tobytes() == together[order].tobytes()
+    monkeypatch.setattr(misfit, "_MASKS_KEPT", 3)
+    fresh = FitTest(model, samples(model, NUM_REFERENCE, seed=2), slots=64)
+    alone = [fresh(x[i : i + 1], observed[i : i + 1]) for i in (0, 39, 17, 0)]
+    assert np.concatenate(alone).tobytes() == together[[0, 39, 17, 0]].tobytes()
+    assert len(fresh._remembered) == 3
+
+
+def test_a_mask_that_is_remembered_costs_nothing(model, monkeypatch):
+    fit_test = FitTest(model, samples(model, NUM_REFERENCE, seed=2), slots=64)
+    calls, statistic = [], fit_test._statistic
+    monkeypatch.setattr(fit_test, "_statistic", lambda *rows: calls.append(1) or statistic(*rows))
+    x, observed = samples(model, 5, seed=5), masks(1).repeat(5, axis=0)
+    fit_test(x, observed)
+    assert len(calls) == 1 + 4  # 5 records, 199 references
+    fit_test(x, observed)
+    assert len(calls) == 1 + 4 + 1
+
+
+def test_values_where_missing_are_ignored(model, fit_test):
+    x, observed = samples(model, 9, seed=7), masks(9)
+    assert fit_test(x, observed).tobytes() == fit_test(np.where(observed, x, np.nan), observed).tobytes()
+
+
+def test_nothing_observed_is_no_misfit(model, fit_test):
+    nothing = np.zeros((3, math.prod(SHAPE)), np.bool_)
+    np.testing.assert_array_equal(fit_test(samples(model, 3, seed=8), nothing), 1)
+
+
+def test_what_overflows_is_a_misfit():
+    real = vae.build(ModelConfig(latent_size=2, hidden=(8,), likelihood="gaussian"), (2, 3, 1), seed=1)
+    reference = np.random.default_rng(0).normal(size=(99, 6)).astype(np.float32)
+    x = np.array([[0.1] * 6, [3e38] * 6], np.float32)
+    percentiles = FitTest(real, reference, slots=32)(x, np.ones((2, 6), np.bool_))
+    assert percentiles[0] > 0.01 and percentiles[1] == 1 / 100
+
+
+def test_a_rate_out_of_reach_is_an_error():
+    misfit.check_rate(0.01, 99)
+    with pytest.raises(ValueError, match=r"^sampler.misfit_rate 0.01 is out of reach of a model with 98 .* is 0.0101$"):
+        misfit.check_rate(0.01, 98)
+
+
+def test_imputed_records_say_how_they_fit(model):
+    """Those of which nothing is missing too; without a reference nobody is a misfit."""
+    config = SamplerConfig(
+        name="pseudo_gibbs", num_chains=2, num_start=1, num_warmup=1, max_sweeps=8, num_evidence_draws=0, slots=32
+    )
+    reference = (255 * samples(model, NUM_REFERENCE, seed=2)).astype(np.uint8).reshape(-1, *SHAPE)
+    images = (255 * samples(model, 2, seed=9)).astype(np.uint8).reshape(2, *SHAPE)
+    observed = np.stack([masks(1)[0].reshape(SHAPE), np.ones(SHAPE, np.bool_)])
+    ids = [b"a", b"b"]
+    result = imputer.Imputer(model, config, 0, reference=reference)(images, observed, ids)
+    x = images.reshape(2, -1) / np.float32(255)
+    expected = FitTest(model, samples(model, NUM_REFERENCE, seed=2), slots=32)(x, observed.reshape(2, -1))
+    np.testing.assert_array_equal(result.fit_percentile, expected.astype(np.float32))
+    np.testing.assert_array_equal(result.misfit, expected <= config.misfit_rate)
+    without = imputer.Imputer(model, config, 0)(images, observed, ids)
+    assert np.isnan(without.fit_percentile).all() and not without.misfit.any()
