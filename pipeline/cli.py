@@ -213,9 +213,47 @@ def impute(path, settings, model, patterns, output, replace, beam_options) -> No
 
 
 @main.command()
+@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
+@click.option("--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images.")
+@click.option("--split", default="test", help="Its split.")
+@click.option("--num-records", type=click.IntRange(2), default=1000, help="Records that run until they converge.")
+@click.option("--num-distance-records", type=click.IntRange(2), default=100, help="Records set beside long chains.")
+@click.option("--sampler", "samplers", multiple=True, help="Only this sampler; repeatable.  [default: all]")
+@click.option("--mask", "masks", multiple=True, help="Only this mask; repeatable.  [default: all]")
+@click.option("--max-sweeps", type=click.IntRange(100), default=2000, help="Sweeps of a chain at most.")
+@click.option("--output", required=True, metavar="DIR", help="Where tables, figures and a file for each cell go.")
+def compare(directory, data, split, num_records, num_distance_records, samplers, masks, max_sweeps, output) -> None:
+    """Compares the samplers on one model: scores, convergence, and distance to the model's own conditional.
+
+    Stopped and started again, it goes on with what is not there yet.
+
+    \b
+    vaefill compare --model runs/mnist --output runs/comparison
+    """
+    _start()
+    with _errors_in_one_line():
+        from model import checkpoints
+        from model.sampling import SAMPLERS
+        from pipeline import comparison
+
+        for kind, chosen, known in (("sampler", samplers, SAMPLERS), ("mask", masks, comparison.MASKS)):
+            for name in chosen:
+                if name not in known:
+                    raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+        model = checkpoints.load(directory)
+        records = comparison.task(model, data, split, num_records)
+        runner = comparison.Comparison(model, records, output, masks or tuple(comparison.MASKS))
+        for name in samplers or SAMPLERS:
+            runner.convergence(name, max_sweeps)
+            runner.distances(name, num_distance_records)
+        comparison.write_tables(output)
+    click.echo(f"tables in {os.path.join(output, 'tables.md')}")
+
+
+@main.command()
 @click.argument("result", metavar="OUT")
 def evaluate(result) -> None:
-    """Prints the scores of a result against the truth, overall and by label.
+    """Prints how far the chains of a result came, and its scores against the truth, overall and by label.
 
     \b
     vaefill evaluate runs/imputed
@@ -226,12 +264,33 @@ def evaluate(result) -> None:
 
         summary = read_summary(result)
     groups = {"all": summary["all"], **{f"label {label}": group for label, group in summary["by_label"].items()}}
-    if groups["all"]["truth"] is None:
-        click.echo(f"{result} has no records with truth and missing values: nothing to evaluate")
+    _print_diagnostics(summary["all"])
+    if summary["all"]["truth"] is None:
+        click.echo(f"\n{result} has no records with truth and missing values: nothing to score")
         return
-    table = groups["all"]["truth"]["reliability"]
-    error = "Brier" if table else "sq. error"
-    click.echo(f"{'':12}{'records':>9}{'values':>12}{'nll':>9}{error:>11}{'F1':>9}")
+    _print_scores(groups)
+    if summary["all"]["truth"]["reliability"]:  # else values are not binary
+        _print_reliability(summary["all"]["truth"]["reliability"])
+
+
+def _print_diagnostics(group: dict[str, Any]) -> None:
+    """What the chains of all records came to."""
+    from pipeline.text import DIAGNOSED, number, percent
+
+    shares = (("converged", group["converged_fraction"]), ("misfits", group["misfit_fraction"]))
+    said = ", ".join(f"{percent(share)} {name}" for name, share in shares if share is not None)
+    click.echo(f"{group['num_records']:,} records, {said}\n")
+    quantiles = ("0.05", "0.5", "0.95")
+    click.echo(f"{'':42}" + "".join(f"{percent(float(q)):>12}" for q in quantiles))
+    for key, (name, spec) in DIAGNOSED.items():
+        values = group["diagnostics"].get(key) or {}
+        click.echo(f"{name:42}" + "".join(f"{number(values.get(q), spec):>12}" for q in quantiles))
+
+
+def _print_scores(groups: dict[str, Any]) -> None:
+    """Scores of groups against the truth, a line each."""
+    error = "Brier" if groups["all"]["truth"]["reliability"] else "sq. error"
+    click.echo(f"\n{'':12}{'records':>9}{'values':>12}{'nll':>9}{error:>11}{'F1':>9}")
     for name, group in groups.items():
         truth = group["truth"]
         if truth:
@@ -240,8 +299,10 @@ def evaluate(result) -> None:
                 for key, width in (("nll", 9), ("brier", 11), ("f1", 9))
             )
             click.echo(f"{name:12}{group['num_records']:>9,}{truth['num_values']:>12,}{scores}")
-    if not table:  # values that are not binary
-        return
+
+
+def _print_reliability(table: dict[str, Any]) -> None:
+    """How often what was predicted came true."""
     click.echo("\nreliability: of the missing values predicted to be 1 with probability p, the fraction that is 1")
     click.echo(f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}")
     for index, count in enumerate(table["counts"]):

@@ -34,14 +34,14 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
         super().__init__()
         self._model, self._fingerprint = model, fingerprint
         self._sampler, self._seed, self._binarize = sampler, seed, binarize
-        self._started, self._done = None, 0
+        self._started, self._done, self._converged = None, 0, 0
 
     def load_model(self) -> Imputer:
         """Loads the model and checks that it is the one the job was started with."""
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise checkpoints.ModelError(f"{self._model} has changed since the job was started")
-        return Imputer(loaded.vae, self._sampler, self._seed, self._binarize)
+        return Imputer(loaded.vae, self._sampler, self._seed, self._binarize, loaded.reference)
 
     def run_inference(
         self, batch: Sequence[MaskedRecord], model: Imputer, inference_args: dict[str, Any] | None = None
@@ -53,8 +53,9 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
                 np.stack([record.image for record in batch]),
                 np.stack([record.observed for record in batch]),
                 [record.id for record in batch],
+                [record.truth for record in batch],
             )
-            self._report_progress(len(batch))
+            self._report_progress(results.converged)
         for index, record in enumerate(batch):
             yield ImputedRecord(
                 masked=record,
@@ -64,14 +65,20 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
                 diagnostics={name: getattr(results, name)[index] for name in DIAGNOSTICS},
             )
 
-    def _report_progress(self, num_records: int) -> None:
-        self._done += num_records
+    def _report_progress(self, converged: np.ndarray) -> None:
+        self._done += len(converged)
+        self._converged += int(converged.sum())
         seconds = time.monotonic() - self._started
-        _LOGGER.info("imputed %s records, %.0f a second", f"{self._done:,}", self._done / seconds)
+        _LOGGER.info(
+            "imputed %s records, %.1f %% of them converged, %.1f a second",
+            f"{self._done:,}",
+            100 * self._converged / self._done,
+            self._done / seconds,
+        )
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         """Batches of a fixed size; left alone, Beam would choose it by the clock."""
-        size = _DEVICE_BATCHES * (self._sampler.slots // self._sampler.num_chains)
+        size = _DEVICE_BATCHES * (self._sampler.slots // self._sampler.rows_per_record)
         return {"min_batch_size": size, "max_batch_size": size}
 
     def get_num_bytes(self, batch: Sequence[MaskedRecord]) -> int:

@@ -14,6 +14,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from model import checkpoints
 from model.config import check_likelihood
+from model.misfit import check_rate
 from pipeline import graph, masking, results, sinks, summary
 from pipeline.config import Config, ConfigError
 from pipeline.imputation import ImputationHandler
@@ -117,10 +118,10 @@ class _Clock:
 
 
 def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
-    """Loads a model that is for the data of a configuration.
+    """Loads a model that is for the data of a configuration, and can tell misfits at its rate if at all.
 
     Raises:
-        ConfigError: it is for other data.
+        ConfigError: it is not.
         checkpoints.ModelError: it is not usable.
     """
     loaded = checkpoints.load(directory)
@@ -131,6 +132,8 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
         )
     try:
         check_likelihood(description.model.likelihood, config.data)
+        if loaded.reference is not None:
+            check_rate(config.sampler.misfit_rate, len(loaded.reference))
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
     return loaded
@@ -189,7 +192,7 @@ def impute(
         paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
         _run(lambda p: graph.impute(p, paths, schema, handler, layout, summarizer, limit), beam_options)
         counts, dead = _complete(layout, imputed_features(schema), "Records imputed by vaefill", config)
-        found = summary.combine(layout, schema, counts["written"], dead)
+        found = summary.combine(layout, schema, config.sampler, counts["written"], dead)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
         results.seal(root, {**content, "model": description.model_dump(mode="json"), "times": clock.times()})
         results.publish(root, output)

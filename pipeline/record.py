@@ -107,8 +107,12 @@ DIAGNOSTICS = {
     "acceptance_rate": np.float32,
     "num_sweeps": np.int64,
     "num_gradients": np.int64,
+    "num_non_finite": np.int64,
     "converged": np.bool_,
+    "fit_percentile": np.float32,
+    "misfit": np.bool_,
     "log_prob_observed": np.float32,
+    "log_prob_missing": np.float32,
 }
 SCORES = ("missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
 OWN_FEATURES = frozenset(

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from pipeline import figures, statistics
 from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from pipeline.text import DIAGNOSED, number, percent, short, text_of
 
 NUM_SHOWN = 10  # records whose pictures are shown
 NUM_DRAWS = 4  # of their imputations
@@ -28,18 +29,9 @@ NUM_WORST = 8  # records that are listed as least to be trusted
 MAX_LABELS = 50  # rows of a table by label
 _MAX_SEARCHED = 2000  # records looked at for one of every label
 _MAX_LISTED = 20  # rows of other lists that can get long
-_LONGEST_ID = 20  # characters of an id that are shown; the rest is in its tooltip
 
 _COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
 _NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "nll")  # columns of records.parquet that are read
-_DIAGNOSED = {  # name in summary.json -> what it is called here, format
-    "r_hat": ("R-hat", ",.3f"),
-    "ess_bulk": ("ESS, bulk", ",.0f"),
-    "ess_tail": ("ESS, tail", ",.0f"),
-    "acceptance_rate": ("acceptance rate", ".3f"),
-    "num_sweeps": ("sweeps of a chain", ",.0f"),
-    "log_prob_observed": ("log p(x_obs | z), nats", ",.1f"),
-}
 
 
 class ReportError(ValueError):
@@ -197,15 +189,18 @@ def _view(result: Result) -> dict[str, Any]:
         "path": result.path,
         "name": os.path.basename(os.path.normpath(result.path)),
         "sampler": sampler.get("name"),
+        "misfit_rate": sampler.get("misfit_rate"),
         "records": {name: result.summary["records"].get(name) for name in _COUNTS},
         **_headline(everything),
         "num_chain_sweeps": everything.get("num_chain_sweeps"),
         "num_gradients": everything.get("num_gradients"),
+        "num_non_finite": everything.get("num_non_finite"),
+        "log_likelihood": result.summary.get("log_likelihood"),
         "gallery": _gallery(result.shown) if result.shown else None,
         "trust": _trust(result.rows, *targets) if result.rows else None,
         "diagnostics": [
             (name, spec, values)
-            for key, (name, spec) in _DIAGNOSED.items()
+            for key, (name, spec) in DIAGNOSED.items()
             if (values := get(everything, "diagnostics", key))
         ],
         "truth": _truth(everything),
@@ -224,8 +219,10 @@ def _headline(group: Mapping[str, Any]) -> dict[str, Any]:
         "num_records": group.get("num_records"),
         "missing": get(group, "missing_fraction", "mean"),
         "converged": group.get("converged_fraction"),
+        "misfit": group.get("misfit_fraction"),
         "r_hat": get(group, "diagnostics", "r_hat", "0.5"),
         "ess": get(group, "diagnostics", "ess_bulk", "0.5"),
+        "num_sweeps": get(group, "diagnostics", "num_sweeps", "0.5"),
     }
 
 
@@ -254,6 +251,7 @@ def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dic
         "r_hat": record.diagnostics["r_hat"],
         "ess": min(record.diagnostics["ess_bulk"], record.diagnostics["ess_tail"]),
         "converged": record.diagnostics["converged"],
+        "misfit": record.diagnostics["misfit"],
         "images": [png and _inline(png) for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))],
     }
 
@@ -356,43 +354,11 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
         yield name, "–" if value is None else listed
 
 
-# --- values as text
-
-
 def get(mapping: Any, *keys: str) -> Any:
     """mapping[key][key]..., None where anything is absent."""
     for key in keys:
         mapping = mapping.get(key) if isinstance(mapping, Mapping) else None
     return mapping
-
-
-def number(value: float | None, spec: str = ",.4g") -> str:
-    """A number for people, a dash where it is undefined."""
-    if value is None or math.isnan(value):
-        return "–"
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else format(value, spec).replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A share in per cent; 0 % and 100 % are said of none and all only."""
-    if value is None or math.isnan(value) or value in (0, 1):
-        return "–" if value not in (0, 1) else f"{100 * value:.0f} %"
-    return "<0.1 %" if value < 0.0005 else ">99.9 %" if value >= 0.9995 else f"{100 * value:.1f} %"
-
-
-def text_of(content: bytes) -> str:
-    """Bytes that name something, for people: the text that they are, or else their hexadecimal digits."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
-    return text if text.isprintable() and text else "0x" + content.hex()
-
-
-def short(text: str) -> str:
-    """Leaves something out before the end, which is where ids differ."""
-    head = _LONGEST_ID // 3
-    return text if len(text) <= _LONGEST_ID else f"{text[:head]}…{text[head + 1 - _LONGEST_ID :]}"
 
 
 def _inline(png: bytes) -> str:

@@ -27,8 +27,11 @@ class Accumulator(NamedTuple):
 
     num_records: np.ndarray  # [] int64
     num_converged: np.ndarray  # [] int64
+    num_fitted: np.ndarray  # [] int64, records whose fit was tested
+    num_misfits: np.ndarray  # [] int64
     num_chain_sweeps: np.ndarray  # [] int64, over all chains of all records
-    num_gradients: np.ndarray  # [] int64
+    num_gradients: np.ndarray  # [] int64, network passes
+    num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not numbers
     num_missing: np.ndarray  # [] int64, values
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
     value_count: np.ndarray  # [D] int64, records in which the value is missing
@@ -43,7 +46,7 @@ def empty(num_values: int) -> Accumulator:
     scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
     integer = np.zeros((), np.int64)
     return Accumulator(
-        *[integer] * 5,
+        *[integer] * 8,
         np.zeros(_FRACTION_BINS, np.int64),
         np.zeros(num_values, np.int64),
         np.zeros(num_values),
@@ -71,8 +74,11 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     return Accumulator(
         num_records=np.int64(len(records)),
         num_converged=total("converged"),
+        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_percentile"]) for record in records], dtype=np.int64),
+        num_misfits=total("misfit"),
         num_chain_sweeps=total("num_sweeps") * num_chains,
         num_gradients=total("num_gradients"),
+        num_non_finite=total("num_non_finite"),
         num_missing=missing.sum(),
         missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
         value_count=missing.sum(axis=0),
@@ -102,8 +108,10 @@ def result(accumulator: Accumulator, shape: Sequence[int]) -> dict[str, Any]:
         {
             "num_records": count,
             "converged_fraction": evaluation.ratio(accumulator.num_converged, count),
+            "misfit_fraction": evaluation.ratio(accumulator.num_misfits, accumulator.num_fitted),
             "num_chain_sweeps": accumulator.num_chain_sweeps,
             "num_gradients": accumulator.num_gradients,
+            "num_non_finite": accumulator.num_non_finite,
             "missing_fraction": {
                 "mean": evaluation.ratio(accumulator.num_missing, count * math.prod(shape)),
                 "edges": np.linspace(0, 1, _FRACTION_BINS + 1).round(10),

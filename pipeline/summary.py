@@ -10,13 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model import evaluation
+from model.config import SamplerConfig
 from model.imputer import model_values
 from model.likelihoods import LIKELIHOODS
 from pipeline import statistics
 from pipeline.record import DIAGNOSTICS, ImputedRecord, Schema, decode_imputed
 from pipeline.sinks import DeadLetterCounts, Layout, write_whole
 
-_QUANTILES_OF = ("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "num_sweeps", "log_prob_observed")
+_QUANTILES_OF = (
+    "r_hat",
+    "ess_bulk",
+    "ess_tail",
+    "acceptance_rate",
+    "num_sweeps",
+    "num_gradients",
+    "fit_percentile",
+    "log_prob_observed",
+    "log_prob_missing",
+)
 
 
 class Summarizer:
@@ -121,7 +132,9 @@ def _decode_groups(content: bytes, num_values: int) -> dict[str | None, statisti
     return {group: accumulator(fields) for group, fields in json.loads(content)}
 
 
-def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCounts) -> dict[str, Any]:
+def combine(
+    layout: Layout, schema: Schema, sampler: SamplerConfig, num_imputed: int, dead: DeadLetterCounts
+) -> dict[str, Any]:
     """Writes `summary/` from the parts of all shards, and returns what summary.json holds."""
     directory = os.path.join(layout.root, "summary")
     os.makedirs(directory, exist_ok=True)
@@ -137,11 +150,23 @@ def combine(layout: Layout, schema: Schema, num_imputed: int, dead: DeadLetterCo
                         rows.write_table(table.read_row_group(index))
     summary = {
         "records": {"read": num_imputed + dead.total, "imputed": num_imputed, **dead.as_dict()},
+        "log_likelihood": _log_likelihood(sampler),
         **_results(groups, schema, parquet),
     }
     with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:
         json.dump(summary, file, indent=1, sort_keys=True)
     return summary
+
+
+def _log_likelihood(sampler: SamplerConfig) -> dict[str, Any] | None:
+    """How `log_prob_observed` and `log_prob_missing` are estimated; None where they are not."""
+    if not sampler.num_evidence_draws:
+        return None
+    per_row = -(-sampler.num_evidence_draws // sampler.rows_per_record)
+    return {
+        "estimator": "importance sampling from a normal approximation of p(z | x_obs), mixed with the prior",
+        "num_draws": per_row * sampler.rows_per_record,
+    }
 
 
 def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema, parquet: str) -> dict[str, Any]:

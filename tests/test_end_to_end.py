@@ -77,6 +77,8 @@ def test_the_counts_add_up(workspace):
 def test_evaluate_prints_the_scores(workspace):
     printed = vaefill("evaluate", "imputed", cwd=workspace)
     assert "nll" in printed and "label 7" in printed and "reliability" in printed
+    for expected in ("60 records, ", " misfits", "sweeps of a chain", "log p(x_mis | x_obs)"):
+        assert expected in printed
 
 
 def test_report_makes_a_page(workspace):
@@ -87,8 +89,15 @@ def test_report_makes_a_page(workspace):
 
 
 def test_demo_does_all_of_it(tmp_path):
-    settings = ("--set", "sampler.max_sweeps=60", "--set", "train.epochs=1", "--set", "train.num_test_images=10")
-    printed = vaefill("demo", "--output", "demo", *settings, cwd=tmp_path)
+    quick = (
+        "train.epochs=1",
+        "train.num_test_images=10",
+        "sampler.num_start=2",
+        "sampler.num_warmup=6",
+        "sampler.max_sweeps=30",
+        "sampler.num_evidence_draws=20",
+    )
+    printed = vaefill("demo", "--output", "demo", *(word for pair in quick for word in ("--set", pair)), cwd=tmp_path)
     assert "Open demo/report/index.html in a browser." in printed
     assert (tmp_path / "demo" / "report" / "index.html").stat().st_size > 50_000
     assert sorted(os.listdir(tmp_path / "demo" / "imputed")) == ["mcar", "top_three_quarters"]

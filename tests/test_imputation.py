@@ -1,6 +1,7 @@
 """The ModelHandler, and the job around it: the same bytes whatever the bundling, bad records apart."""
 
 import hashlib
+import json
 import os
 
 import numpy as np
@@ -9,12 +10,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from model import checkpoints, vae
+from model.sampling import SAMPLERS
 from pipeline import config as config_lib
-from pipeline import jobs, results
+from pipeline import jobs, report, results
 from pipeline.imputation import ImputationHandler
 from pipeline.record import MaskedRecord
 from pipeline.sources import SourceError
 
+REAL = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none", "data.shape=[2, 3, 1]"]
 GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
 
 
@@ -64,6 +67,27 @@ def test_the_same_bytes_from_two_worker_processes(config, model_directory, maske
     assert hashes(out) == hashes(result)
 
 
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "latent_hmc"])
+def test_every_sampler_gives_the_same_bytes_in_any_order(sampler, model_directory, masked, tmp_path, monkeypatch):
+    config = config_lib.load("test.yaml", [f"sampler.name={sampler}", "sampler.max_sweeps=25"])
+    load, loaded, found = ImputationHandler.load_model, [], []
+
+    def load_once(handler):
+        if not loaded:
+            loaded.append(load(handler))
+        return loaded[0]
+
+    monkeypatch.setattr(ImputationHandler, "load_model", load_once)  # compiling takes longer than all else
+    for name, num_files, order in (("a", 1, lambda payloads: payloads[:7]), ("b", 3, lambda payloads: payloads[6::-1])):
+        (tmp_path / name).mkdir()
+        out = str(tmp_path / name / "out")
+        jobs.impute(config, model_directory, [rewrite(masked, tmp_path / name, num_files, order)], out)
+        found.append(hashes(out))
+    assert found[0] == found[1]
+    with open(os.path.join(out, "summary", "summary.json"), encoding="utf-8") as file:
+        assert json.load(file)["all"]["num_records"] == 7
+
+
 def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
     config, model_directory, masked, result, tmp_path
 ):
@@ -82,7 +106,8 @@ def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
     pattern = rewrite(masked, tmp_path, 2, more=bad)
     out = str(tmp_path / "out")
     with pytest.raises(jobs.BadInputError, match="4 of 34 records are bad"):
-        jobs.impute(config, model_directory, [pattern], out)
+        quick = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
+        jobs.impute(quick, model_directory, [pattern], out)
     assert not os.path.exists(out)
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
     summary = jobs.impute(lenient, model_directory, [pattern], out)
@@ -114,6 +139,19 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert summary["all"]["diagnostics"]["r_hat"]["0.5"] == pytest.approx(
         np.nanquantile(r_hat, 0.5, method="inverted_cdf")
     )
+    assert summary["all"]["converged_fraction"] == pytest.approx(np.mean([e["converged"] for e in examples]))
+    sweeps = np.array([e["num_sweeps"] for e in examples])
+    assert len(set(sweeps.tolist())) > 1, "records stop by themselves"
+    assert summary["all"]["misfit_fraction"] == pytest.approx(np.mean([e["misfit"] for e in examples]))
+    for example in examples:
+        assert 1 / 200 <= example["fit_percentile"] <= 1
+        assert example["misfit"] == (example["fit_percentile"] <= np.float32(0.01))
+    assert summary["all"]["num_chain_sweeps"] == 2 * sweeps.sum()
+    for name in ("num_gradients", "log_prob_observed", "log_prob_missing"):
+        values = np.array([e[name] for e in examples], np.float64)
+        assert np.isfinite(values).all()
+        assert summary["all"]["diagnostics"][name]["0.5"] == np.quantile(values, 0.5, method="inverted_cdf")
+    assert summary["log_likelihood"]["num_draws"] == 20 and "importance" in summary["log_likelihood"]["estimator"]
     labels = [str(e["label"]) for e in examples]
     assert {name: group["num_records"] for name, group in summary["by_label"].items()} == {
         label: labels.count(label) for label in set(labels)
@@ -150,6 +188,9 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
     grey = config_lib.load("test.yaml", GREY)
     with pytest.raises(config_lib.ConfigError, match=r"model.likelihood bernoulli needs data.binarize .*, got none$"):
         jobs.impute(grey, model_directory, [masked], out)
+    rare = config_lib.load("test.yaml", ["sampler.misfit_rate=0.001"])
+    with pytest.raises(config_lib.ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 199 reference"):
+        jobs.impute(rare, model_directory, [masked], out)
     taken = config_lib.load("test.yaml", ["data.carry={mean: float32}"])
     with pytest.raises(config_lib.ConfigError, match="mean is a feature of the output itself"):
         jobs.impute(taken, model_directory, [masked], out)
@@ -176,6 +217,42 @@ def test_grey_values(masked, tmp_path):
     assert len(levels) > 200
 
 
+def real_records(path: str, num: int) -> None:
+    """Records of 6 real values, about half of them missing and NaN; of record 3 an observed one is."""
+    generator = np.random.default_rng(0)
+    with tf.io.TFRecordWriter(path) as writer:
+        for index in range(num):
+            truth = generator.normal(size=6).astype("<f4")
+            observed = generator.random(6) < 0.5
+            image = np.where(observed, truth, np.float32(np.nan))
+            if index == 3:
+                image[0], observed[0] = np.nan, True
+            features = {"id": b"%d" % index, "image": image.tobytes(), "truth": truth.tobytes()}
+            example = tf.train.Example()
+            for name, value in (features | {"observed": observed.astype(np.uint8).tobytes()}).items():
+                example.features.feature[name].bytes_list.value.append(value)
+            writer.write(example.SerializeToString())
+
+
+def test_real_values(tmp_path):
+    """Imputations are real numbers, observed ones are untouched, and what is not finite is a dead letter."""
+    config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5"])
+    model, out = str(tmp_path / "model"), str(tmp_path / "out")
+    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    real_records(str(tmp_path / "in"), 20)
+    found = jobs.impute(config, model, [str(tmp_path / "in")], out)
+    assert found["records"]["dead_by_reason"] == {"bad_image": 1} and found["records"]["imputed"] == 19
+    assert found["all"]["truth"]["brier"] > 0 and found["all"]["truth"]["nll"] is None
+    for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
+        assert example["imputations"].dtype == np.float32 and np.isfinite(example["imputations"]).all()
+        observed = np.broadcast_to(example["observed"], example["imputations"].shape)
+        given = np.broadcast_to(example["truth"], observed.shape)
+        np.testing.assert_array_equal(example["imputations"][observed], given[observed])
+        np.testing.assert_array_equal(example["mean"][example["observed"]], example["truth"][example["observed"]])
+        assert (example["stddev"][~example["observed"]] > 0).all()
+    report.write_report([out], str(tmp_path / "report"))
+
+
 def test_a_worker_refuses_another_model(config, model_directory):
     handler = ImputationHandler(model_directory, "another fingerprint", config.sampler, 0, "threshold")
     with pytest.raises(checkpoints.ModelError, match="has changed"):
@@ -187,13 +264,19 @@ def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_dire
     fingerprint = checkpoints.fingerprint(model_directory)
     loader, worker = (ImputationHandler(model_directory, fingerprint, config.sampler, 0, "threshold") for _ in range(2))
     image = np.zeros((28, 28, 1), np.uint8)
-    records = [MaskedRecord(b"%d" % i, image, np.arange(784).reshape(28, 28, 1) % 2 == i) for i in range(2)]
+    masks = [np.arange(784).reshape(28, 28, 1) % 2 == i for i in range(2)]
+    records = [MaskedRecord(b"%d" % i, image, mask, truth) for i, (mask, truth) in enumerate(zip(masks, (None, image)))]
     imputed = list(worker.run_inference(records, loader.load_model()))
     assert [result.masked for result in imputed] == records
+    assert [bool(np.isnan(result.diagnostics["log_prob_missing"])) for result in imputed] == [True, False]
     assert all(result.imputations.shape == (3, 28, 28, 1) for result in imputed)
 
 
 def test_batches_have_a_fixed_size(config, model_directory):
     handler = ImputationHandler(model_directory, "", config.sampler, 0, "threshold")
     sizes = handler.batch_elements_kwargs()
-    assert sizes["min_batch_size"] == sizes["max_batch_size"] == 8 * (config.sampler.slots // config.sampler.num_chains)
+    assert (
+        sizes["min_batch_size"]
+        == sizes["max_batch_size"]
+        == 8 * (config.sampler.slots // config.sampler.rows_per_record)
+    )

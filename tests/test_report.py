@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from model import evaluation
-from pipeline import figures, report, statistics
+from pipeline import figures, report, statistics, text
 from pipeline.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -27,10 +27,18 @@ from pipeline.record import (
     encode_imputed,
     imputed_features,
 )
+from pipeline.text import DIAGNOSED
 
 NUM_IMPUTATIONS = 5
-SAMPLER = {"name": "latent_hmc", "num_chains": 4, "max_sweeps": 400, "target_r_hat": 1.0625, "target_ess": 123.0}
-SUMMARISED = ("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "num_sweeps", "log_prob_observed")
+SAMPLER = {
+    "name": "latent_hmc",
+    "num_chains": 4,
+    "max_sweeps": 400,
+    "target_r_hat": 1.0625,
+    "target_ess": 123.0,
+    "misfit_rate": 0.02,
+}
+ESTIMATOR = {"estimator": "importance sampling", "num_draws": 4321}
 
 
 def make_record(
@@ -48,7 +56,11 @@ def make_record(
         "acceptance_rate": 0.7,
         "num_sweeps": 200,
         "num_gradients": 1600,
+        "num_non_finite": 0,
+        "fit_percentile": 0.25,
+        "misfit": index == 1,
         "log_prob_observed": -20.0,
+        "log_prob_missing": -30.0 if truth else np.nan,
         **diagnostics,
     }
     values["converged"] = values["r_hat"] < SAMPLER["target_r_hat"]
@@ -116,13 +128,13 @@ def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], sch
 def summarise(records: Sequence[ImputedRecord], scores: evaluation.Scores, shape: Sequence[int]) -> dict:
     def describe(group, accumulator):
         chosen = [record for record in records if group is None or statistics.group_of(record) == group]
-        diagnostics = {name: statistics.quantiles([r.diagnostics[name] for r in chosen]) for name in SUMMARISED}
+        diagnostics = {name: statistics.quantiles([r.diagnostics[name] for r in chosen]) for name in DIAGNOSED}
         return statistics.result(accumulator, shape) | {"diagnostics": diagnostics}
 
     groups = statistics.by_group(records, scores, SAMPLER["num_chains"])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
     counts = {"read": len(records) + 7, "imputed": len(records), "dead": 7, "dead_by_reason": {"bad_image": 7}}
-    return {"records": counts, "all": described.pop(None), "by_label": described}
+    return {"records": counts, "log_likelihood": ESTIMATOR, "all": described.pop(None), "by_label": described}
 
 
 class Page(html.parser.HTMLParser):
@@ -165,6 +177,9 @@ def test_truth_and_labels(labelled):
         f"{summary['all']['truth']['nll']:.4f}",
         f"{summary['by_label']['2']['truth']['brier']:.4f}",
         f"{summary['all']['diagnostics']['ess_tail']['0.75']:,.0f}",
+        "median sweeps of a chain",
+        "5.0 % are misfits 2.0 % of records like the model's own would be",
+        "importance sampling, 4,321 draws a record",
         "bad_image 7",
         "read 27",
         "5eed" * 16,
@@ -232,7 +247,7 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys(("r_hat", "ess_bulk", "ess_tail", "acceptance_rate", "log_prob_observed"), np.nan)
+    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients"}, np.nan)
     records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
     result = write_result(tmp_path / "out", records)
     page = Page(report.write_report([result], str(tmp_path)))
@@ -347,19 +362,19 @@ def test_large_pictures_are_thinned():
 
 
 @pytest.mark.parametrize(
-    "value, text",
+    "value, expected",
     [(None, "–"), (np.nan, "–"), (0.0, "0 %"), (1e-9, "<0.1 %"), (0.5, "50.0 %"), (1 - 1e-9, ">99.9 %"), (1, "100 %")],
 )
-def test_percent(value, text):
-    assert report.percent(value) == text
+def test_percent(value, expected):
+    assert text.percent(value) == expected
 
 
 @pytest.mark.parametrize(
-    "value, spec, text",
+    "value, spec, expected",
     [(None, "d", "–"), (np.nan, "d", "–"), (np.inf, "d", "∞"), (-2.55, ".1f", "−2.5"), (12345, ",d", "12,345")],
 )
-def test_number(value, spec, text):
-    assert report.number(value, spec) == text
+def test_number(value, spec, expected):
+    assert text.number(value, spec) == expected
 
 
 def test_records_are_made_of_every_diagnostic():
@@ -367,5 +382,5 @@ def test_records_are_made_of_every_diagnostic():
 
 
 def test_short_ids_keep_their_end():
-    assert report.short("digits-test.tfrecord-00000-of-00001__113") == "digits…of-00001__113"
-    assert report.short("exactly-twenty-chars") == "exactly-twenty-chars"
+    assert text.short("digits-test.tfrecord-00000-of-00001__113") == "digits…of-00001__113"
+    assert text.short("exactly-twenty-chars") == "exactly-twenty-chars"
