@@ -1,0 +1,110 @@
+"""Hamiltonian Monte Carlo on the latents: exact, with a metric and a step size of each record's own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model.config import SamplerConfig
+from model.sampling import base, latent_hmc
+from tests import kernels, oracles
+
+FALSE_ALARM = 1e-6  # of each of three comparisons
+CONFIG = SamplerConfig(num_leapfrog_steps=4)
+X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])
+OBSERVED = np.array([True, False, True, False, False, True])
+
+
+def with_step_size(size: float):
+    """A skewed metric too: no more than any other does it change the distribution."""
+    factor = tf.constant([[0.9, 0.0], [0.5, 0.6]])
+
+    def prepare(rows, state):
+        return state._replace(step_size=size * tf.ones_like(state.step_size), factor=factor + 0.0 * state.factor)
+
+    return prepare
+
+
+def movement(variant: str, step_size: float) -> kernels.Movement:
+    oracle = kernels.plane(variant)
+    kernel = latent_hmc.build(oracle.vae, CONFIG)
+    return kernels.movement(oracle, kernel, FALSE_ALARM, prepare=with_step_size(step_size))
+
+
+@pytest.mark.parametrize("variant", ["easy", "valley"])
+def test_conserves_exact_draws(variant):
+    """At a step so large that much is rejected. A CDF that moved by 0.03, twice the bound, would be seen."""
+    found = movement(variant, 0.8)
+    assert found.conserved, found
+    assert found.moved > 0.5
+
+
+def test_without_rejections_it_does_not(monkeypatch):
+    def always(uniform_numbers, log_ratio):
+        return base.Decision(
+            tf.ones_like(log_ratio, tf.bool), tf.ones_like(log_ratio), tf.zeros_like(log_ratio, tf.int32)
+        )
+
+    monkeypatch.setattr(base, "accept", always)
+    assert not movement("valley", 0.8).conserved
+
+
+def test_metric_of_a_normal_target_is_its_covariance():
+    """Draws in number, and their gradients: exactly, whatever the sampling error of the draws."""
+    rng = np.random.default_rng(0)
+    covariance = np.array([[1.0, 0.5, 0.0], [0.5, 0.4, 0.1], [0.0, 0.1, 0.2]])
+    draws = rng.multivariate_normal(np.zeros(3), covariance, (2, 4000))
+    factor = latent_hmc.metric_factor(tf.constant(draws), tf.constant(-draws @ np.linalg.inv(covariance))).numpy()
+    metric = factor @ factor.transpose(0, 2, 1)
+    assert factor.dtype == np.float32
+    # What is left is the five prior draws' share of 4,000.
+    np.testing.assert_allclose(metric, np.stack([covariance] * 2), atol=0.02)
+
+
+def test_metric_of_a_constant_target_is_finite():
+    factor = latent_hmc.metric_factor(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2]))
+    assert np.isfinite(factor).all()
+
+
+@pytest.fixture(scope="module")
+def warm() -> latent_hmc.State:
+    """Two records of 64 chains, 128 rows, after warm-up: one with three values observed, one with none."""
+    oracle, config = oracles.LinearGaussian(), SamplerConfig(num_chains=64, num_warmup=60, slots=128)
+    kernel = latent_hmc.build(oracle.vae, config)
+    rows = kernels.rows_of(X, OBSERVED, 128, seed=4, rows_per_chain=64)
+    rows = rows._replace(observed=rows.observed & (tf.range(128) < 64)[:, None])
+    start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([128, 2]))
+    return tf.function(lambda state: kernel.adapt(rows, 1, state, 60))(start)
+
+
+def test_warm_up_finds_each_records_own_metric(warm):
+    """That of a normal target, to the prior's share."""
+    metric = tf.matmul(warm.factor, warm.factor, transpose_b=True).numpy()
+    np.testing.assert_allclose(metric[0], oracles.LinearGaussian().latent_posterior(X, OBSERVED).covariance, atol=0.02)
+    np.testing.assert_allclose(metric[-1], np.eye(2), atol=0.05)
+
+
+def test_chains_of_a_record_share_what_warm_up_learns(warm):
+    for learnt in (warm.factor.numpy(), warm.step_size.numpy()):
+        for record in (learnt[:64], learnt[64:]):
+            assert (record == record[:1]).all()
+    assert not np.array_equal(warm.factor[0], warm.factor[64])
+
+
+def test_a_warm_up_of_a_few_sweeps_or_none_works():
+    oracle = oracles.LinearGaussian()
+    for num_sweeps in (0, 1, 5):
+        kernel = latent_hmc.build(oracle.vae, SamplerConfig(num_chains=2, num_warmup=num_sweeps))
+        rows = kernels.rows_of(X, OBSERVED, 32, seed=5, rows_per_chain=2)
+        state = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([32, 2]))
+        state = tf.function(lambda state: kernel.adapt(rows, 1, state, num_sweeps))(state)  # noqa: B023
+        assert np.isfinite(state.z).all() and (state.step_size > 0).numpy().all()
+
+
+def test_a_trajectory_that_leaves_the_numbers_is_rejected_and_counted():
+    oracle = kernels.plane("easy")
+    kernel = latent_hmc.build(oracle.vae, CONFIG)
+    rows = kernels.rows_of(oracle.x, oracle.observed, 32, seed=6)
+    start = with_step_size(1e30)(rows, kernel.init(rows, base.everywhere(rows, 0), tf.zeros([32, 2])))
+    state, info = kernels.sweeps(kernel, rows, start, 1)
+    np.testing.assert_array_equal(state.z, 0)
+    assert (info.acceptance == 0).numpy().all() and (info.non_finite == 1).numpy().any()
