@@ -20,6 +20,13 @@ class Rows(NamedTuple):
     observed: tf.Tensor  # [N, D] bool, True = observed
 
 
+def rows_of_records(keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, rows_per_record: int) -> Rows:
+    """Records [R, ...] to their rows [R * rows_per_record, ...], numbered within the record."""
+    keys, x, observed = (tf.repeat(tensor, rows_per_record, axis=0) for tensor in (keys, x, observed))
+    chains = tf.cast(tf.range(keys.shape[0]) % rows_per_record, tf.uint32)
+    return Rows(Streams(keys, chains), x, observed)
+
+
 class State(Protocol):
     """What the chain driver reads of a sampler's state; a sampler may keep more.
 

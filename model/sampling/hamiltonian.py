@@ -62,11 +62,11 @@ def move(
     def force(at):
         return _times(factor, beta[:, tf.newaxis] * at.gradient - at.z, transpose=True)
 
-    new = point
-    momentum += half_step * force(new)
-    for index in range(num_steps):
+    new, momentum = point, momentum + half_step * force(point)
+    for _ in tf.range(num_steps):
         new = evaluate(vae, rows, new.z + 2.0 * half_step * _times(factor, momentum))
-        momentum += (1.0 if index == num_steps - 1 else 2.0) * half_step * force(new)
+        momentum += 2.0 * half_step * force(new)
+    momentum -= half_step * force(new)  # the last one was half a step too long
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)

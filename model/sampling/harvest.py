@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from model.config import SamplerConfig
 from model.counter_random import Draw, Streams, uniform
-from model.sampling.base import Rows, draw_values, everywhere
+from model.sampling.base import draw_values, everywhere, rows_of_records
 from model.sampling.evidence import log_evidence
 from model.sampling.slots import Finished, Records, pad
 from model.sampling.stopping import Trace
@@ -54,21 +54,17 @@ class Harvester:
             fits += [(np.zeros_like(fits[0][0]), np.eye(self._vae.latent_size))] * (self._num_places - num)
             loc, factor = (tf.constant(np.stack(part).astype(np.float32)) for part in zip(*fits))
             log_prob_observed = self._evidence(keys, x, observed, loc, factor)[:num].numpy()
+            log_prob_observed[~records.observed.any(axis=1)] = 0.0  # nothing is certain
             if truth is not None:
                 complete = self._complete(keys, tf.constant(pad(truth, self._num_places)))[:num].numpy()
                 known = ~np.isnan(truth).any(axis=1)
                 log_prob_missing = np.where(known, complete - log_prob_observed, np.float32(np.nan))
         return Harvest(values, log_prob_observed, log_prob_missing)
 
-    def _rows(self, keys, x, observed) -> Rows:
-        per_record = self._config.rows_per_record
-        keys, x, observed = (tf.repeat(tensor, per_record, axis=0) for tensor in (keys, x, observed))
-        return Rows(Streams(keys, tf.cast(tf.range(keys.shape[0]) % per_record, tf.uint32)), x, observed)
-
     def _draw_values(self, keys, x, observed, z):
         """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
         per_record = self._config.rows_per_record
-        rows = self._rows(keys, x, observed)
+        rows = rows_of_records(keys, x, observed, per_record)
         parts = []
         for first in range(0, z.shape[1], per_record):
             part = z[:, first : first + per_record]
@@ -83,14 +79,18 @@ class Harvester:
 
     def _log_prob_observed(self, keys, x, observed, loc, factor):
         """log p(x_obs): [R]; the proposal is the normal approximation of the kept draws."""
+        loc, factor = (tf.repeat(tensor, self._config.rows_per_record, axis=0) for tensor in (loc, factor))
         return self._log_evidence(
-            self._rows(keys, x, observed), loc, factor, (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE)
+            rows_of_records(keys, x, observed, self._config.rows_per_record),
+            loc,
+            factor,
+            (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE),
         )
 
     def _log_prob_complete(self, keys, x):
         """log p(x) of complete records: [R]; the proposal is the encoder's."""
-        posterior = self._vae.encode(x)
-        rows = self._rows(keys, x, tf.ones_like(x, tf.bool))
+        rows = rows_of_records(keys, x, tf.ones_like(x, tf.bool), self._config.rows_per_record)
+        posterior = self._vae.encode(rows.x_observed)  # of all rows: at few, a network's bits depend on their order
         return self._log_evidence(
             rows,
             posterior.loc,
@@ -99,9 +99,9 @@ class Harvester:
         )
 
     def _log_evidence(self, rows, loc, factor, purposes):
-        per_record = self._config.rows_per_record
-        loc, factor = tf.repeat(loc, per_record, axis=0), tf.repeat(factor, per_record, axis=0)
-        return log_evidence(self._vae, rows, per_record, loc, factor, self._config.num_evidence_draws, purposes)
+        return log_evidence(
+            self._vae, rows, self._config.rows_per_record, loc, factor, self._config.num_evidence_draws, purposes
+        )
 
     def _choose(self, key: np.ndarray, finished: Finished, shares: np.ndarray | None) -> np.ndarray:
         """The latents [J, K] that imputations are drawn from."""

@@ -13,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from model.config import SamplerConfig
-from model.counter_random import Streams
 from model.sampling import chain, stopping
-from model.sampling.base import Kernel, Rows
+from model.sampling.base import Kernel, rows_of_records
 from model.vae import VAE
 
 _EMPTY = -1
@@ -58,20 +57,14 @@ class Slots:
         self._latent_size = vae.latent_size
         self._examine = stopping.Examiner(config, kernel.draws, self.schedule.max_kept)
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
-        schedule = self.schedule
+        schedule, per_record = self.schedule, self.rows_per_record
         self._begin = tf.function(
-            lambda keys, x, observed: chain.begin(vae, kernel, self._rows(keys, x, observed), schedule)
+            lambda *records: chain.begin(vae, kernel, rows_of_records(*records, per_record), schedule)
         )
         self._advance = tf.function(
             lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK)
         )
         self._select = tf.function(chain.select)
-
-    def _rows(self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> Rows:
-        """Records [R, ...] to their rows [N, ...]."""
-        keys, x, observed = (tf.repeat(tensor, self.rows_per_record, axis=0) for tensor in (keys, x, observed))
-        chains = tf.cast(tf.range(keys.shape[0]) % self.rows_per_record, tf.uint32)
-        return Rows(Streams(keys, chains), x, observed)
 
     def run(self, records: Records) -> Iterator[Finished]:
         """Runs all records, and yields each when it has finished."""
