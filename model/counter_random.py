@@ -50,8 +50,6 @@ class Draw(enum.IntEnum):
     EVIDENCE_DEFENSIVE = 13
     COMPLETE_LATENT = 14
     COMPLETE_DEFENSIVE = 15
-    FIT_LATENT = 16
-    FIT_VALUES = 17
 
 
 class Streams(NamedTuple):

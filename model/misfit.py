@@ -2,9 +2,11 @@
 
 A chain can converge on a record of which the model has never seen the like. A statistic T of the record and its
 mask is therefore ranked among the T of M reference records, which the model was not fitted to, under that mask.
-If the record is exchangeable with them, its percentile (1 + #{T_ref <= T}) / (M + 1) is at most a with
-probability at most a, for every a and whatever T is: a conformal p-value (Vovk, Gammerman & Shafer 2005,
-"Algorithmic Learning in a Random World"). T decides which other records are found out.
+If the record is exchangeable with them and the mask does not depend on its values, the percentile
+(1 + #{T_ref <= T}) / (M + 1) is at most a with probability at most a, for every a and whatever T is: a conformal
+p-value (Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World"). T decides which other records
+are found out. The probability is over the reference too: the share of a <= 1 that a given one calls misfits
+under a mask has the distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
 """
 
 from collections.abc import Callable, Mapping
