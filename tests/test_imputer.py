@@ -5,25 +5,39 @@ import pytest
 
 from model import imputer, vae
 from model.config import ModelConfig, SamplerConfig
+from model.sampling import SAMPLERS
 
 SHAPE = (6, 5, 1)
-CONFIG = SamplerConfig(num_chains=3, num_warmup=4, max_sweeps=16, num_imputations=5, slots=32)
+NUM_RECORDS = 11
 
 
-@pytest.fixture(scope="module")
-def model():
-    return vae.build(ModelConfig(latent_size=3, hidden=(16,)), SHAPE, seed=1)
+def make_config(name: str, **settings) -> SamplerConfig:
+    """Records of 2 chains; up to 8 rows a record, so that 4 fit into the slots, and 4 rounds are needed."""
+    settings = {"num_chains": 2, "num_particles": 4, "num_evidence_draws": 8, "num_leapfrog_steps": 2} | settings
+    settings = {"num_start": 2, "num_warmup": 7, "max_sweeps": 24, "num_imputations": 5, "slots": 32} | settings
+    return SamplerConfig(name=name, **settings)
 
 
-@pytest.fixture(scope="module")
-def run(model):
-    return imputer.Imputer(model, CONFIG, seed=7)
+CONFIG = make_config("pseudo_gibbs", num_chains=3, slots=96)
+
+
+def make_model(latent_size: int) -> vae.VAE:
+    return vae.build(ModelConfig(latent_size=latent_size, hidden=(16,)), SHAPE, seed=1)
 
 
 def make_records(num: int):
+    """The first has nothing observed, the second all but one pixel, the third everything."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (num, *SHAPE), dtype=np.uint8)
-    return images, generator.random((num, *SHAPE)) < 0.5, [b"record-%d" % i for i in range(num)]
+    observed = generator.random((num, *SHAPE)) < 0.5
+    observed[:3] = np.array([False, True, True])[: min(num, 3), None, None, None]
+    observed[1:2, 2, 3] = False
+    return images, observed, [b"record-%d" % i for i in range(num)]
+
+
+def subset(chosen):
+    images, observed, ids = make_records(NUM_RECORDS)
+    return images[chosen], observed[chosen], [ids[i] for i in chosen], list(images[chosen])
 
 
 def assert_same_bits(first: imputer.Imputed, second: imputer.Imputed):
@@ -35,32 +49,78 @@ def take(result: imputer.Imputed, index) -> imputer.Imputed:
     return imputer.Imputed(*(np.ascontiguousarray(field[index]) for field in result))
 
 
+# Bits, of every sampler; odd latent sizes put rows at every alignment.
+
+
+@pytest.fixture(
+    scope="module", params=[(name, 3) for name in SAMPLERS] + [("latent_hmc", 1), ("latent_hmc", 50)], ids=str
+)
+def sampler(request):
+    """An imputer, one of the same settings, and what the first makes of all records."""
+    name, latent_size = request.param
+    model = make_model(latent_size)
+    first, second = (imputer.Imputer(model, make_config(name), seed=7) for _ in range(2))
+    return first, second, first(*subset(range(NUM_RECORDS)))
+
+
+def test_the_same_bits_alone(sampler):
+    run, _, together = sampler
+    for i in range(NUM_RECORDS):
+        assert_same_bits(run(*subset([i])), take(together, [i]))
+
+
+def test_the_same_bits_in_any_order_and_position(sampler):
+    run, _, together = sampler
+    for order in (np.arange(NUM_RECORDS)[::-1], np.random.default_rng(1).permutation(NUM_RECORDS)):
+        assert_same_bits(run(*subset(order)), take(together, order))
+
+
+@pytest.mark.parametrize("sampler", [(name, 3) for name in SAMPLERS], indirect=True, ids=str)
+def test_the_same_bits_from_a_fresh_program(sampler):
+    _, fresh, together = sampler
+    chosen = [0, 1, 2, 10, 5]
+    assert_same_bits(fresh(*subset(chosen)), take(together, chosen))
+
+
+def test_every_sampler_gives_whole_results(sampler):
+    _, _, together = sampler
+    images, observed, _ = make_records(NUM_RECORDS)
+    assert together.converged[2] and together.num_sweeps[2] == 0
+    assert set(np.unique(together.imputations[~np.broadcast_to(observed[:, None], together.imputations.shape)])) <= {
+        0,
+        255,
+    }
+    for field in (together.mean, together.stddev):
+        assert np.isfinite(field).all()
+    incomplete = np.arange(NUM_RECORDS) != 2
+    assert (together.stddev[~observed] > 0).all()
+    assert np.isfinite(together.log_prob_observed[incomplete]).all()
+    assert np.isfinite(together.log_prob_missing[incomplete]).all()
+    assert (together.num_non_finite == 0).all()
+
+
+# One sampler stands for all.
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(3)
+
+
+@pytest.fixture(scope="module")
+def run(model):
+    return imputer.Imputer(model, CONFIG, seed=7)
+
+
 @pytest.fixture(scope="module")
 def together(run):
     return run(*make_records(27))
 
 
-def test_the_same_bits_alone(run, together):
-    images, observed, ids = make_records(27)
-    for i in (0, 11, 26):
-        assert_same_bits(run(images[i : i + 1], observed[i : i + 1], ids[i : i + 1]), take(together, [i]))
-
-
-def test_the_same_bits_in_any_order(run, together):
-    images, observed, ids = make_records(27)
-    order = np.random.default_rng(1).permutation(27)
-    assert_same_bits(run(images[order], observed[order], [ids[i] for i in order]), take(together, order))
-
-
-def test_the_same_bits_from_a_fresh_program(model, together):
-    assert_same_bits(imputer.Imputer(model, CONFIG, seed=7)(*make_records(27)), together)
-
-
 def test_values_where_missing_are_ignored(run, together):
     images, observed, ids = make_records(27)
     changed = np.where(observed, images, 255 - images)
-    result = run(changed, observed, ids)
-    assert_same_bits(result, together)
+    assert_same_bits(run(changed, observed, ids), together)
 
 
 def test_seed_and_id_matter(model, run, together):
@@ -91,14 +151,34 @@ def test_nothing_missing_and_everything_missing(run):
     result = run(images, observed, ids)
     np.testing.assert_array_equal(result.imputations[0], np.repeat(images[:1], CONFIG.num_imputations, axis=0))
     assert result.converged[0] and result.num_sweeps[0] == 0 and np.isnan(result.r_hat[0])
-    assert result.num_sweeps[1] == CONFIG.max_sweeps and result.log_prob_observed[1] == 0
     assert np.isfinite([result.r_hat[1], result.ess_bulk[1], result.ess_tail[1]]).all()
-    assert result.num_gradients.tolist() == [0, CONFIG.max_sweeps * CONFIG.num_chains]
+    assert result.num_sweeps[1] == CONFIG.max_sweeps and not result.converged[1]
+    assert result.log_prob_observed[1] == 0  # nothing is certain
+    # The initial draw of the model and that of the sampler's state are passes too.
+    assert result.num_gradients.tolist() == [0, (2 + CONFIG.max_sweeps) * CONFIG.num_chains]
 
 
 def test_no_records(run):
     result = run(np.zeros((0, *SHAPE), np.uint8), np.zeros((0, *SHAPE), bool), [])
     assert result.imputations.shape == (0, CONFIG.num_imputations, *SHAPE)
+
+
+def test_without_a_truth_or_without_evidence_log_probabilities_are_nan(model, run, together):
+    assert np.isnan(together.log_prob_missing).all() and np.isfinite(together.log_prob_observed[[0, 1, 3]]).all()
+    images, observed, ids = make_records(5)
+    some = run(images, observed, ids, [images[0], None, None, None, images[4]])
+    assert np.isfinite(some.log_prob_missing).tolist() == [True, False, False, False, True]
+    config = CONFIG.model_copy(update={"num_evidence_draws": 0})
+    without = imputer.Imputer(model, config, seed=7)(images, observed, ids, list(images))
+    assert np.isnan(without.log_prob_observed).all() and np.isnan(without.log_prob_missing).all()
+    np.testing.assert_array_equal(without.imputations, some.imputations)
+
+
+def test_occupancy(model):
+    run = imputer.Imputer(model, CONFIG, seed=7)
+    assert np.isnan(run.occupancy)
+    run(*make_records(18))  # of which 17 have something missing: in half of 32 places and one more
+    assert run.occupancy == 17 / 32
 
 
 def test_wrong_shapes_are_refused(run):
