@@ -1,7 +1,7 @@
 """`impute`: the one entry to the samplers, for the pipeline and a notebook alike."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +92,12 @@ class Imputer:
         return self._slots.occupied / self._slots.passed if self._slots.passed else math.nan
 
     def __call__(
-        self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes], truths: Sequence[np.ndarray | None] = ()
+        self,
+        images: np.ndarray,
+        observed: np.ndarray,
+        ids: Sequence[bytes],
+        truths: Sequence[np.ndarray | None] = (),
+        report: Callable[[np.ndarray], None] = lambda converged: None,
     ) -> Imputed:
         """Imputes records.
 
@@ -101,6 +106,7 @@ class Imputer:
             observed: [N, H, W, C] bool, True = observed.
             ids: the N ids; a record's result depends on its id, its values and the seed alone.
             truths: of each record the complete one [H, W, C], or None; only `log_prob_missing` asks for it.
+            report: called with `converged` [n] of records whenever n of them are done.
 
         Raises:
             ValueError: shapes that do not fit each other or the model.
@@ -115,6 +121,7 @@ class Imputer:
         fit = self._fit_test(records.x, records.observed) if self._fit_test else np.full(len(ids), np.nan)
         results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
         incomplete = np.flatnonzero(~records.observed.all(axis=1))
+        report(results.converged[records.observed.all(axis=1)])
         if not len(incomplete):
             return results
         records = Records(*(field[incomplete] for field in records))
@@ -125,6 +132,7 @@ class Imputer:
             part = self._result(records, batch, images[chosen], observed[chosen], truth)
             for name, rows in part.items():
                 getattr(results, name)[chosen] = rows
+            report(results.converged[chosen])
         return results
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:

@@ -54,8 +54,8 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
                 np.stack([record.observed for record in batch]),
                 [record.id for record in batch],
                 [record.truth for record in batch],
+                self._report_progress,
             )
-            self._report_progress(results.converged)
         for index, record in enumerate(batch):
             yield ImputedRecord(
                 masked=record,
@@ -66,6 +66,8 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
             )
 
     def _report_progress(self, converged: np.ndarray) -> None:
+        if not len(converged):
+            return
         self._done += len(converged)
         self._converged += int(converged.sum())
         seconds = time.monotonic() - self._started
