@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 
 from model import datasets, evaluation, missingness
 from model.checkpoints import LoadedModel
@@ -91,7 +92,8 @@ def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed,
     if math.isnan(imputer.occupancy):  # not compiled yet
         imputer(records.images[:1], observed[:1], records.ids[:1])
     began = time.perf_counter()
-    result = imputer(records.images, observed, records.ids)
+    with tqdm.tqdm(total=len(records.ids), unit="record", leave=False) as bar:
+        result = imputer(records.images, observed, records.ids, report=lambda converged: bar.update(len(converged)))
     return result, time.perf_counter() - began
 
 
