@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from model.counter_random import Streams
-from model.sampling import base
+from model.sampling import base, chain
+from model.vae import VAE
 from tests import oracles
 
 
@@ -18,12 +19,12 @@ def plane(variant: str) -> oracles.PlaneBernoulli:
     return getattr(oracles.PlaneBernoulli, variant)()
 
 
-def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_chain: int = 1) -> base.Rows:
-    """One record many times over, each with random numbers of its own; `rows_per_chain` rows share a key."""
+def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_record: int = 1) -> base.Rows:
+    """One record many times over, each with random numbers of its own; `rows_per_record` rows share a key."""
     row = np.arange(num_rows)
-    keys = np.stack([np.full(num_rows, seed), row // rows_per_chain], axis=1).astype(np.uint32)
+    keys = np.stack([np.full(num_rows, seed), row // rows_per_record], axis=1).astype(np.uint32)
     return base.Rows(
-        Streams(tf.constant(keys), tf.constant((row % rows_per_chain).astype(np.uint32))),
+        Streams(tf.constant(keys), tf.constant((row % rows_per_record).astype(np.uint32))),
         tf.constant(np.tile(np.where(observed, x, 0), (num_rows, 1)), tf.float32),
         tf.constant(np.tile(observed, (num_rows, 1))),
     )
@@ -35,6 +36,18 @@ def sweeps(kernel: base.Kernel, rows: base.Rows, state: Any, num_sweeps: int) ->
     for sweep in range(1, num_sweeps + 1):
         state, info = step(tf.constant(sweep), state)
     return state, info
+
+
+def kept_sweeps(vae: VAE, kernel: base.Kernel, rows: base.Rows, schedule: chain.Schedule) -> chain.Trace:
+    """What chains leave that start by themselves, in NumPy: [T, N, ...]."""
+
+    @tf.function
+    def run():
+        chains = chain.begin(vae, kernel, rows, schedule)
+        nothing = tf.zeros([rows.observed.shape[0]], tf.int32)
+        return chain.advance(vae, kernel, chains, nothing, schedule, schedule.max_kept)[1]
+
+    return chain.Trace(*(field.numpy() for field in run()))
 
 
 class Movement(NamedTuple):

@@ -70,7 +70,7 @@ def warm() -> latent_hmc.State:
     """Two records of 64 chains, 128 rows, after warm-up: one with three values observed, one with none."""
     oracle, config = oracles.LinearGaussian(), SamplerConfig(num_chains=64, num_warmup=60, slots=128)
     kernel = latent_hmc.build(oracle.vae, config)
-    rows = kernels.rows_of(X, OBSERVED, 128, seed=4, rows_per_chain=64)
+    rows = kernels.rows_of(X, OBSERVED, 128, seed=4, rows_per_record=64)
     rows = rows._replace(observed=rows.observed & (tf.range(128) < 64)[:, None])
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([128, 2]))
     return tf.function(lambda state: kernel.adapt(rows, 1, state, 60))(start)
@@ -94,7 +94,7 @@ def test_a_warm_up_of_a_few_sweeps_or_none_works():
     oracle = oracles.LinearGaussian()
     for num_sweeps in (0, 1, 5):
         kernel = latent_hmc.build(oracle.vae, SamplerConfig(num_chains=2, num_warmup=num_sweeps))
-        rows = kernels.rows_of(X, OBSERVED, 32, seed=5, rows_per_chain=2)
+        rows = kernels.rows_of(X, OBSERVED, 32, seed=5, rows_per_record=2)
         state = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([32, 2]))
         state = tf.function(lambda state: kernel.adapt(rows, 1, state, num_sweeps))(state)  # noqa: B023
         assert np.isfinite(state.z).all() and (state.step_size > 0).numpy().all()
