@@ -113,6 +113,15 @@ def run(model):
 
 
 @pytest.fixture(scope="module")
+def other(model):
+    """An imputer of another seed, without evidence, and its occupancy before and after it has seen 18 records."""
+    run = imputer.Imputer(model, CONFIG.model_copy(update={"num_evidence_draws": 0}), seed=8)
+    before = run.occupancy
+    run(*make_records(18))
+    return run, before, run.occupancy
+
+
+@pytest.fixture(scope="module")
 def together(run):
     return run(*make_records(27))
 
@@ -123,12 +132,12 @@ def test_values_where_missing_are_ignored(run, together):
     assert_same_bits(run(changed, observed, ids), together)
 
 
-def test_seed_and_id_matter(model, run, together):
+def test_seed_and_id_matter(run, other, together):
     images, observed, ids = make_records(27)
     other_ids = run(images, observed, [b"x" + record_id for record_id in ids])
-    other_seed = imputer.Imputer(model, CONFIG, seed=8)(images, observed, ids)
-    for other in (other_ids, other_seed):
-        assert not np.array_equal(other.imputations, together.imputations)
+    other_seed = other[0](images, observed, ids)
+    for result in (other_ids, other_seed):
+        assert not np.array_equal(result.imputations, together.imputations)
 
 
 def test_observed_values_come_back_untouched_and_others_binary(together):
@@ -163,22 +172,19 @@ def test_no_records(run):
     assert result.imputations.shape == (0, CONFIG.num_imputations, *SHAPE)
 
 
-def test_without_a_truth_or_without_evidence_log_probabilities_are_nan(model, run, together):
+def test_without_a_truth_or_without_evidence_log_probabilities_are_nan(run, other, together):
     assert np.isnan(together.log_prob_missing).all() and np.isfinite(together.log_prob_observed[[0, 1, 3]]).all()
     images, observed, ids = make_records(5)
     some = run(images, observed, ids, [images[0], None, None, None, images[4]])
     assert np.isfinite(some.log_prob_missing).tolist() == [True, False, False, False, True]
-    config = CONFIG.model_copy(update={"num_evidence_draws": 0})
-    without = imputer.Imputer(model, config, seed=7)(images, observed, ids, list(images))
+    without = other[0](images, observed, ids, list(images))
     assert np.isnan(without.log_prob_observed).all() and np.isnan(without.log_prob_missing).all()
-    np.testing.assert_array_equal(without.imputations, some.imputations)
 
 
-def test_occupancy(model):
-    run = imputer.Imputer(model, CONFIG, seed=7)
-    assert np.isnan(run.occupancy)
-    run(*make_records(18))  # of which 17 have something missing: in half of 32 places and one more
-    assert run.occupancy == 17 / 32
+def test_occupancy(other):
+    """Of 18 records 17 have something missing; there are 32 places."""
+    _, before, after = other
+    assert np.isnan(before) and after == 17 / 32
 
 
 def test_wrong_shapes_are_refused(run):
