@@ -31,7 +31,8 @@ _MAX_SEARCHED = 2000  # records looked at for one of every label
 _MAX_LISTED = 20  # rows of other lists that can get long
 
 _COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
-_NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "nll")  # columns of records.parquet that are read
+_FLAGS = ("converged", "misfit")  # these and the next are the columns of records.parquet that are read
+_NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "fit_percentile", "nll")
 
 
 class ReportError(ValueError):
@@ -45,7 +46,7 @@ class Result(NamedTuple):
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any]
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
-    rows: Mapping[str, Any]  # [N] each: arrays `converged` and of `_NUMBERS`, an Arrow column `id`
+    rows: Mapping[str, Any]  # [N] each: arrays of `_FLAGS` and `_NUMBERS`, an Arrow column `id`
 
 
 def write_report(results: Sequence[str], output: str) -> str:
@@ -127,12 +128,12 @@ def _read_rows(path: str) -> dict[str, np.ndarray]:
     """Columns of records.parquet that the page needs; null becomes NaN."""
     content = pyarrow.BufferReader(_read_bytes(path))
     try:
-        table = pyarrow.parquet.read_table(content, columns=["id", "converged", *_NUMBERS])
+        table = pyarrow.parquet.read_table(content, columns=["id", *_FLAGS, *_NUMBERS])
         columns = {name: table[name].cast(pyarrow.float64()).to_numpy() for name in _NUMBERS}
-        converged = table["converged"].cast(pyarrow.bool_()).to_numpy()
+        flags = {name: table[name].cast(pyarrow.bool_()).to_numpy() for name in _FLAGS}
     except (pyarrow.ArrowException, KeyError) as error:
         raise _broken(path, error) from None
-    return {"id": table["id"], "converged": converged, **columns}
+    return {"id": table["id"], **flags, **columns}
 
 
 def _read_shown(directory: str, num_labels: int) -> list[ImputedRecord]:
@@ -263,8 +264,9 @@ def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_es
     points = (rows["r_hat"][drawn], ess[drawn], rows["converged"][drawn])
     incomplete = np.flatnonzero(rows["missing_fraction"] > 0)
     r_hat = np.where(np.isnan(rows["r_hat"]), math.inf, rows["r_hat"])
-    order = np.lexsort((ess[incomplete], -r_hat[incomplete], rows["converged"][incomplete]))
-    shown = ("missing_fraction", "r_hat", "nll")
+    trusted = rows["converged"] & ~rows["misfit"]
+    order = np.lexsort((ess[incomplete], -r_hat[incomplete], trusted[incomplete]))
+    shown = ("missing_fraction", "r_hat", "fit_percentile", "misfit", "nll")
     return {
         "figure": _inline(figures.trust(*points, target_r_hat, target_ess)) if drawn.any() else None,
         "target_r_hat": target_r_hat,

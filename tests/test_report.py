@@ -178,7 +178,7 @@ def test_truth_and_labels(labelled):
         f"{summary['by_label']['2']['truth']['brier']:.4f}",
         f"{summary['all']['diagnostics']['ess_tail']['0.75']:,.0f}",
         "median sweeps of a chain",
-        "5.0 % are misfits 2.0 % of records like the model's own would be",
+        "5.0 % are misfits 2.0 % would be by chance",
         "importance sampling, 4,321 draws a record",
         "bad_image 7",
         "read 27",
@@ -271,6 +271,14 @@ def test_least_trusted_first(tmp_path):
     page = Page(report.write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
     listed = re.findall(r"test/\d+", page.text.split("Records to trust least")[1])
     assert listed[:3] == ["test/030", "test/029", "test/028"]
+
+
+def test_misfits_are_not_to_be_trusted_though_they_converge(tmp_path):
+    records = [make_record(i, r_hat=1 + i / 1000, misfit=i == 5, fit_percentile=0.015 * (i + 1)) for i in range(10)]
+    page = Page(report.write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    listed = page.text.split("Records to trust least")[1]
+    assert re.findall(r"test/\d+", listed)[:3] == ["test/005", "test/009", "test/008"]
+    assert "0.090" in listed and "10.0 % are misfits" in page.text
 
 
 def test_several_results(tmp_path):
