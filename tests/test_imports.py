@@ -52,6 +52,7 @@ LAYERS = [
     "pipeline.results",
     "pipeline.jobs",
     "pipeline.figures",
+    "pipeline.comparison",
     "pipeline.text",
     "pipeline.report",
     "pipeline.cli",
@@ -62,6 +63,7 @@ WITHOUT_BEAM = {
     "pipeline.config",
     "pipeline.statistics",
     "pipeline.figures",
+    "pipeline.comparison",
     "pipeline.text",
     "pipeline.report",
 }
