@@ -104,7 +104,7 @@ class SamplerConfig(Section):
     num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(4, description="independent chains of a record")
     num_start: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(20, description="sweeps of pseudo-Gibbs to start with")
     num_warmup: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(
-        60, description="sweeps of the sampler that adapt it and are thrown away"
+        85, description="sweeps of the sampler that adapt it and are thrown away"
     )
     max_sweeps: Annotated[int, Field(ge=1, lt=1 << 19)] = Field(
         2000, description="sweeps of a chain at most, start and warm-up included; a record that has converged stops"

@@ -200,8 +200,10 @@ class Imputer:
 
     def _num_gradients(self, kept: np.ndarray) -> np.ndarray:
         """Network passes of a record: its start and its initial state, pseudo-Gibbs, and the sampler's sweeps."""
-        of_row = 2 + self._config.num_start + (self._config.num_warmup + kept) * self._kernel.passes
-        return self._config.rows_per_record * of_row
+        kernel, config = self._kernel, self._config
+        warm_up = config.num_warmup * kernel.passes if kernel.warm_up_passes is None else kernel.warm_up_passes
+        of_row = 2 + config.num_start + warm_up + kept * kernel.passes
+        return config.rows_per_record * of_row
 
 
 def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.ndarray) -> Imputed:

@@ -43,13 +43,13 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Fixed lengths, at which a record takes about 1,000, 2,000, 4,000 and 16,000 gradients.
 _LENGTHS = {
     "latent_hmc": (
-        {"num_warmup": 25, "max_sweeps": 80},
-        {"num_warmup": 30, "max_sweeps": 139},
-        {"max_sweeps": 265},
-        {"max_sweeps": 1015},
+        {"num_warmup": 30, "max_sweeps": 84},
+        {"num_warmup": 40, "max_sweeps": 148},
+        {"num_warmup": 60, "max_sweeps": 288},
+        {"max_sweeps": 1037},
     ),
-    "annealed_smc": ({"max_sweeps": 90},),
-    "lair": tuple({"max_sweeps": sweeps} for sweeps in (70, 100, 150, 500)),
+    "annealed_smc": ({"max_sweeps": 115},),
+    "lair": tuple({"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)),
 }
 _PLAIN_LENGTHS = tuple({"max_sweeps": sweeps} for sweeps in (250, 500, 1000, 4000))
 

@@ -82,6 +82,7 @@ class Kernel(NamedTuple):
     step: Callable[[Rows, tf.Tensor, Any], tuple[Any, Info]]  # rows, sweep, state -> state, info
     adapt: Callable[[Rows, int, Any, int], Any] | None = None  # rows, first sweep, state, number of sweeps -> state
     passes: int = 1  # network passes of a row in a sweep
+    warm_up_passes: int | None = None  # of a row in all of warm-up, if they are not `passes` a sweep
     rows_per_chain: int = 1
     draws: Draws = Draws.CHAIN
 

@@ -23,8 +23,9 @@ from model.sampling import base, hamiltonian
 from model.vae import VAE
 
 _ACCEPTANCE = 0.8
-_LONGEST_TRAJECTORY = 1.6  # in units of u, in which a period of a normal target is 2 pi
+_LONGEST_TRAJECTORY = 1.7  # in units of u, in which a period of a normal target is 2 pi
 _FIRST_STEP = 0.15  # before anything is known of the metric
+_STEP_OF_METRIC = 0.45  # with a new metric
 _PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
 
 
@@ -93,31 +94,47 @@ def metric_factor(draws: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.linalg.triangular_solve(cholesky, scaled, adjoint=True), tf.float32)
 
 
-def _window(vae, config, rows, first, state, num_sweeps) -> tuple[State, tf.Tensor, tf.Tensor]:
+def _windows(num_sweeps: int) -> tuple[int, int, int]:
+    """Sweeps for a first metric, for the final one, and for the step size alone."""
+    first, second = num_sweeps // 6, 7 * num_sweeps // 10
+    return first, second, num_sweeps - first - second
+
+
+def _window(vae, config, num_steps, rows, first, state, num_sweeps) -> tuple[State, tf.Tensor, tf.Tensor]:
     """Sweeps that adapt the step size, with the draws and gradients [S, N, K] that they visit."""
     draws = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
     gradients = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
     for count in tf.range(num_sweeps):
-        sweep = base.everywhere(rows, first + count)
-        state, info = step(vae, config.num_leapfrog_steps, rows, sweep, state)
+        state, info = step(vae, num_steps, rows, base.everywhere(rows, first + count), state)
         state = _adapt_step(state, info.acceptance, count, config.num_chains)
         draws, gradients = draws.write(count, state.z), gradients.write(count, state.gradient - state.z)
     return state, draws.stack(), gradients.stack()
 
 
 def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:
-    """A third of the sweeps for a first metric, half for the final one, the rest for the step size alone."""
-    for size in (num_sweeps // 3, num_sweeps // 2):
-        if size < 3:
-            continue  # nothing to learn a metric from
-        state, draws, gradients = _window(vae, config, rows, first, state, size)
-        by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
-        factor = tf.repeat(metric_factor(*by_record), config.num_chains, axis=0)
-        state = state._replace(factor=factor, step_size=0.45 * tf.ones_like(state.step_size))
-        first, num_sweeps = first + size, num_sweeps - size
-    state, _, _ = _window(vae, config, rows, first, state, num_sweeps)
+    """Adapts the metric twice, with trajectories a step shorter, which teach as much; then the step size."""
+    *learning, last = _windows(num_sweeps)
+    for size in learning:
+        if size >= 3:  # else there is nothing to learn a metric from
+            state, draws, gradients = _window(vae, config, _short(config), rows, first, state, size)
+            by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
+            factor = tf.repeat(metric_factor(*by_record), config.num_chains, axis=0)
+            state = state._replace(factor=factor, step_size=tf.fill(state.step_size.shape, _STEP_OF_METRIC))
+        first += size
+    state, _, _ = _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)
     longest = _LONGEST_TRAJECTORY / config.num_leapfrog_steps
     return state._replace(step_size=tf.minimum(state.step_size, longest))
+
+
+def _short(config: SamplerConfig) -> int:
+    return max(1, config.num_leapfrog_steps - 1)
+
+
+def warm_up_passes(config: SamplerConfig) -> int:
+    """Network passes of a row in warm-up."""
+    *learning, last = _windows(config.num_warmup)
+    learning_passes = sum(size for size in learning if size >= 3) * _short(config)
+    return learning_passes + last * config.num_leapfrog_steps
 
 
 def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
@@ -133,4 +150,5 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         adapt=lambda rows, first, state, num_sweeps: warm_up(vae, config, rows, first, state, num_sweeps),
         step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
         passes=config.num_leapfrog_steps,
+        warm_up_passes=warm_up_passes(config),
     )

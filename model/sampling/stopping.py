@@ -17,7 +17,7 @@ from model.config import SamplerConfig
 from model.sampling.base import Draws
 
 BLOCK = 10  # kept sweeps a device call; records are examined between calls
-_GROWTH = 1.15
+_GROWTH = 1.1
 _RECORDS = 32  # of one examination: one shape for one record and for many
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
 
