@@ -199,7 +199,7 @@ def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -
         for name, (gradients, num_records) in samplers.items():
             axes.step(gradients, np.arange(1, len(gradients) + 1) / num_records, where="post", label=name)
         axes.set(xscale="log", ylim=(0, 1.02))
-        axes.xaxis.set_major_formatter(_count)
+        _log_ticks(axes.xaxis, *axes.get_xlim(), _count)
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
         _style(axes, title=f"missing: {mask}", xlabel="gradients of a record, all chains")
     panels[0].set_ylabel("records converged", fontsize=9, color=_INK)
