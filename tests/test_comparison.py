@@ -1,0 +1,79 @@
+"""Comparing samplers: cells are kept and not computed twice, and the tables say what is in them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from model import checkpoints
+from model.imputer import Imputer
+from pipeline import comparison
+
+MASK = "half at random"
+
+
+@pytest.fixture(scope="module")
+def model(model_directory):
+    return checkpoints.load(model_directory)
+
+
+@pytest.fixture(scope="module")
+def records(model):
+    return comparison.task(model, "digits", "test", 6)
+
+
+@pytest.fixture(scope="module")
+def directory(model, records, tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("comparison"))
+    comparison.Comparison(model, records, directory, [MASK]).convergence("pseudo_gibbs", max_sweeps=150)
+    return directory
+
+
+def test_slots_are_no_more_than_the_records_fill():
+    assert comparison.sampler_config("latent_hmc", 6, {}).slots == 32
+    assert comparison.sampler_config("latent_hmc", 10_000, {}).slots == 512
+    assert comparison.sampler_config("lair", 6, {}).slots == 192
+    assert comparison.sampler_config("annealed_smc", 6, {}).slots == 512
+
+
+def test_masks_depend_on_the_record_alone(model, records):
+    few = comparison.task(model, "digits", "test", 2)
+    for mask in comparison.MASKS:
+        np.testing.assert_array_equal(few.observed(mask), records.observed(mask)[:2])
+
+
+def test_a_cell_has_scores_convergence_and_cost(directory, records):
+    (cell,) = comparison.load_cells(directory)
+    assert cell["num_records"] == len(records.ids) and cell["mask"] == MASK
+    assert 0 < cell["nll"] < 1 and 0 < cell["brier"] < 0.25 and 0 <= cell["converged"] <= 1
+    assert len(cell["gradients_when_converged"]) == round(cell["converged"] * len(records.ids))
+    assert cell["gradients_mean"] <= 4 * 152 and cell["seconds"] > 0
+
+
+def test_a_cell_that_is_there_is_not_computed_again(directory, model, records):
+    before = comparison.load_cells(directory)
+    comparison.Comparison(model, records, directory, [MASK]).convergence("pseudo_gibbs", max_sweeps=150)
+    assert comparison.load_cells(directory) == before  # seconds too
+
+
+def test_distance_to_itself_is_nothing_and_to_others_what_they_are_off(model, records):
+    imputer = Imputer(model.vae, comparison.sampler_config("pseudo_gibbs", 6, {"max_sweeps": 150}), seed=0)
+    observed = records.observed(MASK)
+    own = imputer(records.images, observed, records.ids).mean
+    same = comparison.distance(imputer, records, observed, own)
+    assert same["rms"] == 0 and same["nll_ratio"] == 1
+    off = comparison.distance(imputer, records, observed, own + np.where(observed, 5, np.float32(0.1)))
+    assert off["rms"] == pytest.approx(0.1, rel=1e-4)
+
+
+def test_tables_and_figure(directory, tmp_path):
+    cell = {**comparison.load_cells(directory)[0], "gradients_when_converged": [1000, 2000], "converged": 2 / 6}
+    distance = {"row": "distance-lair-0", "mask": MASK, "rms": 0.0123, "rms_standard_error": 0.001}
+    distance |= {"nll_ratio": 1.01, "seconds": 3.2, "gradients": 4000.0}
+    for name, content in (("a", cell), ("b", distance)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    comparison.write_tables(str(tmp_path))
+    text = (tmp_path / "tables.md").read_text()
+    assert "| `pseudo_gibbs` |" in text and "33.3%" in text
+    assert "| `lair` | 4,000 | 0.0123 ± 0.0010 in 3 s; nll × 1.010 |" in text
+    assert (tmp_path / "converged.png").read_bytes().startswith(b"\x89PNG")
