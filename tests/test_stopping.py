@@ -45,8 +45,8 @@ def test_check_points(draws, num_chains, target_ess, max_kept):
     assert all(point % stopping.BLOCK == 0 for point in points[:-1])
     if draws is Draws.CHAIN:
         assert points[0] * num_chains >= min(target_ess, max_kept * num_chains)
-    assert all(second <= 1.15 * first + stopping.BLOCK for first, second in zip(points, points[1:-1]))
-    assert len(points) <= 2 + math.log(max_kept / points[0]) / math.log(1.15)  # geometric: few looks
+    assert all(second <= 1.1 * first + stopping.BLOCK for first, second in zip(points, points[1:-1]))
+    assert len(points) <= 2 + math.log(max_kept / points[0]) / math.log(1.1)  # geometric: few looks
 
 
 def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
