@@ -53,7 +53,7 @@ def test_the_configuration_is_frozen():
         ("train.batch_size=2.5", "train.batch_size: Input should be a valid integer.*got 2.5"),
         ("sampler.slots=100", "sampler.slots: Input should be a multiple of 32, got 100"),
         ("sampler.num_chains=1", "sampler.num_chains: Input should be greater than or equal to 2, got 1"),
-        ("sampler.max_sweeps=83", "max_sweeps must be at least num_start \\+ num_warmup \\+ 4 = 84, got 83"),
+        ("sampler.max_sweeps=108", "max_sweeps must be at least num_start \\+ num_warmup \\+ 4 = 109, got 108"),
         ("sampler.num_imputations=9999", "num_imputations: Input should be less than or equal to 4096, got 9999"),
         ("sampler.slots=32", None),
         ("mask.mechanism=mcra", "mask.mechanism: Input should be 'mcar', .* got 'mcra'"),
