@@ -349,7 +349,7 @@ def demo(context, path, settings, output) -> None:
     context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():
         click.echo(f"\n2. mask other digits: {name}")
-        context.invoke(mask, **config, **common, source="digits/test", output=masked[name], **mechanism)
+        context.invoke(mask, **config, **common, source="digits/test[:300]", output=masked[name], **mechanism)
     for name in hidden:
         click.echo(f"\n3. impute what is missing: {name}")
         pattern = os.path.join(masked[name], "*.tfrecord-*")
