@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from pipeline import cli
 
-COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "report"]
+COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report"]
 
 
 def run(*arguments: str):
