@@ -9,26 +9,13 @@ It leaves p(x_mis, z | x_obs) unchanged whatever the encoder. It can stick: wher
 separate modes, or q is far from it over all values at once, nothing is accepted.
 """
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 from model.config import SamplerConfig
 from model.counter_random import Draw
 from model.sampling import base
+from model.sampling.pseudo_gibbs import State, init
 from model.vae import VAE
-
-
-class State(NamedTuple):
-    x: tf.Tensor  # [N, D] completion; observed entries never change
-    z: tf.Tensor  # [N, K] latent
-    outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
-
-
-def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
-    """A state at the latents z: x_mis ~ p(x_mis | z)."""
-    outputs = vae.decoder(z)
-    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs)
 
 
 def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
