@@ -4,10 +4,10 @@ Source: Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), "Rank-normalizati
 localization: an improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16(2), arXiv
 1903.08008; sections named below are the paper's. Equal to ArviZ but for constant draws and one chain.
 
-Arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C independent
-chains, Q quantities; T, C and Q are static. Inside, a row is one quantity of one record, R = N Q of
-them. Each chain is split into two halves of n = floor(T / 2) draws (the middle one of an odd T is left
-out): M = 2 C half-chains, and S = M n draws of a row that are ranked together.
+NumPy arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C independent
+chains, Q quantities. Inside, a row is one quantity of one record, R = N Q of them. Each chain is split
+into two halves of n = floor(T / 2) draws (the middle one of an odd T is left out): M = 2 C half-chains,
+and S = M n draws of a row that are ranked together.
 
 Draws that are not as they should be, for each quantity of each record by itself:
   NaN or infinite anywhere      all three NaN
@@ -15,17 +15,18 @@ Draws that are not as they should be, for each quantity of each record by itself
   every half-chain stuck, but
     not all at the same value   r_hat +inf
 
-No row meets another, and the one function that is not exactly rounded is read from a table: at one
-shape a record's results are the same bits in any position and company.
-
-It runs eagerly, as a graph and under XLA; on a CPU leave XLA out, whose sort is three times slower.
+No row meets another: a record's results are the same bits in any position and company. They are computed
+where the host is, not on the device: NumPy sorts ten times as fast as TensorFlow does on a CPU, and a
+trace of latents is small beside what made it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 MIN_DRAWS = 4  # two halves of two draws, the fewest that have a variance
@@ -35,17 +36,17 @@ TAIL_PROBABILITIES = (0.05, 0.95)
 class Diagnostics(NamedTuple):
     """The worst over the quantities of each record; NaN if any quantity is NaN."""
 
-    r_hat: tf.Tensor  # [N] float32, largest
-    ess_bulk: tf.Tensor  # [N] float32, smallest
-    ess_tail: tf.Tensor  # [N] float32, smallest
+    r_hat: np.ndarray  # [N] float32, largest
+    ess_bulk: np.ndarray  # [N] float32, smallest
+    ess_tail: np.ndarray  # [N] float32, smallest
 
 
 class _Sorted(NamedTuple):
-    values: tf.Tensor  # [R, S] ascending
-    order: tf.Tensor  # [R, S] int32, where in its row each value stood
+    values: np.ndarray  # [R, S] ascending
+    order: np.ndarray  # [R, S] integer, where in its row each value stood
 
 
-def diagnose(draws: tf.Tensor) -> Diagnostics:
+def diagnose(draws: np.ndarray) -> Diagnostics:
     """All three diagnostics, the worst over quantities; the three functions share a sort.
 
     Args:
@@ -56,21 +57,22 @@ def diagnose(draws: tf.Tensor) -> Diagnostics:
       number: a record with one NaN quantity is NaN, so `r_hat < 1.01` is False for it.
 
     Raises:
-      ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero; T, C or Q not static.
+      ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero.
     """
     rows, valid = _rows(draws)
     halves = _split(rows)
     pooled = _sort(halves)
     series, folded = _normal_scores(halves, pooled), _folded_scores(halves, pooled)
-    shape = tf.shape(draws)
-    return Diagnostics(
-        r_hat=_worst(_restore(_rank_r_hat(series, folded), valid, shape), tf.reduce_max),
-        ess_bulk=_worst(_restore(_ess(series), valid, shape), tf.reduce_min),
-        ess_tail=_worst(_restore(_ess_tail(rows, pooled.values), valid, shape), tf.reduce_min),
-    )
+    shape = np.shape(draws)
+    with np.errstate(over="ignore"):
+        return Diagnostics(
+            r_hat=_restore(_rank_r_hat(series, folded), valid, shape).max(axis=1).astype(np.float32),
+            ess_bulk=_restore(_ess(series), valid, shape).min(axis=1).astype(np.float32),
+            ess_tail=_restore(_ess_tail(rows, pooled.values), valid, shape).min(axis=1).astype(np.float32),
+        )
 
 
-def r_hat(draws: tf.Tensor) -> tf.Tensor:
+def r_hat(draws: np.ndarray) -> np.ndarray:
     """Rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|, sec. 4.1 and 4.2.
 
     One chain is compared between its two halves (ArviZ gives NaN for one chain).
@@ -88,10 +90,10 @@ def r_hat(draws: tf.Tensor) -> tf.Tensor:
     halves = _split(rows)
     pooled = _sort(halves)
     series, folded = _normal_scores(halves, pooled), _folded_scores(halves, pooled)
-    return _restore(_rank_r_hat(series, folded), valid, tf.shape(draws))
+    return _restore(_rank_r_hat(series, folded), valid, np.shape(draws))
 
 
-def ess_bulk(draws: tf.Tensor) -> tf.Tensor:
+def ess_bulk(draws: np.ndarray) -> np.ndarray:
     """Effective sample size of the rank-normalised draws, sec. 4.1.
 
     Args:
@@ -105,10 +107,10 @@ def ess_bulk(draws: tf.Tensor) -> tf.Tensor:
     """
     rows, valid = _rows(draws)
     halves = _split(rows)
-    return _restore(_ess(_normal_scores(halves, _sort(halves))), valid, tf.shape(draws))
+    return _restore(_ess(_normal_scores(halves, _sort(halves))), valid, np.shape(draws))
 
 
-def ess_tail(draws: tf.Tensor) -> tf.Tensor:
+def ess_tail(draws: np.ndarray) -> np.ndarray:
     """The smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3.
 
     The quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of an odd T among
@@ -125,7 +127,7 @@ def ess_tail(draws: tf.Tensor) -> tf.Tensor:
       ValueError: as `diagnose`.
     """
     rows, valid = _rows(draws)
-    return _restore(_ess_tail(rows, _sort(_split(rows)).values), valid, tf.shape(draws))
+    return _restore(_ess_tail(rows, _sort(_split(rows)).values), valid, np.shape(draws))
 
 
 # Shapes
@@ -133,26 +135,20 @@ def ess_tail(draws: tf.Tensor) -> tf.Tensor:
 
 def _rows(draws):
     """[T, N, C, Q] to rows [R, C, T], and whether a row is finite, [R]; the others are set to 0."""
-    draws = tf.convert_to_tensor(draws)
+    draws = np.asarray(draws)
     _check(draws)
     num_draws, _, num_chains, _ = draws.shape
-    if draws.dtype not in (tf.float32, tf.float64):
-        draws = tf.cast(draws, tf.float64)
-    rows = tf.reshape(tf.transpose(draws, [1, 3, 2, 0]), [-1, num_chains, num_draws])
-    valid = tf.reduce_all(tf.math.is_finite(rows), axis=[1, 2])
-    # Sorting is undefined among NaN: it would not just be wrong, it might not come back.
-    return tf.where(valid[:, tf.newaxis, tf.newaxis], rows, tf.zeros_like(rows)), valid
+    if draws.dtype not in (np.float32, np.float64):
+        draws = draws.astype(np.float64)
+    rows = np.ascontiguousarray(draws.transpose(1, 3, 2, 0)).reshape(-1, num_chains, num_draws)
+    valid = np.isfinite(rows).all(axis=(1, 2))
+    return np.where(valid[:, np.newaxis, np.newaxis], rows, 0), valid
 
 
 def _check(draws):
-    if draws.shape.rank != 4:
+    if draws.ndim != 4:
         raise ValueError(f"draws must be [T, N, C, Q], got shape {draws.shape}")
     num_draws, num_records, num_chains, num_quantities = draws.shape
-    if None in (num_draws, num_chains, num_quantities):
-        raise ValueError(
-            f"T, C and Q of draws [T, N, C, Q] must be static, got {draws.shape}: "
-            "give tf.function an input_signature that has them"
-        )
     if 0 in (num_records, num_chains, num_quantities):
         raise ValueError(f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1")
     if num_draws < MIN_DRAWS:
@@ -164,7 +160,7 @@ def _check(draws):
 def _split(rows):
     """Rows [R, C, T] to half-chains [R, 2 C, n]."""
     half = rows.shape[-1] // 2
-    return tf.concat([rows[..., :half], rows[..., -half:]], axis=1)
+    return np.concatenate([rows[..., :half], rows[..., -half:]], axis=1)
 
 
 def _middle(rows):
@@ -175,23 +171,12 @@ def _middle(rows):
 
 def _pool(series):
     """[R, C, T] to [R, C T]."""
-    return tf.reshape(series, [tf.shape(series)[0], series.shape[1] * series.shape[2]])
+    return series.reshape(len(series), -1)
 
 
 def _restore(values, valid, shape):
     """Rows [R] to [N, Q], NaN where the row was not finite."""
-    values = tf.where(valid, values, _constant(math.nan))
-    return tf.reshape(values, tf.stack([shape[1], shape[3]]))
-
-
-def _worst(values, reduce):
-    """[N, Q] to [N] float32."""
-    undefined = tf.reduce_any(tf.math.is_nan(values), axis=1)  # what reductions make of NaN differs by device
-    return tf.cast(tf.where(undefined, _constant(math.nan), reduce(values, axis=1)), tf.float32)
-
-
-def _constant(value):
-    return tf.constant(value, tf.float64)
+    return np.where(valid, values, np.nan).reshape(shape[1], shape[3])
 
 
 # Ranks
@@ -199,16 +184,19 @@ def _constant(value):
 
 def _sort(halves):
     pool = _pool(halves)
-    # tf.sort and tf.argsort are this very operation, each without one of its two results.
-    negated, order = tf.math.top_k(-pool, k=pool.shape[-1])
-    return _Sorted(-negated, order)
+    order = np.argsort(pool, axis=1)
+    return _Sorted(np.take_along_axis(pool, order, axis=1), order)
+
+
+@functools.lru_cache(maxsize=64)
+def _score_table(size):
+    """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S = `size`."""
+    ranks = np.arange(2, 2 * size + 1) / 2
+    return tf.math.ndtri(tf.constant((ranks - 0.375) / (size + 0.25), tf.float64)).numpy()
 
 
 def _normal_scores(halves, pooled):
     """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of ties.
-
-    There are only 2 S - 1 average ranks. A table of them is faster than the function, and gives a rank
-    the same bits wherever in the batch it stands, which a vectorised function with a remainder does not.
 
     Args:
       halves: [R, M, n].
@@ -218,23 +206,26 @@ def _normal_scores(halves, pooled):
       [R, M, n] float64.
     """
     values, order = pooled
-    size = values.shape[-1]
-    below = tf.searchsorted(values, values, side="left")
-    not_above = tf.searchsorted(values, values, side="right")
-    table = tf.math.ndtri((tf.range(2, 2 * size + 1, dtype=tf.float64) / 2 - 0.375) / (size + 0.25))
-    scores = tf.gather(table, below + not_above - 1)  # r = (below + 1 + not_above) / 2
-    places = order + size * tf.range(tf.shape(order)[0])[:, tf.newaxis]
-    unsorted = tf.dynamic_stitch([tf.reshape(places, [-1])], [tf.reshape(scores, [-1])])
-    return tf.reshape(unsorted, tf.shape(halves))
+    size = values.shape[1]
+    place = np.arange(size)
+    differs = values[:, 1:] != values[:, :-1]
+    first = np.ones((len(values), 1), bool)
+    # Of each value the place of the first and of the last that are equal to it.
+    begin = np.maximum.accumulate(np.where(np.hstack([first, differs]), place, 0), axis=1)
+    end = np.where(np.hstack([differs, first]), place, size)
+    end = np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]
+    scores = np.empty(values.shape)
+    np.put_along_axis(scores, order, _score_table(size)[begin + end], axis=1)  # r = (begin + end) / 2 + 1
+    return scores.reshape(halves.shape)
 
 
 def _folded_scores(halves, pooled):
     """Rank-normalised |x - median(x)|, sec. 4.2. Args and returns as `_normal_scores`."""
     # In float32 distances would be rounded into ties that are none.
-    halves, values = tf.cast(halves, tf.float64), tf.cast(pooled.values, tf.float64)
-    middle = values.shape[-1] // 2  # S is even
-    median = (values[:, middle - 1] + values[:, middle]) / 2
-    distance = tf.abs(halves - median[:, tf.newaxis, tf.newaxis])
+    values = pooled.values
+    middle = values.shape[1] // 2  # S is even
+    median = (values[:, middle - 1].astype(np.float64) + values[:, middle]) / 2
+    distance = np.abs(halves.astype(np.float64) - median[:, np.newaxis, np.newaxis])
     return _normal_scores(distance, _sort(distance))
 
 
@@ -246,14 +237,14 @@ def _centre(series):
     # Relative to the first value: what remains of equal values is then exactly 0, not a rounding error.
     first = series[..., :1]
     shifted = series - first
-    mean = tf.reduce_mean(shifted, axis=-1, keepdims=True)
+    mean = shifted.mean(axis=-1, keepdims=True)
     return (first + mean)[..., 0], shifted - mean
 
 
 def _variance_of_means(means):
     """B / n, the variance between half-chain means [R, M], to [R]."""
     _, deviations = _centre(means)
-    return tf.reduce_sum(tf.square(deviations), axis=1) / (means.shape[1] - 1)
+    return np.square(deviations).sum(axis=1) / (means.shape[1] - 1)
 
 
 def _split_r_hat(series):
@@ -269,14 +260,15 @@ def _split_r_hat(series):
     """
     size = series.shape[-1]
     means, remainder = _centre(series)
-    within = tf.reduce_mean(tf.reduce_sum(tf.square(remainder), axis=-1), axis=1) / (size - 1)
-    return tf.sqrt(_variance_of_means(means) / within + (size - 1) / size)
+    within = np.square(remainder).sum(axis=-1).mean(axis=1) / (size - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(_variance_of_means(means) / within + (size - 1) / size)
 
 
 def _rank_r_hat(series, folded):
     bulk, tail = _split_r_hat(series), _split_r_hat(folded)
     # All folded values are equal when half of the draws are one value and half another: nothing to add.
-    return tf.where(tail > bulk, tail, bulk)
+    return np.where(tail > bulk, tail, bulk)
 
 
 # ESS
@@ -298,18 +290,19 @@ def _ess(series):
     means, remainder = _centre(series)
     covariance = _mean_autocovariance(remainder)
     within = covariance[:, :1] * (size / (size - 1))
-    total = covariance[:, :1] + _variance_of_means(means)[:, tf.newaxis]
-    correlation = 1.0 - (within - covariance) / total
+    total = covariance[:, :1] + _variance_of_means(means)[:, np.newaxis]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = 1.0 - (within - covariance) / total
     # rho_0 is 1 by definition; the estimate falls short of it by a term in 1 / n.
-    correlation = tf.concat([tf.ones_like(within), correlation[:, 1:]], axis=1)
+    correlation[:, 0] = 1.0
     draws = chains * size
-    tau = tf.maximum(_integrated_time(correlation), _constant(1.0 / math.log10(draws)))
-    return tf.where(_constant_rows(series), _constant(math.nan), draws / tau)
+    tau = np.maximum(_integrated_time(correlation), 1.0 / math.log10(draws))
+    return np.where(_constant_rows(series), np.nan, draws / tau)
 
 
 def _constant_rows(series):
     """Which rows [R, M, n] hold one value only, [R]."""
-    return tf.reduce_all(tf.equal(series, series[:, :1, :1]), axis=[1, 2])
+    return (series == series[:, :1, :1]).all(axis=(1, 2))
 
 
 def _mean_autocovariance(remainder):
@@ -324,12 +317,10 @@ def _mean_autocovariance(remainder):
       [R, n] for lags 0 to n - 1.
     """
     size = remainder.shape[-1]
-    length = [_fast_length(2 * size)]  # filled up with zeros, or lags would run around the end
-    transform = tf.signal.rfft(remainder, length)
-    power = tf.square(tf.math.real(transform)) + tf.square(tf.math.imag(transform))
-    power = tf.reduce_mean(power, axis=1)
-    covariance = tf.signal.irfft(tf.complex(power, tf.zeros_like(power)), length)
-    return covariance[:, :size] / size
+    length = _fast_length(2 * size)  # filled up with zeros, or lags would run around the end
+    transform = np.fft.rfft(remainder, length)
+    power = (np.square(transform.real) + np.square(transform.imag)).mean(axis=1)
+    return np.fft.irfft(power, length)[:, :size] / size
 
 
 def _fast_length(at_least):
@@ -361,24 +352,14 @@ def _integrated_time(correlation):
     pairs = max((correlation.shape[-1] - 3) // 2, 0) + 1  # Stan leaves the last lag out
     even = correlation[:, 0 : 2 * pairs : 2]
     pair = even + correlation[:, 1 : 2 * pairs : 2]
-    monotone = _cumulative_min(pair)
+    monotone = np.minimum.accumulate(pair, axis=1)
     # Once the running minimum is not positive it stays so: it marks the cut by itself.
-    whole = tf.reduce_sum(tf.maximum(monotone[:, :-1], 0.0), axis=1)
-    before = tf.concat([tf.ones_like(pair[:, :1]), monotone[:, :-1]], axis=1) > 0
-    last = tf.range(pairs) == pairs - 1
+    whole = np.maximum(monotone[:, :-1], 0.0).sum(axis=1)
+    before = np.hstack([np.ones_like(pair[:, :1]), monotone[:, :-1]]) > 0
+    last = np.arange(pairs) == pairs - 1
     at_cut = before & ((monotone <= 0) | last)
-    remainder = tf.where(at_cut & ((pair >= 0) | (even > 0)), even, tf.zeros_like(even))
-    return -1.0 + 2.0 * whole + tf.reduce_sum(remainder, axis=1)
-
-
-def _cumulative_min(values):
-    """Running minimum along the last axis by doubling: ceil(log2(K)) steps for [R, K]."""
-    step = 1
-    while step < values.shape[-1]:
-        head, tail = values[:, :step], values[:, step:]
-        values = tf.concat([head, tf.minimum(tail, values[:, :-step])], axis=1)
-        step *= 2
-    return values
+    remainder = np.where(at_cut & ((pair >= 0) | (even > 0)), even, 0.0)
+    return -1.0 + 2.0 * whole + remainder.sum(axis=1)
 
 
 def _ess_tail(rows, values):
@@ -386,14 +367,13 @@ def _ess_tail(rows, values):
     halves = _split(rows)
     middle = _pool(_middle(rows))
     low, high = (_ess_of_quantile(halves, _quantile_draw(values, middle, p)) for p in TAIL_PROBABILITIES)
-    return tf.where(_constant_rows(halves), _constant(math.nan), tf.minimum(low, high))
+    return np.where(_constant_rows(halves), np.nan, np.minimum(low, high))
 
 
 def _ess_of_quantile(halves, threshold):
-    indicator = tf.cast(halves <= threshold[:, tf.newaxis, tf.newaxis], tf.float64)
+    indicator = (halves <= threshold[:, np.newaxis, np.newaxis]).astype(np.float64)
     ess = _ess(indicator)
-    draws = halves.shape[1] * halves.shape[2]
-    return tf.where(tf.math.is_nan(ess), _constant(float(draws)), ess)
+    return np.where(np.isnan(ess), float(halves.shape[1] * halves.shape[2]), ess)
 
 
 def _quantile_draw(values, more, probability):
@@ -414,11 +394,11 @@ def _quantile_draw(values, more, probability):
     fraction = place - index
     # M more draws push a value up by at most M places: these are enough to find places index and index + 1.
     start = max(index - more.shape[-1], 0)
-    nearby = tf.sort(tf.concat([values[:, start : index + 2], more], axis=1))
+    nearby = np.sort(np.hstack([values[:, start : index + 2], more]), axis=1)
     below, above = nearby[:, index - start], nearby[:, index + 1 - start]
-    low, high = tf.cast(below, tf.float64), tf.cast(above, tf.float64)
+    low, high = below.astype(np.float64), above.astype(np.float64)
     if fraction < 0.5:
         quantile = low + (high - low) * fraction
     else:
         quantile = high - (high - low) * (1.0 - fraction)
-    return tf.where(quantile >= high, above, below)
+    return np.where(quantile >= high, above, below)

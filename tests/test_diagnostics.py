@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from arviz_stats.base import array_stats
 from scipy import stats
 
@@ -72,7 +71,7 @@ def arviz(name, draws):
 
 
 def bits(result):
-    return [tf.bitcast(value, tf.int32).numpy() for value in result]
+    return [value.view(np.int32) for value in result]
 
 
 # Against ArviZ
@@ -88,9 +87,9 @@ def test_equals_arviz(name, case, num_draws):
 
 @functools.cache
 def of_all_cases(name, num_draws):
-    """Draws and values by case, all cases in one batch: eager calls are most of the time of this file."""
+    """Draws and values by case, all cases in one batch."""
     draws = [make(case, (num_draws, 2, 4, 2), seed=num_draws) for case in CASES]
-    values = np.split(FUNCTIONS[name](np.concatenate(draws, axis=1)).numpy(), len(CASES))
+    values = np.split(FUNCTIONS[name](np.concatenate(draws, axis=1)), len(CASES))
     return dict(zip(CASES, draws)), dict(zip(CASES, values))
 
 
@@ -143,7 +142,7 @@ def test_diagnose_is_the_worst_over_quantities(num_draws):
     result = diagnostics.diagnose(draws)
     for name, worst in zip(result._fields, (np.max, np.min, np.min)):
         value = getattr(result, name)
-        assert value.dtype == tf.float32 and value.shape == [3]
+        assert value.dtype == np.float32 and value.shape == (3,)
         np.testing.assert_allclose(value, worst(arviz(name, draws), axis=1), rtol=1e-6)
 
 
@@ -166,7 +165,7 @@ def test_non_finite_is_nan_and_stays_with_its_quantity(num_draws):
     draws = clean.copy()
     draws[num_draws // 2, 1:, 2, 0] = [np.nan, np.inf, -np.inf]  # the middle one of an odd T
     for function in FUNCTIONS.values():
-        expected = function(clean).numpy()
+        expected = function(clean)
         expected[1:, 0] = np.nan
         np.testing.assert_array_equal(function(draws), expected)
     for worst in diagnostics.diagnose(draws):
@@ -183,29 +182,28 @@ def test_chains_stuck_apart_have_infinite_r_hat(num_chains):
     places = np.random.default_rng(0).normal(size=(1, 5, num_chains, 2)).astype(np.float32)
     draws = np.repeat(places, 50, axis=0)
     np.testing.assert_array_equal(diagnostics.r_hat(draws), np.full((5, 2), np.inf))
-    assert (diagnostics.ess_bulk(draws) < 5 * num_chains).numpy().all()
+    assert (diagnostics.ess_bulk(draws) < 5 * num_chains).all()
 
 
 def test_one_chain_stuck_among_others_is_seen():
     draws = make("independent", (100, 3, 4, 2))
     draws[:, :, 0] = draws[0, :, 0]
-    assert (diagnostics.r_hat(draws) > 1.1).numpy().all()
+    assert (diagnostics.r_hat(draws) > 1.1).all()
 
 
 # A record's result depends on the record alone
 
 SHAPE = (100, 64, 4, 33)
-diagnose_graph = tf.function(diagnostics.diagnose)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (51, 7, 3, 5)], ids=["usual", "odd"])
 def test_bits_do_not_depend_on_position(shape):
     rng = np.random.default_rng(1)
     draws = np.where(rng.random(shape[1])[:, None, None] < 0.5, make("sticking", shape), make("correlated", shape))
-    expected = bits(diagnose_graph(draws))
+    expected = bits(diagnostics.diagnose(draws))
     for _ in range(2):
         order = rng.permutation(shape[1])
-        for value, other in zip(expected, bits(diagnose_graph(draws[:, order]))):
+        for value, other in zip(expected, bits(diagnostics.diagnose(draws[:, order]))):
             np.testing.assert_array_equal(value[order], other)
 
 
@@ -215,33 +213,24 @@ def test_bits_do_not_depend_on_neighbours():
     others[:, 3] = np.nan
     others[:, 4] = 1.0
     others[:, 9] = draws[:, 9]
-    for value, other in zip(bits(diagnose_graph(draws)), bits(diagnose_graph(others))):
+    for value, other in zip(bits(diagnostics.diagnose(draws)), bits(diagnostics.diagnose(others))):
         assert value[9] == other[9]
 
 
-def test_batch_of_one_equals_batch_of_many():
+def test_batch_of_one_has_the_bits_of_many():
     draws = make("correlated", (60, 3, 4, 5))
     for function in FUNCTIONS.values():
         many = function(draws)
         for record in range(3):
-            np.testing.assert_allclose(function(draws[:, record : record + 1])[0], many[record], rtol=1e-12)
+            np.testing.assert_array_equal(function(draws[:, record : record + 1])[0], many[record])
 
 
 # Calling it
 
 
-def test_graph_with_any_number_of_records_equals_eager():
-    signature = [tf.TensorSpec([40, None, 4, 3], tf.float32)]
-    diagnose = tf.function(diagnostics.diagnose, input_signature=signature)
-    for num_records in (1, 5):
-        draws = make("correlated", (40, num_records, 4, 3))
-        for graph, eager in zip(diagnose(draws), diagnostics.diagnose(draws)):
-            np.testing.assert_allclose(graph, eager, rtol=1e-6)
-
-
 def test_half_precision_is_computed_in_full():
-    draws = tf.cast(make("independent", (40, 2, 4, 3)), tf.bfloat16)
-    for half, full in zip(diagnostics.diagnose(draws), diagnostics.diagnose(tf.cast(draws, tf.float32))):
+    draws = make("independent", (40, 2, 4, 3)).astype(np.float16)
+    for half, full in zip(diagnostics.diagnose(draws), diagnostics.diagnose(draws.astype(np.float32))):
         np.testing.assert_allclose(half, full, rtol=1e-6)
 
 
@@ -259,10 +248,4 @@ def test_half_precision_is_computed_in_full():
 def test_wrong_shape_is_an_error(shape, message):
     for function in (diagnostics.diagnose, *FUNCTIONS.values()):
         with pytest.raises(ValueError, match=message):
-            function(tf.zeros(shape))
-
-
-def test_unknown_number_of_draws_is_an_error():
-    diagnose = tf.function(diagnostics.diagnose, input_signature=[tf.TensorSpec([None, 2, 4, 3], tf.float32)])
-    with pytest.raises(ValueError, match="must be static"):
-        diagnose(tf.zeros([20, 2, 4, 3]))
+            function(np.zeros(shape))

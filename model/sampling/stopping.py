@@ -6,11 +6,12 @@ once. So there is a least number of draws, there are few looks, and calibration 
 force.
 """
 
+import concurrent.futures
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from model import diagnostics
 from model.config import SamplerConfig
@@ -18,8 +19,8 @@ from model.sampling.base import Draws
 
 BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
-_RECORDS = 32  # of one examination: one shape for one record and for many
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
+_SUSPECTS = 4  # of the quantities with the largest plain R-hat; where one of them fails the others need no look
 
 
 class Trace(NamedTuple):
@@ -60,35 +61,32 @@ class Examiner:
 
     def __init__(self, config: SamplerConfig, draws: Draws, max_kept: int):
         self._config, self._draws, self._max_kept = config, draws, max_kept
-        self._diagnose = tf.function(diagnostics.diagnose)
 
     def __call__(self, traces: Sequence[Trace]) -> list[Verdict]:
-        """Verdicts on records that have all kept T sweeps."""
-        if self._draws is not Draws.CHAIN:
-            return [self._examine_weights(trace) for trace in traces]
-        at_end = traces[0].z.shape[1] >= self._max_kept
-        quantities = [_quantities(trace) for trace in traces]
-        verdicts = [Verdict(at_end, False, *[float("nan")] * 3) for _ in traces]
-        limit = 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0)
-        hopeful = [i for i, values in enumerate(quantities) if at_end or _plain_r_hat(values) < limit]
-        for first in range(0, len(hopeful), _RECORDS):
-            chosen = hopeful[first : first + _RECORDS]
-            for i, found in zip(chosen, self._examine_chains([quantities[i] for i in chosen])):
-                verdicts[i] = self._verdict(at_end, *found)
-        return verdicts
+        """Verdicts on records, each by itself."""
+        examine = self._examine_chains if self._draws is Draws.CHAIN else self._examine_weights
+        if len(traces) < 2:
+            return [examine(trace) for trace in traces]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy sorts without the interpreter lock
+            return list(pool.map(examine, traces))
 
-    def _verdict(self, at_end: bool, r_hat: float, ess_bulk: float, ess_tail: float) -> Verdict:
+    def _examine_chains(self, trace: Trace) -> Verdict:
+        at_end = trace.z.shape[1] >= self._max_kept
+        quantities = _quantities(trace)
+        if not at_end and self._is_hopeless(quantities):
+            return Verdict(False, False, *[float("nan")] * 3)
+        r_hat, ess_bulk, ess_tail = (float(worst[0]) for worst in diagnostics.diagnose(quantities))
         enough = min(ess_bulk, ess_tail) >= self._config.target_ess  # NaN does not converge
         converged = bool(r_hat < self._config.target_r_hat and enough)
         return Verdict(at_end or converged, converged, r_hat, ess_bulk, ess_tail)
 
-    def _examine_chains(self, quantities: Sequence[np.ndarray]) -> list[tuple[float, float, float]]:
-        """R-hat and ESS of records [C, T, Q], at one padded shape [T, _RECORDS, C, Q]."""
-        padded = np.zeros((_RECORDS, *quantities[0].shape), np.float32)
-        padded[: len(quantities)] = quantities
-        found = self._diagnose(tf.constant(np.ascontiguousarray(padded.transpose(2, 0, 1, 3))))
-        columns = [np.asarray(column, np.float64)[: len(quantities)] for column in found]
-        return list(zip(*(column.tolist() for column in columns)))
+    def _is_hopeless(self, quantities: np.ndarray) -> bool:
+        """Whether a record cannot pass, by less than all of its diagnostics."""
+        plain = _plain_r_hat(quantities)
+        if not plain.max() < 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0):
+            return True
+        suspects = np.argsort(plain)[-_SUSPECTS:]
+        return not diagnostics.r_hat(quantities[..., suspects]).max() < self._config.target_r_hat
 
     def _examine_weights(self, trace: Trace) -> Verdict:
         log_weight = trace.log_weight.astype(np.float64)
@@ -103,22 +101,22 @@ class Examiner:
 
 
 def _quantities(trace: Trace) -> np.ndarray:
-    """What is diagnosed: every latent and log p(x_obs | z), [C, T, K + 1].
+    """What is diagnosed: every latent and log p(x_obs | z), [T, 1, C, K + 1].
 
     Of a record with nothing observed log p(x_obs | z) is 0 for every z: a latent stands in for it.
     """
     last = trace.log_likelihood if trace.log_likelihood.any() else trace.z[..., 0]
-    return np.concatenate([trace.z, last[..., np.newaxis]], axis=-1)
+    return np.concatenate([trace.z, last[..., np.newaxis]], axis=-1).swapaxes(0, 1)[:, np.newaxis]
 
 
-def _plain_r_hat(quantities: np.ndarray) -> float:
-    """The largest split R-hat of [C, T, Q] without ranks: a fraction of the cost, to the same purpose."""
-    half = quantities.shape[1] // 2
-    halves = np.concatenate([quantities[:, :half], quantities[:, -half:]]).astype(np.float64)
-    within = halves.var(axis=1, ddof=1).mean(axis=0)
-    between = halves.mean(axis=1).var(axis=0, ddof=1)
+def _plain_r_hat(quantities: np.ndarray) -> np.ndarray:
+    """Split R-hat [Q] of [T, 1, C, Q] without ranks: a fraction of the cost, to the same purpose."""
+    half = len(quantities) // 2
+    halves = np.concatenate([quantities[:half, 0], quantities[-half:, 0]], axis=1).astype(np.float64)
+    within = halves.var(axis=0, ddof=1).mean(axis=0)
+    between = halves.mean(axis=0).var(axis=0, ddof=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.sqrt((half - 1) / half + between / within).max())
+        return np.sqrt((half - 1) / half + between / within)
 
 
 def _effective_size(log_weight: np.ndarray) -> float:
