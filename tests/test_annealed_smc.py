@@ -60,7 +60,7 @@ def test_moves_conserve_exact_draws_unless_nothing_is_rejected(always, monkeypat
 
     def prepare(rows, state):
         at = tf.ones_like(state.beta)
-        return state._replace(beta=at, step_size=0.9 * at, scale=0.8 * state.scale)
+        return state._replace(beta=at, step_size=0.9 * at, scale=0.8 * state.scale, centre=state.centre + 0.3)
 
     if always:
         decision = lambda _, ratio: base.Decision(ratio == ratio, tf.ones_like(ratio), tf.zeros_like(ratio, tf.int32))  # noqa: E731

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from model.config import SamplerConfig
 from model.sampling import base, latent_hmc
+from model.sampling.hamiltonian import Reference
 from tests import kernels, oracles
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
@@ -15,11 +16,13 @@ OBSERVED = np.array([True, False, True, False, False, True])
 
 
 def with_step_size(size: float):
-    """A skewed metric too: no more than any other does it change the distribution."""
-    factor = tf.constant([[0.9, 0.0], [0.5, 0.6]])
+    """A skewed reference in the wrong place too: no more than any other does it change the distribution."""
+    factor = np.array([[0.9, 0.0], [0.5, 0.6]])
+    reference = Reference(np.array([0.3, -0.2]), factor, np.linalg.inv(factor))
 
     def prepare(rows, state):
-        return state._replace(step_size=size * tf.ones_like(state.step_size), factor=factor + 0.0 * state.factor)
+        of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(reference, state.reference))
+        return state._replace(step_size=size * tf.ones_like(state.step_size), reference=Reference(*of_rows))
 
     return prepare
 
@@ -48,21 +51,38 @@ def test_without_rejections_it_does_not(monkeypatch):
     assert not movement("valley", 0.8).conserved
 
 
-def test_metric_of_a_normal_target_is_its_covariance():
-    """Draws in number, and their gradients: exactly, whatever the sampling error of the draws."""
+def test_reference_of_a_normal_target_is_itself():
+    """Draws in number, and their gradients: the covariance exactly, whatever the sampling error of the draws."""
     rng = np.random.default_rng(0)
-    covariance = np.array([[1.0, 0.5, 0.0], [0.5, 0.4, 0.1], [0.0, 0.1, 0.2]])
-    draws = rng.multivariate_normal(np.zeros(3), covariance, (2, 4000))
-    factor = latent_hmc.metric_factor(tf.constant(draws), tf.constant(-draws @ np.linalg.inv(covariance))).numpy()
-    metric = factor @ factor.transpose(0, 2, 1)
-    assert factor.dtype == np.float32
+    mean, covariance = np.array([1.0, -2.0, 3.0]), np.array([[1.0, 0.5, 0.0], [0.5, 0.4, 0.1], [0.0, 0.1, 0.2]])
+    draws = rng.multivariate_normal(mean, covariance, (2, 4000))
+    gradients = (mean - draws) @ np.linalg.inv(covariance)
+    reference = latent_hmc.fit_reference(tf.constant(draws), tf.constant(gradients))
+    centre, factor, inverse = (tensor.numpy() for tensor in reference)
+    assert centre.dtype == factor.dtype == inverse.dtype == np.float32
+    np.testing.assert_allclose(centre, draws.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(factor @ inverse, np.stack([np.eye(3)] * 2), atol=1e-5)
     # What is left is the five prior draws' share of 4,000.
-    np.testing.assert_allclose(metric, np.stack([covariance] * 2), atol=0.02)
+    np.testing.assert_allclose(factor @ factor.transpose(0, 2, 1), np.stack([covariance] * 2), atol=0.02)
 
 
-def test_metric_of_a_constant_target_is_finite():
-    factor = latent_hmc.metric_factor(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2]))
-    assert np.isfinite(factor).all()
+def test_reference_of_a_constant_target_is_finite():
+    for tensor in latent_hmc.fit_reference(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2])):
+        assert np.isfinite(tensor).all()
+
+
+def test_of_a_normal_target_that_is_its_reference_nothing_is_rejected():
+    """The rotation is exact, however long: no step of leapfrog would be."""
+    oracle = oracles.LinearGaussian()
+    posterior = oracle.latent_posterior(X, OBSERVED)
+    factor = np.linalg.cholesky(posterior.covariance)
+    exact = Reference(posterior.mean, factor, np.linalg.inv(factor))
+    rows = kernels.rows_of(X, OBSERVED, 32, seed=7)
+    start = latent_hmc.init(oracle.vae, rows, tf.zeros([32, 2]))
+    of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(exact, start.reference))
+    start = start._replace(reference=Reference(*of_rows), step_size=tf.fill([32], 1.5))
+    _, info = kernels.sweeps(latent_hmc.build(oracle.vae, CONFIG), rows, start, 1)
+    np.testing.assert_allclose(info.acceptance, 1, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +96,20 @@ def warm() -> latent_hmc.State:
     return tf.function(lambda state: kernel.adapt(rows, 1, state, 60))(start)
 
 
-def test_warm_up_finds_each_records_own_metric(warm):
+def test_warm_up_finds_each_records_own_reference(warm):
     """That of a normal target, to the prior's share."""
-    metric = tf.matmul(warm.factor, warm.factor, transpose_b=True).numpy()
+    factor = warm.reference.factor
+    metric = tf.matmul(factor, factor, transpose_b=True).numpy()
     np.testing.assert_allclose(metric[0], oracles.LinearGaussian().latent_posterior(X, OBSERVED).covariance, atol=0.02)
     np.testing.assert_allclose(metric[-1], np.eye(2), atol=0.05)
 
 
 def test_chains_of_a_record_share_what_warm_up_learns(warm):
-    for learnt in (warm.factor.numpy(), warm.step_size.numpy()):
+    for learnt in (*warm.reference, warm.step_size):
+        learnt = learnt.numpy()
         for record in (learnt[:64], learnt[64:]):
             assert (record == record[:1]).all()
-    assert not np.array_equal(warm.factor[0], warm.factor[64])
+    assert not np.array_equal(warm.reference.factor[0], warm.reference.factor[64])
 
 
 def test_a_warm_up_of_a_few_sweeps_or_none_works():

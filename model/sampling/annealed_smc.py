@@ -34,7 +34,8 @@ class State(NamedTuple):
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
     beta: tf.Tensor  # [N], the same in a group
     log_evidence: tf.Tensor  # [N] estimate of log p(x_obs) up to beta, the same in a group
-    scale: tf.Tensor  # [N, K] standard deviation of the group's particles
+    centre: tf.Tensor  # [N, K] mean of the group's particles
+    scale: tf.Tensor  # [N, K] their standard deviation
     step_size: tf.Tensor  # [N], the same in a group
 
     @property
@@ -49,7 +50,7 @@ def init(vae: VAE, rows: base.Rows) -> State:
     zeros, ones = tf.zeros([num_rows, vae.latent_size]), tf.ones([num_rows, vae.latent_size])
     z = base.draw_latent(rows, base.everywhere(rows, 0), Draw.START_LATENT, zeros, ones)
     nothing = tf.zeros([num_rows])
-    return State(*hamiltonian.evaluate(vae, rows, z), nothing, nothing, ones, tf.fill([num_rows], 0.5))
+    return State(*hamiltonian.evaluate(vae, rows, z), nothing, nothing, zeros, ones, tf.fill([num_rows], 0.5))
 
 
 def _effective_fraction(log_weight: tf.Tensor) -> tf.Tensor:
@@ -73,7 +74,7 @@ def _increase(log_likelihood: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
 def step(
     vae: VAE, size: int, num_steps: int, adapt: bool, rows: base.Rows, sweep: tf.Tensor, state: State
 ) -> tuple[State, base.Info]:
-    """One sweep of every group of `size` particles; `adapt` tunes scale and step size to the group."""
+    """One sweep of every group of `size` particles; `adapt` tunes reference and step size to the group."""
 
     def to_rows(of_groups):
         return base.ungrouped(tf.repeat(of_groups[:, tf.newaxis], size, axis=1))
@@ -90,17 +91,19 @@ def step(
     beta = to_rows(tf.where(beta + increase > 1.0 - 1e-6, 1.0, beta + increase))
     point = tf.nest.map_structure(lambda tensor: tf.gather(tensor, chosen), state.point)
 
-    scale, step_size = state.scale, state.step_size
+    centre, scale, step_size = state.centre, state.scale, state.step_size
     if adapt:
-        spread = tf.math.reduce_std(base.grouped(point.z, size), axis=1)
-        scale = to_rows(tf.maximum(spread, 1e-3))
-    point, decision = hamiltonian.move(vae, rows, sweep, point, scale, step_size, num_steps, beta)
+        particles = base.grouped(point.z, size)
+        centre = to_rows(tf.reduce_mean(particles, axis=1))
+        scale = to_rows(tf.maximum(tf.math.reduce_std(particles, axis=1), 1e-3))
+    reference = hamiltonian.Reference(centre, scale, 1.0 / scale)
+    point, decision = hamiltonian.move(vae, rows, sweep, point, reference, step_size, num_steps, beta)
     if adapt:
         acceptance = tf.reduce_mean(base.grouped(decision.probability, size), axis=1)
         step_size = step_size * to_rows(tf.exp(0.5 * (acceptance - _ACCEPTANCE)))
     arrived = beta == 1.0
     info = base.Info(decision.probability, tf.where(arrived, log_evidence, -math.inf), decision.non_finite)
-    return State(*point, beta, log_evidence, scale, step_size), info
+    return State(*point, beta, log_evidence, centre, scale, step_size), info
 
 
 def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:

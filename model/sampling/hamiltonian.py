@@ -2,6 +2,10 @@
 
 The target is p(z) p(x_obs | z)^beta: a density in K dimensions with a gradient, of which the decoder and
 the likelihood are all that is needed (Neal 2011, "MCMC using Hamiltonian dynamics", sec. 5.2 and 5.3).
+
+The Hamiltonian is split (Shahbaba, Lan, Johnson & Neal 2014, "Split Hamiltonian Monte Carlo", sec. 3.1): that
+of a normal distribution close to the target, whose dynamics are a rotation, is solved exactly, and only the
+rest of the force is stepped through. The closer to normal the target is, the longer a step can be.
 """
 
 from typing import NamedTuple
@@ -11,6 +15,17 @@ import tensorflow as tf
 from model.counter_random import Draw
 from model.sampling import base
 from model.vae import VAE
+
+
+class Reference(NamedTuple):
+    """The normal distribution N(centre, factor factor') whose dynamics are exact.
+
+    In u = inverse (z - centre) it is standard, and so are the momenta.
+    """
+
+    centre: tf.Tensor  # [N, K]
+    factor: tf.Tensor  # [N, K, K], or [N, K] of a diagonal one
+    inverse: tf.Tensor  # of `factor`, of its shape
 
 
 class Point(NamedTuple):
@@ -36,37 +51,41 @@ def move(
     rows: base.Rows,
     sweep: tf.Tensor,
     point: Point,
-    factor: tf.Tensor,
+    reference: Reference,
     step_size: tf.Tensor,
     num_steps: int,
     beta: tf.Tensor | float = 1.0,
 ) -> tuple[Point, base.Decision]:
-    """One trajectory of leapfrog steps and its acceptance; leaves the target unchanged.
+    """One trajectory and its acceptance; leaves the target unchanged, whatever the reference.
 
-    The dynamics run in u with z = factor u and standard normal momenta, which is the same as the metric
-    (factor factor')^-1. Every trajectory has its own step size, within a fifth of `step_size`, since at a
-    fixed length some direction could come back to where it started.
+    A step is half a kick by what the target's force has beyond the reference's, a rotation in (u, momentum), and
+    half a kick. Every trajectory has its own step size, within a fifth of `step_size`, since at a fixed length some
+    direction could come back to where it started.
 
     Args:
         point: where the chains are.
-        factor: [N, K, K], or [N, K] for a diagonal one.
-        step_size: [N] in units of u.
-        num_steps: leapfrog steps; so many network passes.
+        reference: fixed before the trajectory, and the same for its whole length.
+        step_size: [N], in units of time in which a period of the reference is 2 pi.
+        num_steps: steps; so many network passes.
         beta: [N] or a number, the power of the likelihood.
     """
     momentum = start = base.draw_latent(rows, sweep, Draw.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
     jitter = 0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER)
-    half_step = (0.5 * step_size * jitter)[:, tf.newaxis]
+    time = (step_size * jitter)[:, tf.newaxis]
+    cos, sin = tf.cos(time), tf.sin(time)
     beta = beta * tf.ones_like(step_size)
 
-    def force(at):
-        return _times(factor, beta[:, tf.newaxis] * at.gradient - at.z, transpose=True)
+    def kick(at, u):
+        force = _times(reference.factor, beta[:, tf.newaxis] * at.gradient - at.z, transpose=True)
+        return time * (force + u)
 
-    new, momentum = point, momentum + half_step * force(point)
+    new, u = point, _times(reference.inverse, point.z - reference.centre)
+    momentum += 0.5 * kick(point, u)
     for _ in tf.range(num_steps):
-        new = evaluate(vae, rows, new.z + 2.0 * half_step * _times(factor, momentum))
-        momentum += 2.0 * half_step * force(new)
-    momentum -= half_step * force(new)  # the last one was half a step too long
+        u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
+        new = evaluate(vae, rows, reference.centre + _times(reference.factor, u))
+        momentum += kick(new, u)
+    momentum -= 0.5 * kick(new, u)  # the last one was twice too long
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)

@@ -5,9 +5,10 @@ x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no
 
 Warm-up adapts, to each record alone and from its own chains alone:
 
-- the metric: of all A the one for which draws and gradients agree best, A cov(gradients) A = cov(draws)
-  (the Fisher divergence between the target and a normal one). Of a normal target that is its covariance
-  after K + 1 draws, however noisy their own covariance; the gradients know the rest.
+- the reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian.py`): c is the draws' mean,
+  and A of all matrices the one for which draws and gradients agree best, A cov(gradients) A = cov(draws) (the
+  Fisher divergence between the target and a normal one). Of a normal target that is its covariance after K + 1
+  draws, however noisy their own covariance; the gradients know the rest.
 - the step size: towards an acceptance of 0.8, but so that a trajectory stays near a quarter of a period,
   where successive draws of a normal target are independent.
 
@@ -23,9 +24,9 @@ from model.sampling import base, hamiltonian
 from model.vae import VAE
 
 _ACCEPTANCE = 0.8
-_LONGEST_TRAJECTORY = 1.7  # in units of u, in which a period of a normal target is 2 pi
-_FIRST_STEP = 0.15  # before anything is known of the metric
-_STEP_OF_METRIC = 0.45  # with a new metric
+_LONGEST_TRAJECTORY = 1.75  # where a period of the reference is 2 pi
+_FIRST_STEP = 0.15  # with the prior as the reference
+_STEP_OF_REFERENCE = 0.45  # with a new one
 _PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
 
 
@@ -34,7 +35,7 @@ class State(NamedTuple):
     outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
-    factor: tf.Tensor  # [N, K, K] of the metric's inverse, the same for all chains of a record
+    reference: hamiltonian.Reference  # the same for all chains of a record
     step_size: tf.Tensor  # [N], the same for all chains of a record
 
     @property
@@ -44,17 +45,18 @@ class State(NamedTuple):
 
 
 def init(vae: VAE, rows: base.Rows, z: tf.Tensor) -> State:
-    """A state at the latents z, with the prior's metric."""
+    """A state at the latents z, with the prior as the reference."""
     num_rows, latent_size = z.shape
-    factor = tf.eye(latent_size, batch_shape=[num_rows])
-    return State(*hamiltonian.evaluate(vae, rows, z), factor, tf.fill([num_rows], _FIRST_STEP))
+    identity = tf.eye(latent_size, batch_shape=[num_rows])
+    reference = hamiltonian.Reference(tf.zeros_like(z), identity, identity)
+    return State(*hamiltonian.evaluate(vae, rows, z), reference, tf.fill([num_rows], _FIRST_STEP))
 
 
 def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
     """One sweep: a trajectory from fresh momenta."""
-    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.factor, state.step_size, num_steps)
+    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.reference, state.step_size, num_steps)
     info = base.Info.of_chain(decision.probability, decision.non_finite)
-    return State(*point, state.factor, state.step_size), info
+    return State(*point, state.reference, state.step_size), info
 
 
 def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int) -> State:
@@ -73,8 +75,8 @@ def _covariance(draws: tf.Tensor) -> tf.Tensor:
     return (scatter + _PRIOR_DRAWS * identity) / (draws.shape[1] + _PRIOR_DRAWS)
 
 
-def metric_factor(draws: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
-    """F with F F' = A, the solution of A cov(gradients) A = cov(draws).
+def fit_reference(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.Reference:
+    """The reference N(mean of the draws, A), with A the solution of A cov(gradients) A = cov(draws).
 
     With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the geometric mean
     of cov(draws) and cov(gradients)^-1.
@@ -84,18 +86,21 @@ def metric_factor(draws: tf.Tensor, gradients: tf.Tensor) -> tf.Tensor:
         gradients: [R, S, K] of the log target there.
 
     Returns:
-        [R, K, K] float32.
+        Of R rows, float32.
     """
     draws, gradients = tf.cast(draws, tf.float64), tf.cast(gradients, tf.float64)
     cholesky = tf.linalg.cholesky(_covariance(gradients))
     inner = tf.matmul(cholesky, tf.matmul(_covariance(draws), cholesky), transpose_a=True)
     eigenvalues, vectors = tf.linalg.eigh(inner)
-    scaled = vectors * tf.pow(tf.maximum(eigenvalues, 1e-12), 0.25)[:, tf.newaxis]
-    return tf.cast(tf.linalg.triangular_solve(cholesky, scaled, adjoint=True), tf.float32)
+    root = tf.pow(tf.maximum(eigenvalues, 1e-12), 0.25)[:, tf.newaxis]
+    factor = tf.linalg.triangular_solve(cholesky, vectors * root, adjoint=True)
+    inverse = tf.matmul(vectors / root, cholesky, transpose_a=True, transpose_b=True)
+    centre = tf.reduce_mean(draws, axis=1)
+    return hamiltonian.Reference(*(tf.cast(tensor, tf.float32) for tensor in (centre, factor, inverse)))
 
 
 def _windows(num_sweeps: int) -> tuple[int, int, int]:
-    """Sweeps for a first metric, for the final one, and for the step size alone."""
+    """Sweeps for a first reference, for the final one, and for the step size alone."""
     first, second = num_sweeps // 6, 7 * num_sweeps // 10
     return first, second, num_sweeps - first - second
 
@@ -112,14 +117,16 @@ def _window(vae, config, num_steps, rows, first, state, num_sweeps) -> tuple[Sta
 
 
 def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:
-    """Adapts the metric twice, with trajectories a step shorter, which teach as much; then the step size."""
+    """Adapts the reference twice, with trajectories a step shorter, which teach as much; then the step size."""
     *learning, last = _windows(num_sweeps)
     for size in learning:
-        if size >= 3:  # else there is nothing to learn a metric from
+        if size >= 3:  # else there is nothing to learn from
             state, draws, gradients = _window(vae, config, _short(config), rows, first, state, size)
             by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
-            factor = tf.repeat(metric_factor(*by_record), config.num_chains, axis=0)
-            state = state._replace(factor=factor, step_size=tf.fill(state.step_size.shape, _STEP_OF_METRIC))
+            of_rows = [tf.repeat(tensor, config.num_chains, axis=0) for tensor in fit_reference(*by_record)]
+            state = state._replace(
+                reference=hamiltonian.Reference(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_REFERENCE)
+            )
         first += size
     state, _, _ = _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)
     longest = _LONGEST_TRAJECTORY / config.num_leapfrog_steps
