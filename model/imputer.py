@@ -76,6 +76,7 @@ class Imputer:
         reference: np.ndarray | None = None,
     ):
         """Takes the rule of `data.binarize`, and the reference [M, H, W, C] that misfits are told by, if any."""
+        vae = vae.for_inference(config.precision)
         self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
         self._fit_test = None
         if reference is not None:

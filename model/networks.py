@@ -5,9 +5,14 @@ maps z [N, K] to [N, D * outputs_per_value], the parameters of the likelihood. A
 these shapes makes a VAE (`model.vae`).
 """
 
+from collections.abc import Callable
+
 import keras
+import tensorflow as tf
 
 from model.config import ModelConfig
+
+_NARROW = 64  # products with so few inputs or outputs cost nothing, and are those whose rounding shows
 
 
 def _dense_stack(name: str, inputs: int, hidden: tuple[int, ...], outputs: int, activation: str, seed: int):
@@ -49,3 +54,63 @@ def mlp(config: ModelConfig, num_values: int, outputs_per_value: int, seed: int)
 
 
 ARCHITECTURES = {"mlp": mlp}
+
+
+def for_inference(network: Callable, precision: str) -> Callable:
+    """A network with its weights as they are now, at the least cost.
+
+    Of a stack of Dense layers the products are left to the library, in `precision` where they are wide, and what
+    is element-wise between two of them is fused, forward and backward. Any other network is returned as it is.
+
+    Args:
+        network: [N, inputs] -> [N, outputs].
+        precision: of the factors of wide products, `float32` or `bfloat16`; sums are float32 in either case.
+
+    Returns:
+        A function of the same shapes and types, float32 to float32, with a gradient by its argument.
+    """
+    layers = getattr(network, "layers", ())
+    if not isinstance(network, keras.Sequential) or not all(type(layer) is keras.layers.Dense for layer in layers):
+        return network
+    weights = []
+    for layer in layers:
+        wide = min(layer.kernel.shape) > _NARROW
+        kernel = tf.cast(tf.constant(layer.kernel.numpy()), precision if wide else tf.float32)
+        weights.append((kernel, tf.constant(layer.bias.numpy()), layer.activation))
+
+    def apply(values: tf.Tensor) -> tf.Tensor:
+        for kernel, bias, activation in weights:
+            values = tf.matmul(tf.cast(values, kernel.dtype), kernel)
+            if activation is keras.activations.linear:
+                values = tf.cast(values, tf.float32) + bias
+            else:
+                values = _activate(activation, values, bias)
+        return values
+
+    return apply
+
+
+def _activate(activation: Callable, product: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """activation(product + bias) in the product's type; backward it is computed again, which costs less than memory."""
+
+    @tf.custom_gradient
+    def of_product(product):
+        return _activated(activation, product, bias), lambda upstream: _activated_gradient(
+            activation, product, bias, upstream
+        )
+
+    return of_product(product)
+
+
+@tf.function(jit_compile=True)
+def _activated(activation, product, bias):
+    return tf.cast(activation(tf.cast(product, tf.float32) + bias), product.dtype)
+
+
+@tf.function(jit_compile=True)
+def _activated_gradient(activation, product, bias, upstream):
+    values = tf.cast(product, tf.float32) + bias
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        activated = activation(values)
+    return tf.cast(tape.gradient(activated, values, tf.cast(upstream, tf.float32)), product.dtype)

@@ -13,7 +13,7 @@ import tensorflow_probability as tfp
 
 from model.config import ModelConfig
 from model.likelihoods import LIKELIHOODS, Likelihood
-from model.networks import ARCHITECTURES
+from model.networks import ARCHITECTURES, for_inference
 
 tfd = tfp.distributions
 
@@ -60,6 +60,11 @@ class VAE:
     def log_likelihood(self, z: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """log p(x | z) of complete x [N, D]: [N], nats; `decode(z).log_prob(x)`, fused."""
         return _log_prob(self.likelihood, self.decoder(z), x)
+
+    def for_inference(self, precision: str) -> "VAE":
+        """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how."""
+        networks = (for_inference(network, precision) for network in (self.encoder, self.decoder))
+        return VAE(*networks, self.likelihood, self.data_shape, self.latent_size)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)  # a quarter of the time of the separate operations

@@ -133,6 +133,15 @@ def log_likelihood(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, cho
     return likelihood.log_prob(outputs, x, chosen)
 
 
+@tf.function(jit_compile=True)
+def log_likelihood_gradient(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """The gradient of `log_likelihood` by the decoder's outputs: as `outputs`."""
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        value = likelihood.log_prob(outputs, x, chosen)
+    return tape.gradient(value, outputs)
+
+
 def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
     """log N(z; 0, I) without its constant, over the last axis."""
     return -0.5 * tf.reduce_sum(tf.square(z), axis=-1)

@@ -38,12 +38,22 @@ class Point(NamedTuple):
 
 
 def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
-    """Forward and backward through the decoder: one network pass."""
+    """The point at z: forward and backward through the decoder, one network pass."""
+    outputs, gradient = _forward_and_backward(vae, rows, z)
+    return Point(z, outputs, _log_likelihood(vae, rows, outputs), gradient)
+
+
+def _forward_and_backward(vae: VAE, rows: base.Rows, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decoder outputs at z, and the gradient [N, K] of log p(x_obs | z); its value only the ends of a path need."""
     with tf.GradientTape() as tape:
         tape.watch(z)
         outputs = vae.decoder(z)
-        log_likelihood = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    return Point(z, outputs, log_likelihood, tape.gradient(log_likelihood, z))
+    by_outputs = base.log_likelihood_gradient(vae.likelihood, outputs, rows.x_observed, rows.observed)
+    return outputs, tape.gradient(outputs, z, by_outputs)
+
+
+def _log_likelihood(vae: VAE, rows: base.Rows, outputs: tf.Tensor) -> tf.Tensor:
+    return base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
 
 
 def move(
@@ -70,22 +80,17 @@ def move(
         beta: [N] or a number, the power of the likelihood.
     """
     momentum = start = base.draw_latent(rows, sweep, Draw.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
-    jitter = 0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER)
-    time = (step_size * jitter)[:, tf.newaxis]
-    cos, sin = tf.cos(time), tf.sin(time)
+    time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
     beta = beta * tf.ones_like(step_size)
-
-    def kick(at, u):
-        force = _times(reference.factor, beta[:, tf.newaxis] * at.gradient - at.z, transpose=True)
-        return time * (force + u)
-
-    new, u = point, _times(reference.inverse, point.z - reference.centre)
-    momentum += 0.5 * kick(point, u)
+    z, outputs, gradient = point.z, point.outputs, point.gradient
+    u = _whiten(reference, z)
+    momentum = _kick(reference, 0.5 * time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps):
-        u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
-        new = evaluate(vae, rows, reference.centre + _times(reference.factor, u))
-        momentum += kick(new, u)
-    momentum -= 0.5 * kick(new, u)  # the last one was twice too long
+        z, u, momentum = _rotate(reference, time, u, momentum)
+        outputs, gradient = _forward_and_backward(vae, rows, z)
+        momentum = _kick(reference, time, beta, z, gradient, u, momentum)
+    momentum = _kick(reference, -0.5 * time, beta, z, gradient, u, momentum)  # the last one was twice too long
+    new = Point(z, outputs, _log_likelihood(vae, rows, outputs), gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)
@@ -97,8 +102,33 @@ def log_target(point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
     return beta * point.log_likelihood + base.standard_normal_log_prob(point.z)
 
 
+# Fused clusters: there are many small operations between two passes through the network.
+
+
+@tf.function(jit_compile=True)
+def _whiten(reference: Reference, z: tf.Tensor) -> tf.Tensor:
+    return _times(reference.inverse, z - reference.centre)
+
+
+@tf.function(jit_compile=True)
+def _rotate(reference: Reference, time: tf.Tensor, u: tf.Tensor, momentum: tf.Tensor):
+    """The reference's own dynamics: z, u and momentum after `time` [N]."""
+    cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
+    u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
+    return reference.centre + _times(reference.factor, u), u, momentum
+
+
+@tf.function(jit_compile=True)
+def _kick(reference: Reference, time, beta, z, gradient, u, momentum) -> tf.Tensor:
+    """The momentum after `time` [N] of what the target's force has beyond the reference's."""
+    force = _times(reference.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
+    return momentum + time[:, tf.newaxis] * (force + u)
+
+
 def _times(factor: tf.Tensor, vector: tf.Tensor, transpose: bool = False) -> tf.Tensor:
     """factor v or factor' v, row by row: [N, K]."""
     if factor.shape.rank == 2:
         return factor * vector
-    return tf.linalg.matvec(factor, vector, transpose_a=transpose)
+    if transpose:
+        return tf.reduce_sum(factor * vector[:, :, tf.newaxis], axis=1)
+    return tf.reduce_sum(factor * vector[:, tf.newaxis], axis=2)
