@@ -1,17 +1,21 @@
-# make demo: the whole job on bundled digits.   make test: the test suite.
-# Both set up .venv with the tested versions themselves.
+# make demo: the whole job on bundled digits.   make test: the test suite.   make bench: how fast it all is.
+# All set up .venv with the tested versions themselves.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/vaefill demo --output runs/demo
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# With a model trained on MNIST: make bench MODEL=runs/mnist
+bench: $(INSTALLED)
+	$(VENV)/bin/vaefill bench --output runs/bench $(if $(MODEL),--model $(MODEL))
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

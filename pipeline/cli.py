@@ -251,6 +251,27 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
 
 
 @main.command()
+@click.option("--output", default="runs/bench", metavar="DIR", help="Where bench.json and bench.md go.")
+@click.option("--model", metavar="DIR", help="A model trained on MNIST; without one `converged` is left out.")
+@click.option("--only", "sections", multiple=True, metavar="SECTION", help="Only this section; repeatable.")
+def bench(output, model, sections) -> None:
+    """Measures how fast it all is here: sweeps, training, converged, job, scaling.
+
+    \b
+    vaefill bench --model runs/mnist
+    vaefill bench --only sweeps --only job
+    """
+    _start()
+    with _errors_in_one_line():
+        from pipeline import benchmark
+
+        for name in sections:
+            if name not in benchmark.SECTIONS:
+                raise ConfigError(f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}")
+        click.echo(benchmark.run(output, sections or tuple(benchmark.SECTIONS), model, click.echo))
+
+
+@main.command()
 @click.argument("result", metavar="OUT")
 def evaluate(result) -> None:
     """Prints how far the chains of a result came, and its scores against the truth, overall and by label.

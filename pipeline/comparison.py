@@ -26,6 +26,7 @@ from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
 from model.imputer import Imputed, Imputer, model_values
 from pipeline import figures
+from pipeline.text import markdown_table
 
 MASKS = {
     "half at random": ("mcar", {"rate": 0.5}),
@@ -276,7 +277,7 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
                 acceptance,
             )
         )
-    return _markdown(titles, rows)
+    return markdown_table(titles, rows)
 
 
 def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
@@ -295,8 +296,4 @@ def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
             for mask in masks
         ]
         rows.append((f"`{row.removeprefix('distance-')[:-2]}`", f"{gradients:,.0f}", *texts))
-    return _markdown(("sampler", "gradients a record", *masks), rows)
-
-
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows)]
+    return markdown_table(("sampler", "gradients a record", *masks), rows)

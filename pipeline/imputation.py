@@ -16,7 +16,7 @@ from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 
 _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
-_DEVICE_BATCHES = 8  # of records that RunInference hands over at once
+_DEVICE_BATCHES = 32  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
 
 
 class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):

@@ -1,6 +1,7 @@
 """Values as text for people."""
 
 import math
+from collections.abc import Sequence
 
 LONGEST_ID = 20  # characters of an id that are shown
 DIAGNOSED = {  # name in summary.json -> what it is called, format
@@ -43,3 +44,8 @@ def short(text: str) -> str:
     """Leaves something out before the end, which is where ids differ."""
     head = LONGEST_ID // 3
     return text if len(text) <= LONGEST_ID else f"{text[:head]}…{text[head + 1 - LONGEST_ID :]}"
+
+
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [f"| {' | '.join(line)} |" for line in (titles, ["---"] * len(titles), *rows)]

@@ -39,6 +39,7 @@ LAYERS = [
     "model.evaluation",
     "model.misfit",
     "model.imputer",
+    "model.throughput",
     "pipeline.values",
     "pipeline.record",
     "pipeline.config",
@@ -52,8 +53,9 @@ LAYERS = [
     "pipeline.results",
     "pipeline.jobs",
     "pipeline.figures",
-    "pipeline.comparison",
     "pipeline.text",
+    "pipeline.comparison",
+    "pipeline.benchmark",
     "pipeline.report",
     "pipeline.cli",
 ]
@@ -63,8 +65,9 @@ WITHOUT_BEAM = {
     "pipeline.config",
     "pipeline.statistics",
     "pipeline.figures",
-    "pipeline.comparison",
     "pipeline.text",
+    "pipeline.comparison",
+    "pipeline.benchmark",
     "pipeline.report",
 }
 

@@ -1,0 +1,158 @@
+"""How fast chains and training run, beside the matrix products that they consist of.
+
+The limit is measured, not looked up: NumPy's float32 products of the same shapes, and TensorFlow's in
+bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. Every figure
+is a median over rounds, and so is every ratio.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from model import training
+from model import vae as vae_lib
+from model.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from model.sampling import SAMPLERS, chain
+from model.sampling.base import rows_of_records
+from model.sampling.stopping import BLOCK
+from model.vae import VAE
+
+Shape = tuple[int, int]  # of a weight matrix
+_SHAPE = (28, 28, 1)
+_OBSERVED = 0.5
+
+
+class Rate(NamedTuple):
+    """How often something is done."""
+
+    name: str
+    precision: str
+    per_second: float
+    of_limit: float  # its ratio to NumPy's float32 products of the same shapes
+
+
+def network_shapes(inputs: int, hidden: Sequence[int], outputs: int) -> list[Shape]:
+    """Weight matrices of a stack of Dense layers."""
+    widths = [inputs, *hidden, outputs]
+    return list(zip(widths, widths[1:]))
+
+
+def numpy_products(shapes: Sequence[Shape], rows: int) -> Callable[[], Any]:
+    """float32 products [rows, inputs] x [inputs, outputs], one of each shape."""
+    rng = np.random.default_rng(0)
+    factors = [
+        (rng.normal(size=(rows, first)).astype(np.float32), rng.normal(size=(first, second)).astype(np.float32))
+        for first, second in shapes
+    ]
+    return lambda: [left @ right for left, right in factors]
+
+
+def tensorflow_products(shapes: Sequence[Shape], rows: int) -> Callable[[], Any]:
+    """As `numpy_products`, of bfloat16 factors."""
+    pairs = [(tf.ones([rows, first], tf.bfloat16), tf.ones([first, second], tf.bfloat16)) for first, second in shapes]
+    run = tf.function(lambda pairs: [tf.matmul(left, right) for left, right in pairs])
+    return lambda: [product[0, 0].numpy() for product in run(pairs)]
+
+
+def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, np.ndarray]:
+    """Seconds [num_rounds] of each program, all of them once a round, after a run of each that does not count."""
+    seconds = {name: np.empty(num_rounds) for name in programs}
+    for index in range(-1, num_rounds):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            program()
+            if index >= 0:
+                seconds[name][index] = time.perf_counter() - began
+    return seconds
+
+
+def sweeps_of(vae: VAE, config: SamplerConfig) -> Callable[[], Any]:
+    """A block of `BLOCK` kept sweeps of a sampler in all slots, as a job runs it."""
+    vae = vae.for_inference(config.precision)
+    kernel = SAMPLERS[config.name](vae, config)
+    schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
+    rng = np.random.default_rng(0)
+    per_record = config.rows_per_record
+    num_records = config.slots // per_record
+    rows = rows_of_records(
+        tf.constant(rng.integers(0, 1 << 32, (num_records, 2), np.uint32)),
+        tf.constant((rng.random((num_records, vae.num_values)) < 0.2).astype(np.float32)),
+        tf.constant(rng.random((num_records, vae.num_values)) < _OBSERVED),
+        per_record,
+    )
+    chains = tf.function(lambda: chain.begin(vae, kernel, rows, schedule))()
+    advance = tf.function(
+        lambda chains: chain.advance(vae, kernel, chains, tf.zeros([config.slots], tf.int32), schedule, BLOCK)
+    )
+    return lambda: advance(chains)[1].log_likelihood.numpy()
+
+
+def chain_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
+    """Chain-sweeps a second of Gibbs-like samplers, and gradients a second of `latent_hmc`."""
+    rates = []
+    for latent_size, hidden, names in (
+        (50, (512, 512), ("pseudo_gibbs", "metropolis_within_gibbs", "lair")),
+        (32, (512, 512), ("latent_hmc",)),
+    ):
+        decoder = network_shapes(latent_size, hidden, 784)
+        both = network_shapes(784, hidden, 2 * latent_size) + decoder
+        # Backward by the decoder's argument is a product with each matrix once more.
+        shapes = decoder + [(second, first) for first, second in decoder] if names == ("latent_hmc",) else both
+        vae = vae_lib.build(ModelConfig(latent_size=latent_size, hidden=hidden), _SHAPE)
+        programs = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
+        passes = {"limit": 1, "rounded": 1}
+        for name in names:
+            for precision in ("float32", "bfloat16"):
+                config = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
+                programs[f"{name} {precision}"] = sweeps_of(vae, config)
+                passes[f"{name} {precision}"] = BLOCK * (config.num_leapfrog_steps if name == "latent_hmc" else 1)
+        seconds = {key: values / passes[key] for key, values in in_turn(programs, num_rounds).items()}
+        unit = "gradients" if names == ("latent_hmc",) else "sweeps"
+        titles = {"limit": f"products of {unit}, NumPy float32", "rounded": f"products of {unit}, TensorFlow bfloat16"}
+        for key, values in seconds.items():
+            name, _, precision = key.partition(" ")
+            precision = precision or {"limit": "float32", "rounded": "bfloat16"}[name]
+            ratio = float(np.median(seconds["limit"] / values))
+            rates.append(
+                Rate(titles.get(name, f"{unit} of {name}"), precision, slots / float(np.median(values)), ratio)
+            )
+    return rates
+
+
+def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 200) -> list[Rate]:
+    """Images a second in training the model of `mnist.yaml`, beside the products of its forward and backward pass."""
+    hidden, latent_size = (512, 512), 32
+    forward = network_shapes(784, hidden, 2 * latent_size) + network_shapes(latent_size, hidden, 784)
+    limit = numpy_products(forward, batch_size)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size * num_steps, 784), dtype=np.uint8)
+    seconds: dict[str, list[float]] = {"limit": [], "training": []}
+    for _ in range(num_rounds):
+        times = in_turn({"limit": limit}, 20)["limit"]
+        seconds["limit"].append(3 * float(np.median(times)) / batch_size)  # backward is two products for each forward
+        lengths = [
+            _training_seconds(images, batch_size, epochs) for epochs in (1, 3)
+        ]  # the difference compiles nothing
+        seconds["training"].append((lengths[1] - lengths[0]) / (2 * num_steps * batch_size))
+    ratio = float(np.median(np.divide(seconds["limit"], seconds["training"])))
+    return [
+        Rate("images, products, NumPy float32", "float32", 1 / float(np.median(seconds["limit"])), 1.0),
+        Rate("images in training", "float32", 1 / float(np.median(seconds["training"])), ratio),
+    ]
+
+
+def _training_seconds(images: np.ndarray, batch_size: int, epochs: int) -> float:
+    settings = training.Settings(
+        DataConfig(),
+        ModelConfig(),
+        TrainConfig(epochs=epochs, evaluate_every=epochs, batch_size=batch_size),
+        seed=0,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = training.Trainer(settings, images, directory)
+        began = time.perf_counter()
+        trainer.run(images[:1000], show_progress=False)
+        return time.perf_counter() - began

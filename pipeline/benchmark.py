@@ -1,0 +1,222 @@
+"""`vaefill bench`: how fast it all is on this machine, each figure with its limit measured in the same run.
+
+Sections, each of which can be run by itself:
+
+- sweeps: chain-sweeps and gradients a second, beside the matrix products that they are made of.
+- training: images a second, likewise.
+- converged: records that converge a second with the default sampler; needs a trained model.
+- job: the whole `impute` command beside the bare sampler on the same records, and how long it takes to start.
+- scaling: time and peak memory of the command for growing numbers of records, at a short chain.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model import checkpoints, datasets, throughput
+from model import vae as vae_lib
+from model.config import ModelConfig, SamplerConfig
+from model.imputer import Imputer
+from pipeline import comparison
+from pipeline.jobs import JobError
+from pipeline.record import CarriedFeature, MaskedRecord, Schema, encode_masked
+from pipeline.text import markdown_table
+
+_SHAPE = (28, 28, 1)
+_JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 200}
+_SHORT = {"name": "pseudo_gibbs", "num_start": 4, "num_warmup": 4, "max_sweeps": 20}
+_FIXED = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
+_SIZES = (1_000, 10_000, 100_000)
+
+Row = dict[str, Any]
+
+
+def sweeps(model: str | None) -> list[Row]:
+    """Of samplers."""
+    del model  # any weights are as fast
+    return [rate._asdict() for rate in throughput.chain_rates()]
+
+
+def training(model: str | None) -> list[Row]:
+    """Of the model of `mnist.yaml`."""
+    del model
+    return [rate._asdict() for rate in throughput.training_rate()]
+
+
+def converged(model: str | None, num_records: int = 1000) -> list[Row]:
+    """Of MNIST test digits, at both precisions; nothing without a model."""
+    if model is None:
+        return []
+    loaded = checkpoints.load(model)
+    records, rows = comparison.task(loaded, "tfds:mnist", "test", num_records), []
+    for precision in ("float32", "bfloat16"):
+        config = SamplerConfig(num_evidence_draws=0, precision=precision, slots=512)
+        imputer = Imputer(loaded.vae, config, seed=0)
+        for mask in ("half at random", "top three quarters"):
+            found, seconds = comparison.run(imputer, records, records.observed(mask))
+            rows.append(
+                {
+                    "missing": mask,
+                    "precision": precision,
+                    "converged": float(found.converged.mean()),
+                    "converged_per_second": float(found.converged.sum() / seconds),
+                    "gradients_per_second": float(found.num_gradients.sum() / seconds),
+                    "gradients_of_a_record": float(found.num_gradients.mean()),
+                    "occupancy": imputer.occupancy,
+                }
+            )
+    return rows
+
+
+def job(model: str | None, num_records: int = 10_000) -> list[Row]:
+    """Of pseudo-Gibbs, 4 chains of 200 sweeps."""
+    del model
+    with tempfile.TemporaryDirectory() as directory:
+        trained = _untrained_model(directory)
+        masked = _masked_records(directory, num_records)
+        start, _ = _impute(directory, trained, _masked_records(directory, 1), _SHORT)
+        seconds, peak = _impute(directory, trained, masked, _JOB)
+        bare = _bare_seconds(trained, num_records, _JOB)
+    return [
+        {
+            "records": num_records,
+            "start_seconds": start,
+            "job_seconds": seconds,
+            "sampler_seconds": bare,
+            "of_sampler": bare / (seconds - start),
+            "peak_gib": peak,
+        }
+    ]
+
+
+def scaling(model: str | None, sizes: Sequence[int] = _SIZES) -> list[Row]:
+    """Of pseudo-Gibbs, 4 chains of 20 sweeps."""
+    del model
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        trained = _untrained_model(directory)
+        start, _ = _impute(directory, trained, _masked_records(directory, 1), _SHORT)
+        for size in sizes:
+            seconds, peak = _impute(directory, trained, _masked_records(directory, size), _SHORT)
+            rows.append(
+                {"records": size, "seconds": seconds, "records_per_second": size / (seconds - start), "peak_gib": peak}
+            )
+    return rows
+
+
+SECTIONS: dict[str, Callable[[str | None], list[Row]]] = {
+    section.__name__: section for section in (sweeps, training, converged, job, scaling)
+}
+
+
+def _untrained_model(directory: str) -> str:
+    """A model directory with the architecture of `mnist.yaml`: chains of fixed length are as fast with any weights."""
+    config, path = ModelConfig(), os.path.join(directory, "model")
+    checkpoints.save(path, vae_lib.build(config, _SHAPE), config, {}, None)
+    return path
+
+
+def _masked_records(directory: str, num_records: int) -> str:
+    """A TFRecord file of bundled digits, half of their pixels missing, again and again under new ids."""
+    path = os.path.join(directory, f"masked-{num_records}.tfrecord")
+    schema = Schema(_SHAPE, {"label": CarriedFeature("int64")}, 1, np.dtype(np.uint8))
+    images, observed = _digits(num_records)
+    with tf.io.TFRecordWriter(path) as writer:
+        for index in range(num_records):
+            record = MaskedRecord(b"%08d" % index, images[index % len(images)], observed[index % len(images)])
+            writer.write(encode_masked(record, schema))
+    return path
+
+
+def _digits(num_records: int) -> tuple[np.ndarray, np.ndarray]:
+    images = datasets.load_images("digits", "train", _SHAPE)[:num_records].reshape(-1, *_SHAPE)
+    return images, np.random.default_rng(0).random(images.shape) < 0.5
+
+
+def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[float, float]:
+    """Seconds and peak memory, GiB, of the command in a process of its own."""
+    settings = [f"--set=sampler.{name}={value}" for name, value in (_FIXED | sampler).items()]
+    output = os.path.join(directory, "imputed")
+    command = [sys.executable, "-m", "pipeline.cli", "impute", *settings, "--replace"]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, f"--model={model}", f"--input={masked}", f"--output={output}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise JobError(f"impute failed: {errors.strip().splitlines()[-1]}")
+    return time.perf_counter() - began, usage.ru_maxrss / (1 << 20)
+
+
+def _bare_seconds(model: str, num_records: int, sampler: Row) -> float:
+    """The same records in this process, from arrays to arrays, without compilation."""
+    imputer = Imputer(checkpoints.load(model).vae, SamplerConfig(**_FIXED | sampler), seed=0)
+    images, observed = _digits(num_records)
+    chosen = np.arange(num_records) % len(images)
+    ids = [b"%08d" % index for index in range(num_records)]
+    imputer(images[:1], observed[:1], ids[:1])
+    began = time.perf_counter()
+    imputer(images[chosen], observed[chosen], ids)
+    return time.perf_counter() - began
+
+
+def run(directory: str, sections: Sequence[str], model: str | None, report: Callable[[str], None]) -> str:
+    """Runs sections, leaves `bench.json` and `bench.md` in a directory, and returns the tables.
+
+    What an earlier run left of other sections stays.
+    """
+    os.makedirs(directory, exist_ok=True)
+    path = os.path.join(directory, "bench.json")
+    found: dict[str, Any] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    for name in sections:
+        report(name)
+        found[name] = {"machine": machine(), "rows": SECTIONS[name](model)}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+    text = "\n\n".join(_table(name, section) for name, section in found.items() if section["rows"])
+    with open(os.path.join(directory, "bench.md"), "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return text
+
+
+def machine() -> str:
+    """Processor, its cores, and accelerators if any."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        name = names[0] if names else name
+    devices = [
+        tf.config.experimental.get_device_details(gpu)["device_name"] for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    return ", ".join([f"{name}, {os.cpu_count()} cores", *devices])
+
+
+def _table(name: str, section: Row) -> str:
+    titles = list(section["rows"][0])
+    cells = [[_cell(row[title]) for title in titles] for row in section["rows"]]
+    return "\n".join(
+        [f"{name}: {section['machine']}", "", *markdown_table([t.replace("_", " ") for t in titles], cells)]
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

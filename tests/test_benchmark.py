@@ -1,0 +1,41 @@
+"""The benchmark's own plumbing, at sizes that take seconds; no figure of it is a test."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline import benchmark, cli
+from pipeline.jobs import JobError
+
+
+def test_sections_are_kept_and_tabulated(tmp_path, monkeypatch):
+    sections = {
+        "first": lambda model: [{"name": "x", "per_second": 12345.6}],
+        "second": lambda model: [{"name": "y", "ratio": 0.51234}],
+        "none": lambda model: [],
+    }
+    monkeypatch.setattr(benchmark, "SECTIONS", sections)
+    benchmark.run(str(tmp_path), ["first"], None, str)
+    text = benchmark.run(str(tmp_path), ["second", "none"], None, str)
+    assert "| x | 12,346 |" in text and "| y | 0.512 |" in text and "none" not in text
+    assert (tmp_path / "bench.md").read_text() == text + "\n"
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert set(found) == set(sections) and "cores" in found["first"]["machine"]
+
+
+def test_the_command_as_a_process(monkeypatch):
+    """That `impute` takes what it is given, that its time and memory are measured, and that failure is one."""
+    short = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 10}
+    monkeypatch.setattr(benchmark, "_SHORT", short)
+    monkeypatch.setattr(benchmark, "_JOB", short)
+    (row,) = benchmark.job(None, num_records=5)
+    assert row["records"] == 5 and row["job_seconds"] > 1 and row["sampler_seconds"] > 0 and 0.1 < row["peak_gib"] < 16
+    monkeypatch.setattr(benchmark, "_SHORT", short | {"max_sweeps": 0})
+    with pytest.raises(JobError, match="max_sweeps"):
+        benchmark.scaling(None, sizes=(1,))
+
+
+def test_an_unknown_section_is_an_error(tmp_path):
+    found = CliRunner().invoke(cli.main, ["bench", "--only", "sweep", "--output", str(tmp_path)])
+    assert found.exit_code == 2 and "unknown section 'sweep'; known: sweeps, training" in found.output

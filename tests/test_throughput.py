@@ -1,0 +1,39 @@
+"""What is timed is what a job runs; the clock itself is not tested."""
+
+import numpy as np
+import pytest
+
+from model import throughput, vae
+from model.config import ModelConfig, SamplerConfig
+
+
+def test_the_products_are_those_of_a_network():
+    assert throughput.network_shapes(5, (7, 3), 2) == [(5, 7), (7, 3), (3, 2)]
+    products = throughput.numpy_products([(5, 7), (7, 3)], rows=4)()
+    assert [product.shape for product in products] == [(4, 7), (4, 3)]
+    assert throughput.tensorflow_products([(5, 7)], rows=4)() == [5.0]
+
+
+def test_programs_run_in_turn_after_a_run_that_does_not_count():
+    order = []
+    seconds = throughput.in_turn({name: lambda name=name: order.append(name) for name in "ab"}, num_rounds=3)
+    assert "".join(order) == "abababab"
+    assert {name: values.shape for name, values in seconds.items()} == {"a": (3,), "b": (3,)}
+    assert all((values >= 0).all() for values in seconds.values())
+
+
+@pytest.mark.parametrize("name", ["pseudo_gibbs", "latent_hmc"])
+def test_a_block_of_sweeps_runs_in_all_slots(name):
+    model = vae.build(ModelConfig(latent_size=3, hidden=(8,)), (2, 2, 1))
+    config = SamplerConfig(name=name, num_start=1, num_warmup=6, slots=32, num_chains=2)
+    run = throughput.sweeps_of(model, config)
+    first, again = run(), run()
+    assert first.shape == (10, 32) and np.isfinite(first).all()
+    np.testing.assert_array_equal(first, again)  # from the same chains
+    assert (first[0] != first[1]).any()
+
+
+def test_training_images_a_second():
+    limit, rate = throughput.training_rate(num_rounds=1, batch_size=8, num_steps=20)
+    assert limit.of_limit == 1 and limit.per_second > 0
+    assert np.isfinite([rate.per_second, rate.of_limit]).all()
