@@ -76,11 +76,11 @@ def for_inference(network: Callable, precision: str) -> Callable:
     for layer in layers:
         wide = min(layer.kernel.shape) > _NARROW
         kernel = tf.cast(tf.constant(layer.kernel.numpy()), precision if wide else tf.float32)
-        weights.append((kernel, tf.constant(layer.bias.numpy()), layer.activation))
+        weights.append((kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
 
     def apply(values: tf.Tensor) -> tf.Tensor:
-        for kernel, bias, activation in weights:
-            values = tf.matmul(tf.cast(values, kernel.dtype), kernel)
+        for kernel, transposed, bias, activation in weights:
+            values = _multiply(tf.cast(values, kernel.dtype), kernel, transposed)
             if activation is keras.activations.linear:
                 values = tf.cast(values, tf.float32) + bias
             else:
@@ -88,6 +88,16 @@ def for_inference(network: Callable, precision: str) -> Callable:
         return values
 
     return apply
+
+
+def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf.Tensor:
+    """values kernel; backward a product with a matrix that lies transposed is a sixth slower than with its transpose."""
+
+    @tf.custom_gradient
+    def of_values(values):
+        return tf.matmul(values, kernel), lambda upstream: tf.matmul(upstream, transposed)
+
+    return of_values(values)
 
 
 def _activate(activation: Callable, product: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
