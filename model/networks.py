@@ -91,7 +91,7 @@ def for_inference(network: Callable, precision: str) -> Callable:
 
 
 def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf.Tensor:
-    """values kernel; backward a product with a matrix that lies transposed is a sixth slower than with its transpose."""
+    """values kernel; backward with a copy that lies the right way: in float32 the product is a sixth faster."""
 
     @tf.custom_gradient
     def of_values(values):
