@@ -26,6 +26,7 @@ def _start() -> None:
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
     logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several worker processes may share a GPU
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:

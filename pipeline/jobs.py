@@ -1,15 +1,17 @@
 """A job from start to finish: check everything, stage, run the pipeline, seal, publish."""
 
+import contextlib
 import datetime
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import tensorflow_datasets as tfds
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from model import checkpoints
@@ -64,10 +66,32 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
         raise ConfigError(f"options for Beam: {error}") from None
     build(pipeline)
     try:
-        pipeline.run().wait_until_finish()
+        with _environment(_of_worker_processes(options)):
+            pipeline.run().wait_until_finish()
     except Exception as error:
         _LOGGER.debug("the pipeline failed", exc_info=True)
         raise JobError(f"the pipeline failed: {_root_cause(error)}") from error
+
+
+def _of_worker_processes(options: PipelineOptions) -> dict[str, str]:
+    """What worker processes on this machine inherit, so that together they take its cores once."""
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return {}
+    cores = os.cpu_count() or 1
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // (direct.direct_num_workers or cores)))}
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Environment variables, those that the user has set left as they are, for processes that start meanwhile."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 def _root_cause(error: BaseException) -> str:

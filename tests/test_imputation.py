@@ -67,6 +67,31 @@ def test_the_same_bytes_from_two_worker_processes(config, model_directory, maske
     assert hashes(out) == hashes(result)
 
 
+@pytest.mark.parametrize(
+    "options, cores, threads",
+    [
+        (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], 8, "4"),
+        (["--direct_num_workers=0", "--direct_running_mode=multi_processing"], 8, "1"),  # as many as there are cores
+        (["--direct_num_workers=5", "--direct_running_mode=multi_processing"], 2, "1"),
+        (["--direct_num_workers=2", "--direct_running_mode=multi_threading"], 8, None),
+    ],
+)
+def test_worker_processes_share_the_cores(options, cores, threads, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    found = []
+    monkeypatch.setattr(
+        jobs.beam.Pipeline, "run", lambda self: found.append(os.environ.get("TF_NUM_INTRAOP_THREADS")) or Done()
+    )
+    jobs._run(lambda pipeline: None, options)
+    assert found == [threads] and "TF_NUM_INTRAOP_THREADS" not in os.environ
+
+
+class Done:
+    def wait_until_finish(self):
+        pass
+
+
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "latent_hmc"])
 def test_every_sampler_gives_the_same_bytes_in_any_order(sampler, model_directory, masked, tmp_path, monkeypatch):
     config = config_lib.load("test.yaml", [f"sampler.name={sampler}", "sampler.max_sweeps=25"])
@@ -278,5 +303,5 @@ def test_batches_have_a_fixed_size(config, model_directory):
     assert (
         sizes["min_batch_size"]
         == sizes["max_batch_size"]
-        == 8 * (config.sampler.slots // config.sampler.rows_per_record)
+        == 32 * (config.sampler.slots // config.sampler.rows_per_record)
     )
