@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from model import diagnostics
 from model.config import SamplerConfig
 from model.sampling import stopping
 from model.sampling.base import Draws
@@ -108,6 +109,19 @@ def test_the_same_bits_alone_and_in_any_company(examine):
     for chosen in ([0], [3], [17], [39], list(range(39, -1, -1)), list(range(5, 25))):
         for index, found in zip(chosen, examine([traces[i] for i in chosen])):
             assert np.asarray(found).tobytes() == np.asarray(together[index]).tobytes()
+
+
+def test_looking_at_the_worst_first_changes_no_verdict(examine):
+    """Of chains a little apart, or a little slow, those pass whose diagnostics are within the targets."""
+    traces = [trace(100 + i, offset=0.02 * i, correlation=0.015 * (i % 20)) for i in range(40)]
+    found = examine(traces)
+    for each, verdict in zip(traces, found):
+        draws = np.concatenate([each.z, each.log_likelihood[..., None]], axis=-1).swapaxes(0, 1)[:, None]
+        r_hat, ess_bulk, ess_tail = (worst.item() for worst in diagnostics.diagnose(draws))
+        assert verdict.converged == (r_hat < 1.05 and min(ess_bulk, ess_tail) >= 200)
+        if verdict.converged:
+            assert verdict[2:] == (r_hat, ess_bulk, ess_tail)
+    assert 5 < sum(verdict.converged for verdict in found) < 35
 
 
 # Weights
