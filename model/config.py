@@ -128,7 +128,7 @@ class SamplerConfig(Section):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="of the factors of wide products; bfloat16 is faster on processors with AMX or AVX512-BF16, "
+        description="of wide products; bfloat16 is faster on processors with AMX or AVX512-BF16, "
         "and the model that is sampled from is then the rounded one",
     )
     target_r_hat: Annotated[float, Field(gt=1)] = 1.01

@@ -64,16 +64,16 @@ def for_inference(network: Callable, precision: str) -> Callable:
 
     Args:
         network: [N, inputs] -> [N, outputs].
-        precision: of the factors of wide products, `float32` or `bfloat16`; sums are float32 in either case.
+        precision: `float32` or `bfloat16`: of wide products, their factors and results, forward and backward. Sums
+            within a product, biases and activation functions are computed in float32 in either case.
 
     Returns:
         A function of the same shapes and types, float32 to float32, with a gradient by its argument.
     """
-    layers = getattr(network, "layers", ())
-    if not isinstance(network, keras.Sequential) or not all(type(layer) is keras.layers.Dense for layer in layers):
+    if not isinstance(network, keras.Sequential) or not all(_is_plain(layer) for layer in network.layers):
         return network
     weights = []
-    for layer in layers:
+    for layer in network.layers:
         wide = min(layer.kernel.shape) > _NARROW
         kernel = tf.cast(tf.constant(layer.kernel.numpy()), precision if wide else tf.float32)
         weights.append((kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
@@ -88,6 +88,10 @@ def for_inference(network: Callable, precision: str) -> Callable:
         return values
 
     return apply
+
+
+def _is_plain(layer: keras.layers.Layer) -> bool:
+    return type(layer) is keras.layers.Dense and layer.built and layer.use_bias
 
 
 def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,7 @@ from model.vae import VAE
 
 Shape = tuple[int, int]  # of a weight matrix
 _SHAPE = (28, 28, 1)
+_NUM_VALUES = 784
 _OBSERVED = 0.5
 
 
@@ -91,44 +92,53 @@ def sweeps_of(vae: VAE, config: SamplerConfig) -> Callable[[], Any]:
     return lambda: advance(chains)[1].log_likelihood.numpy()
 
 
-def chain_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
-    """Chain-sweeps a second of Gibbs-like samplers, and gradients a second of `latent_hmc`."""
-    rates = []
-    for latent_size, hidden, names in (
-        (50, (512, 512), ("pseudo_gibbs", "metropolis_within_gibbs", "lair")),
-        (32, (512, 512), ("latent_hmc",)),
-    ):
-        decoder = network_shapes(latent_size, hidden, 784)
-        both = network_shapes(784, hidden, 2 * latent_size) + decoder
-        # Backward by the decoder's argument is a product with each matrix once more.
-        shapes = decoder + [(second, first) for first, second in decoder] if names == ("latent_hmc",) else both
-        vae = vae_lib.build(ModelConfig(latent_size=latent_size, hidden=hidden), _SHAPE)
-        programs = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
-        passes = {"limit": 1, "rounded": 1}
-        for name in names:
-            for precision in ("float32", "bfloat16"):
-                config = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
-                programs[f"{name} {precision}"] = sweeps_of(vae, config)
-                passes[f"{name} {precision}"] = BLOCK * (config.num_leapfrog_steps if name == "latent_hmc" else 1)
-        seconds = {key: values / passes[key] for key, values in in_turn(programs, num_rounds).items()}
-        unit = "gradients" if names == ("latent_hmc",) else "sweeps"
-        titles = {"limit": f"products of {unit}, NumPy float32", "rounded": f"products of {unit}, TensorFlow bfloat16"}
-        for key, values in seconds.items():
-            name, _, precision = key.partition(" ")
-            precision = precision or {"limit": "float32", "rounded": "bfloat16"}[name]
-            ratio = float(np.median(seconds["limit"] / values))
-            rates.append(
-                Rate(titles.get(name, f"{unit} of {name}"), precision, slots / float(np.median(values)), ratio)
-            )
-    return rates
+def gibbs_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
+    """Chain-sweeps a second (of LAIR a particle's) of a model with 50 latents: a pass through both networks each."""
+    config = ModelConfig(latent_size=50)
+    shapes = network_shapes(_NUM_VALUES, config.hidden, 2 * config.latent_size) + _decoder_shapes(config)
+    names = ("pseudo_gibbs", "metropolis_within_gibbs", "lair")
+    return _chain_rates(config, shapes, "sweeps", names, BLOCK, num_rounds, slots)
+
+
+def gradient_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
+    """Gradients a second of `latent_hmc` and a model with 32 latents: forward and backward through the decoder."""
+    config = ModelConfig()
+    forward = _decoder_shapes(config)
+    shapes = forward + [(outputs, inputs) for inputs, outputs in forward]
+    passes = BLOCK * SamplerConfig().num_leapfrog_steps
+    return _chain_rates(config, shapes, "gradients", ("latent_hmc",), passes, num_rounds, slots)
+
+
+def _decoder_shapes(config: ModelConfig) -> list[Shape]:
+    return network_shapes(config.latent_size, config.hidden[::-1], _NUM_VALUES)
+
+
+def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list[Rate]:
+    """The limits, and samplers whose programs take `passes` passes of matrices of `shapes` each."""
+    model, keys = vae_lib.build(config, _SHAPE), {}
+    programs = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
+    keys["limit"] = f"products of {unit}, NumPy", "float32"
+    keys["rounded"] = f"products of {unit}, TensorFlow", "bfloat16"
+    for name in names:
+        for precision in ("float32", "bfloat16"):
+            sampler = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
+            key = f"{name} {precision}"
+            programs[key], keys[key] = sweeps_of(model, sampler), (f"{unit} of {name}", precision)
+    seconds = in_turn(programs, num_rounds)
+    for key in seconds.keys() - {"limit", "rounded"}:
+        seconds[key] /= passes
+    return [
+        Rate(*keys[key], slots / float(np.median(each)), float(np.median(seconds["limit"] / each)))
+        for key, each in seconds.items()
+    ]
 
 
 def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 200) -> list[Rate]:
     """Images a second in training the model of `mnist.yaml`, beside the products of its forward and backward pass."""
-    hidden, latent_size = (512, 512), 32
-    forward = network_shapes(784, hidden, 2 * latent_size) + network_shapes(latent_size, hidden, 784)
+    config = ModelConfig()
+    forward = network_shapes(_NUM_VALUES, config.hidden, 2 * config.latent_size) + _decoder_shapes(config)
     limit = numpy_products(forward, batch_size)
-    images = np.random.default_rng(0).integers(0, 256, (batch_size * num_steps, 784), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size * num_steps, _NUM_VALUES), dtype=np.uint8)
     seconds: dict[str, list[float]] = {"limit": [], "training": []}
     for _ in range(num_rounds):
         times = in_turn({"limit": limit}, 20)["limit"]

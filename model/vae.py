@@ -63,8 +63,8 @@ class VAE:
 
     def for_inference(self, precision: str) -> "VAE":
         """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how."""
-        networks = (for_inference(network, precision) for network in (self.encoder, self.decoder))
-        return VAE(*networks, self.likelihood, self.data_shape, self.latent_size)
+        encoder, decoder = (for_inference(network, precision) for network in (self.encoder, self.decoder))
+        return dataclasses.replace(self, encoder=encoder, decoder=decoder)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)  # a quarter of the time of the separate operations

@@ -27,6 +27,7 @@ from model import vae as vae_lib
 from model.config import ModelConfig, SamplerConfig
 from model.imputer import Imputer
 from pipeline import comparison
+from pipeline.config import ConfigError
 from pipeline.jobs import JobError
 from pipeline.record import CarriedFeature, MaskedRecord, Schema, encode_masked
 from pipeline.text import markdown_table
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 def sweeps(model: str | None) -> list[Row]:
     """Of samplers."""
     del model  # any weights are as fast
-    return [rate._asdict() for rate in throughput.chain_rates()]
+    return [rate._asdict() for rate in (*throughput.gibbs_rates(), *throughput.gradient_rates())]
 
 
 def training(model: str | None) -> list[Row]:
@@ -53,15 +54,21 @@ def training(model: str | None) -> list[Row]:
 
 
 def converged(model: str | None, num_records: int = 1000) -> list[Row]:
-    """Of MNIST test digits, at both precisions; nothing without a model."""
+    """Of MNIST test digits, at both precisions.
+
+    Raises:
+        ConfigError: there is no model.
+    """
     if model is None:
-        return []
+        raise ConfigError("section converged needs a model trained on MNIST: --model runs/mnist")
     loaded = checkpoints.load(model)
     records, rows = comparison.task(loaded, "tfds:mnist", "test", num_records), []
+    few = comparison.Task(*(field[:2] for field in records))
     for precision in ("float32", "bfloat16"):
-        config = SamplerConfig(num_evidence_draws=0, precision=precision, slots=512)
-        imputer = Imputer(loaded.vae, config, seed=0)
+        config = comparison.sampler_config("latent_hmc", num_records, {"precision": precision})
         for mask in ("half at random", "top three quarters"):
+            imputer = Imputer(loaded.vae, config, seed=0)
+            comparison.run(imputer, few, few.observed(mask))  # compiles
             found, seconds = comparison.run(imputer, records, records.observed(mask))
             rows.append(
                 {
@@ -71,7 +78,6 @@ def converged(model: str | None, num_records: int = 1000) -> list[Row]:
                     "converged_per_second": float(found.converged.sum() / seconds),
                     "gradients_per_second": float(found.num_gradients.sum() / seconds),
                     "gradients_of_a_record": float(found.num_gradients.mean()),
-                    "occupancy": imputer.occupancy,
                 }
             )
     return rows
@@ -83,7 +89,7 @@ def job(model: str | None, num_records: int = 10_000) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
         masked = _masked_records(directory, num_records)
-        start, _ = _impute(directory, trained, _masked_records(directory, 1), _SHORT)
+        start, _ = _impute(directory, trained, _masked_records(directory, 1), _JOB | {"max_sweeps": 10})
         seconds, peak = _impute(directory, trained, masked, _JOB)
         bare = _bare_seconds(trained, num_records, _JOB)
     return [
@@ -154,10 +160,12 @@ def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[floa
         stderr=subprocess.PIPE,
         text=True,
     )
-    errors = process.stderr.read()
+    with process.stderr:
+        errors = process.stderr.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise JobError(f"impute failed: {errors.strip().splitlines()[-1]}")
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise JobError(f"impute ended with {process.returncode}: {errors[-1] if errors else 'it said nothing'}")
     return time.perf_counter() - began, usage.ru_maxrss / (1 << 20)
 
 
@@ -189,7 +197,7 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
         found[name] = {"machine": machine(), "rows": SECTIONS[name](model)}
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
-    text = "\n\n".join(_table(name, section) for name, section in found.items() if section["rows"])
+    text = "\n\n".join(_table(name, section) for name, section in found.items())
     with open(os.path.join(directory, "bench.md"), "w", encoding="utf-8") as file:
         file.write(text + "\n")
     return text

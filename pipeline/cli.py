@@ -269,7 +269,8 @@ def bench(output, model, sections) -> None:
         for name in sections:
             if name not in benchmark.SECTIONS:
                 raise ConfigError(f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}")
-        click.echo(benchmark.run(output, sections or tuple(benchmark.SECTIONS), model, click.echo))
+        every = tuple(name for name in benchmark.SECTIONS if model or name != "converged")
+        click.echo(benchmark.run(output, sections or every, model, click.echo))
 
 
 @main.command()

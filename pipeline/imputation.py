@@ -1,6 +1,7 @@
 """The RunInference `ModelHandler` around `model.imputer`."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,13 @@ from apache_beam.ml.inference.base import ModelHandler
 from model import checkpoints
 from model.config import SamplerConfig
 from model.imputer import Imputer
+from model.likelihoods import LIKELIHOODS
 from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 
 _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
 _DEVICE_BATCHES = 32  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
+_BATCH_BYTES = 256 << 20  # but no more than so many, with their results
 
 
 class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
@@ -80,7 +83,13 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
         """Batches of a fixed size; left alone, Beam would choose it by the clock."""
-        size = _DEVICE_BATCHES * (self._sampler.slots // self._sampler.rows_per_record)
+        places = self._sampler.slots // self._sampler.rows_per_record
+        description = checkpoints.describe(self._model)
+        item = LIKELIHOODS[description.model.likelihood]().dtype().itemsize
+        # Image, mask and truth, the imputations, mean and standard deviation.
+        of_value = (3 + self._sampler.num_imputations) * item + 8
+        of_record = of_value * math.prod(description.data_shape)
+        size = places * max(1, min(_DEVICE_BATCHES, _BATCH_BYTES // (places * of_record)))
         return {"min_batch_size": size, "max_batch_size": size}
 
     def get_num_bytes(self, batch: Sequence[MaskedRecord]) -> int:

@@ -66,14 +66,14 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
         raise ConfigError(f"options for Beam: {error}") from None
     build(pipeline)
     try:
-        with _environment(_of_worker_processes(options)):
+        with _environment(_worker_environment(options)):
             pipeline.run().wait_until_finish()
     except Exception as error:
         _LOGGER.debug("the pipeline failed", exc_info=True)
         raise JobError(f"the pipeline failed: {_root_cause(error)}") from error
 
 
-def _of_worker_processes(options: PipelineOptions) -> dict[str, str]:
+def _worker_environment(options: PipelineOptions) -> dict[str, str]:
     """What worker processes on this machine inherit, so that together they take its cores once."""
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":

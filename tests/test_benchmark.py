@@ -13,12 +13,11 @@ def test_sections_are_kept_and_tabulated(tmp_path, monkeypatch):
     sections = {
         "first": lambda model: [{"name": "x", "per_second": 12345.6}],
         "second": lambda model: [{"name": "y", "ratio": 0.51234}],
-        "none": lambda model: [],
     }
     monkeypatch.setattr(benchmark, "SECTIONS", sections)
     benchmark.run(str(tmp_path), ["first"], None, str)
-    text = benchmark.run(str(tmp_path), ["second", "none"], None, str)
-    assert "| x | 12,346 |" in text and "| y | 0.512 |" in text and "none" not in text
+    text = benchmark.run(str(tmp_path), ["second"], None, str)
+    assert "| x | 12,346 |" in text and "| y | 0.512 |" in text
     assert (tmp_path / "bench.md").read_text() == text + "\n"
     found = json.loads((tmp_path / "bench.json").read_text())
     assert set(found) == set(sections) and "cores" in found["first"]["machine"]
@@ -32,10 +31,15 @@ def test_the_command_as_a_process(monkeypatch):
     (row,) = benchmark.job(None, num_records=5)
     assert row["records"] == 5 and row["job_seconds"] > 1 and row["sampler_seconds"] > 0 and 0.1 < row["peak_gib"] < 16
     monkeypatch.setattr(benchmark, "_SHORT", short | {"max_sweeps": 0})
-    with pytest.raises(JobError, match="max_sweeps"):
+    with pytest.raises(JobError, match="ended with 2.*max_sweeps"):
         benchmark.scaling(None, sizes=(1,))
 
 
 def test_an_unknown_section_is_an_error(tmp_path):
     found = CliRunner().invoke(cli.main, ["bench", "--only", "sweep", "--output", str(tmp_path)])
     assert found.exit_code == 2 and "unknown section 'sweep'; known: sweeps, training" in found.output
+
+
+def test_without_a_model_nothing_converges(tmp_path):
+    found = CliRunner().invoke(cli.main, ["bench", "--only", "converged", "--output", str(tmp_path)])
+    assert found.exit_code == 2 and "needs a model trained on MNIST" in found.output

@@ -67,7 +67,6 @@ WITHOUT_BEAM = {
     "pipeline.figures",
     "pipeline.text",
     "pipeline.comparison",
-    "pipeline.benchmark",
     "pipeline.report",
 }
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from model import checkpoints, vae
 from model.sampling import SAMPLERS
 from pipeline import config as config_lib
-from pipeline import jobs, report, results
+from pipeline import imputation, jobs, report, results
 from pipeline.imputation import ImputationHandler
 from pipeline.record import MaskedRecord
 from pipeline.sources import SourceError
@@ -297,11 +297,12 @@ def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_dire
     assert all(result.imputations.shape == (3, 28, 28, 1) for result in imputed)
 
 
-def test_batches_have_a_fixed_size(config, model_directory):
+def test_batches_have_a_fixed_size(config, model_directory, monkeypatch):
+    """Many device batches, as many as some memory holds, and at least one."""
     handler = ImputationHandler(model_directory, "", config.sampler, 0, "threshold")
-    sizes = handler.batch_elements_kwargs()
-    assert (
-        sizes["min_batch_size"]
-        == sizes["max_batch_size"]
-        == 32 * (config.sampler.slots // config.sampler.rows_per_record)
-    )
+    places = config.sampler.slots // config.sampler.rows_per_record
+    record = 784 * (3 + config.sampler.num_imputations + 8)
+    for num_bytes, num_batches in ((1 << 30, 32), (3 * places * record, 3), (1, 1)):
+        monkeypatch.setattr(imputation, "_BATCH_BYTES", num_bytes)
+        sizes = handler.batch_elements_kwargs()
+        assert sizes["min_batch_size"] == sizes["max_batch_size"] == num_batches * places

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo on the latents: exact, with a metric and a step size of each record's own."""
+"""Hamiltonian Monte Carlo on the latents: exact, with a reference and a step size of each record's own."""
 
 import numpy as np
 import pytest
@@ -51,8 +51,8 @@ def test_without_rejections_it_does_not(monkeypatch):
     assert not movement("valley", 0.8).conserved
 
 
-def test_reference_of_a_normal_target_is_itself():
-    """Draws in number, and their gradients: the covariance exactly, whatever the sampling error of the draws."""
+def test_reference_has_the_draws_mean_and_a_normal_targets_covariance():
+    """The covariance exactly, whatever the sampling error of the draws."""
     rng = np.random.default_rng(0)
     mean, covariance = np.array([1.0, -2.0, 3.0]), np.array([[1.0, 0.5, 0.0], [0.5, 0.4, 0.1], [0.0, 0.1, 0.2]])
     draws = rng.multivariate_normal(mean, covariance, (2, 4000))
@@ -69,6 +69,16 @@ def test_reference_of_a_normal_target_is_itself():
 def test_reference_of_a_constant_target_is_finite():
     for tensor in latent_hmc.fit_reference(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2])):
         assert np.isfinite(tensor).all()
+
+
+def test_a_record_without_numbers_leaves_the_others_their_reference():
+    draws = np.random.default_rng(0).normal(size=(3, 40, 2))
+    broken = draws.copy()
+    broken[0, 3, 1], broken[1, :, 0] = np.nan, 1e25 * np.arange(40)
+    alone, among = (latent_hmc.fit_reference(tf.constant(each), tf.constant(-each)) for each in (draws, broken))
+    for clean, found in zip(alone, among):
+        np.testing.assert_array_equal(found[2], clean[2])
+        assert np.isfinite(found).all()
 
 
 def test_of_a_normal_target_that_is_its_reference_nothing_is_rejected():

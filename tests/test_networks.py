@@ -69,5 +69,6 @@ def test_weights_are_those_of_the_moment():
 
 def test_other_networks_are_left_alone():
     convolution = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
-    for network in (lambda z: 2.0 * z, convolution):
+    without_bias = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, use_bias=False)])
+    for network in (lambda z: 2.0 * z, convolution, without_bias, keras.Sequential([keras.layers.Dense(3)])):
         assert networks.for_inference(network, HALF) is network

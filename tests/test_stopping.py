@@ -16,15 +16,17 @@ MAX_KEPT, NUM_KEPT = 400, 100
 INF = float("inf")
 
 
-def trace(seed: int, num_kept: int = NUM_KEPT, offset: float = 0.0, correlation: float = 0.0) -> Trace:
+def trace(
+    seed: int, num_kept: int = NUM_KEPT, offset: float = 0.0, correlation: float = 0.0, latent_size: int = 2
+) -> Trace:
     """4 chains of autoregressive draws; the first chain's first latent is off by `offset`."""
     rng = np.random.default_rng(seed)
-    noise = rng.normal(size=(4, num_kept, 3))
+    noise = rng.normal(size=(4, num_kept, latent_size + 1))
     for sweep in range(1, num_kept):
         noise[:, sweep] = correlation * noise[:, sweep - 1] + math.sqrt(1 - correlation**2) * noise[:, sweep]
     noise[0, :, 0] += offset
     values = noise.astype(np.float32)
-    return Trace(values[..., :2].copy(), values[..., 2].copy(), np.zeros((4, num_kept), np.float32))
+    return Trace(values[..., :-1].copy(), values[..., -1].copy(), np.zeros((4, num_kept), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_the_same_bits_alone_and_in_any_company(examine):
 
 def test_looking_at_the_worst_first_changes_no_verdict(examine):
     """Of chains a little apart, or a little slow, those pass whose diagnostics are within the targets."""
-    traces = [trace(100 + i, offset=0.02 * i, correlation=0.015 * (i % 20)) for i in range(40)]
+    traces = [trace(100 + i, offset=0.02 * i, correlation=0.015 * (i % 20), latent_size=9) for i in range(40)]
     found = examine(traces)
     for each, verdict in zip(traces, found):
         draws = np.concatenate([each.z, each.log_likelihood[..., None]], axis=-1).swapaxes(0, 1)[:, None]

@@ -89,7 +89,12 @@ def fit_reference(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.Referen
         Of R rows, float32.
     """
     draws, gradients = tf.cast(draws, tf.float64), tf.cast(gradients, tf.float64)
-    cholesky = tf.linalg.cholesky(_covariance(gradients))
+    # One record's chains at places that are not numbers must not end the batch: it gets the prior.
+    finite = tf.reduce_all(tf.math.is_finite(draws) & tf.math.is_finite(gradients), axis=[1, 2], keepdims=True)
+    draws, gradients = tf.where(finite, draws, 0.0), tf.where(finite, gradients, 0.0)
+    of_gradients = _covariance(gradients)
+    ridge = 1e-9 * tf.reduce_mean(tf.linalg.diag_part(of_gradients), axis=1)[:, tf.newaxis, tf.newaxis]
+    cholesky = tf.linalg.cholesky(of_gradients + ridge * tf.eye(draws.shape[2], dtype=tf.float64))
     inner = tf.matmul(cholesky, tf.matmul(_covariance(draws), cholesky), transpose_a=True)
     eigenvalues, vectors = tf.linalg.eigh(inner)
     root = tf.pow(tf.maximum(eigenvalues, 1e-12), 0.25)[:, tf.newaxis]

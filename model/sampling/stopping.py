@@ -61,14 +61,13 @@ class Examiner:
 
     def __init__(self, config: SamplerConfig, draws: Draws, max_kept: int):
         self._config, self._draws, self._max_kept = config, draws, max_kept
+        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # NumPy sorts without the interpreter lock
 
     def __call__(self, traces: Sequence[Trace]) -> list[Verdict]:
         """Verdicts on records, each by itself."""
-        examine = self._examine_chains if self._draws is Draws.CHAIN else self._examine_weights
-        if len(traces) < 2:
-            return [examine(trace) for trace in traces]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy sorts without the interpreter lock
-            return list(pool.map(examine, traces))
+        if self._draws is not Draws.CHAIN:
+            return [self._examine_weights(trace) for trace in traces]
+        return list(self._pool.map(self._examine_chains, traces))
 
     def _examine_chains(self, trace: Trace) -> Verdict:
         at_end = trace.z.shape[1] >= self._max_kept
@@ -86,7 +85,7 @@ class Examiner:
         if not plain.max() < 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0):
             return True
         suspects = np.argsort(plain)[-_SUSPECTS:]
-        return not diagnostics.r_hat(quantities[..., suspects]).max() < self._config.target_r_hat
+        return not np.float32(diagnostics.r_hat(quantities[..., suspects]).max()) < self._config.target_r_hat
 
     def _examine_weights(self, trace: Trace) -> Verdict:
         log_weight = trace.log_weight.astype(np.float64)
