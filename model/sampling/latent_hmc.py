@@ -59,12 +59,16 @@ def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: Sta
     return State(*point, state.reference, state.step_size), info
 
 
-def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int) -> State:
-    """Robbins-Monro on the log of the step size, from the mean acceptance of the record's chains."""
+def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int, num_steps: int) -> State:
+    """Robbins-Monro on the log of the step size, from the mean acceptance of the record's chains.
+
+    Where the target is near to its reference, almost any step is accepted: a trajectory's length bounds it.
+    """
     mean = tf.reduce_mean(base.grouped(acceptance, num_chains), axis=1, keepdims=True)
     error = base.ungrouped(tf.repeat(mean - _ACCEPTANCE, num_chains, axis=1))
     rate = tf.pow(1.0 + tf.cast(count, tf.float32), -0.6)
-    return state._replace(step_size=state.step_size * tf.exp(rate * error))
+    step_size = tf.minimum(state.step_size * tf.exp(rate * error), _LONGEST_TRAJECTORY / num_steps)
+    return state._replace(step_size=step_size)
 
 
 def _covariance(draws: tf.Tensor) -> tf.Tensor:
@@ -116,7 +120,7 @@ def _window(vae, config, num_steps, rows, first, state, num_sweeps) -> tuple[Sta
     gradients = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
     for count in tf.range(num_sweeps):
         state, info = step(vae, num_steps, rows, base.everywhere(rows, first + count), state)
-        state = _adapt_step(state, info.acceptance, count, config.num_chains)
+        state = _adapt_step(state, info.acceptance, count, config.num_chains, num_steps)
         draws, gradients = draws.write(count, state.z), gradients.write(count, state.gradient - state.z)
     return state, draws.stack(), gradients.stack()
 
@@ -133,9 +137,7 @@ def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state:
                 reference=hamiltonian.Reference(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_REFERENCE)
             )
         first += size
-    state, _, _ = _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)
-    longest = _LONGEST_TRAJECTORY / config.num_leapfrog_steps
-    return state._replace(step_size=tf.minimum(state.step_size, longest))
+    return _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)[0]
 
 
 def _short(config: SamplerConfig) -> int:
