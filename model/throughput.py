@@ -56,7 +56,7 @@ def tensorflow_products(shapes: Sequence[Shape], rows: int) -> Callable[[], Any]
     """As `numpy_products`, of bfloat16 factors."""
     pairs = [(tf.ones([rows, first], tf.bfloat16), tf.ones([first, second], tf.bfloat16)) for first, second in shapes]
     run = tf.function(lambda pairs: [tf.matmul(left, right) for left, right in pairs])
-    return lambda: [product[0, 0].numpy() for product in run(pairs)]
+    return lambda: [product[0, 0].numpy() for product in run(pairs)]  # waits for the device
 
 
 def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, np.ndarray]:
@@ -114,9 +114,11 @@ def _decoder_shapes(config: ModelConfig) -> list[Shape]:
 
 
 def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list[Rate]:
-    """The limits, and samplers whose programs take `passes` passes of matrices of `shapes` each."""
+    """The limits, and samplers, all programs of `passes` passes of matrices of `shapes`."""
     model, keys = vae_lib.build(config, _SHAPE), {}
-    programs = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
+    # As long as a block: NumPy's threads go on spinning for a while, and disturb what runs next.
+    limits = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
+    programs = {name: lambda run=run: [run() for _ in range(passes)] for name, run in limits.items()}
     keys["limit"] = f"products of {unit}, NumPy", "float32"
     keys["rounded"] = f"products of {unit}, TensorFlow", "bfloat16"
     for name in names:
@@ -124,9 +126,7 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
             sampler = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
             key = f"{name} {precision}"
             programs[key], keys[key] = sweeps_of(model, sampler), (f"{unit} of {name}", precision)
-    seconds = in_turn(programs, num_rounds)
-    for key in seconds.keys() - {"limit", "rounded"}:
-        seconds[key] /= passes
+    seconds = {key: each / passes for key, each in in_turn(programs, num_rounds).items()}
     return [
         Rate(*keys[key], slots / float(np.median(each)), float(np.median(seconds["limit"] / each)))
         for key, each in seconds.items()
