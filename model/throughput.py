@@ -1,8 +1,8 @@
 """How fast chains and training run, beside the matrix products that they consist of.
 
 The limit is measured, not looked up: NumPy's float32 products of the same shapes, and TensorFlow's in
-bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. Every figure
-is a median over rounds, and so is every ratio.
+bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. A limit is
+the best of its rounds, a program's figure the median of its own.
 """
 
 import tempfile
@@ -127,10 +127,9 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
             key = f"{name} {precision}"
             programs[key], keys[key] = sweeps_of(model, sampler), (f"{unit} of {name}", precision)
     seconds = {key: each / passes for key, each in in_turn(programs, num_rounds).items()}
-    return [
-        Rate(*keys[key], slots / float(np.median(each)), float(np.median(seconds["limit"] / each)))
-        for key, each in seconds.items()
-    ]
+    # A limit is what the machine can do: its best round, whatever disturbed the others.
+    seconds = {key: float(np.min(each) if key in limits else np.median(each)) for key, each in seconds.items()}
+    return [Rate(*keys[key], slots / each, seconds["limit"] / each) for key, each in seconds.items()]
 
 
 def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 200) -> list[Rate]:
