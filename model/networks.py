@@ -105,7 +105,7 @@ def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf
 
 
 def _activate(activation: Callable, product: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """activation(product + bias) in the product's type; backward it is computed again, which costs less than memory."""
+    """activation(product + bias) in the product's type; backward it is computed again, not kept."""
 
     @tf.custom_gradient
     def of_product(product):
