@@ -28,8 +28,11 @@ setup(
         "matplotlib>=3.9,<4",
         "numpy>=2.0,<3",
         "pillow>=10",
+        "prometheus-client>=0.20,<1",
+        "psutil>=5.9",
         "pyarrow>=16",
         "pydantic>=2.8,<3",
+        "python-json-logger>=3.1,<5",
         "pyyaml>=6",
         "safetensors>=0.4.5,<1",
         "tensorboard>=2.20,<3",  # tensorflow writes no summaries without it
@@ -43,7 +46,8 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.65,<3"],  # Dataflow, and files on Google Cloud Storage
         "aws": ["apache-beam[aws]>=2.65,<3"],  # files on S3
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
-        "test": ["arviz-stats>=0.8,<0.9", "pytest>=8", "ruff>=0.6", "scipy>=1.10"],
+        "fuzz": ["atheris>=3"],
+        "test": ["arviz-stats>=0.8,<0.9", "hypothesis>=6.100", "pytest>=8", "ruff>=0.6", "scipy>=1.10"],
     },
     entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
 )

@@ -1,7 +1,7 @@
 """`impute`: the one entry to the samplers, for the pipeline and a notebook alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,38 +107,71 @@ class Imputer:
         """Imputes records.
 
         Args:
+            images, observed, ids, truths: see `stream`.
+            report: called with `converged` [n] of records whenever n of them are done.
+
+        Raises:
+            ValueError: see `stream`.
+        """
+        self._check(images, observed, ids)
+        unknown = np.full(len(ids), np.nan)
+        results = _untouched(images, self._config, self._vae.likelihood.unit, unknown)
+        for places, part in self.stream(images, observed, ids, truths):
+            if len(places):
+                for whole, rows in zip(results, part):
+                    whole[places] = rows
+                report(part.converged)
+        return results
+
+    def stream(
+        self,
+        images: np.ndarray,
+        observed: np.ndarray,
+        ids: Sequence[bytes],
+        truths: Sequence[np.ndarray | None] = (),
+    ) -> Iterator[tuple[np.ndarray, Imputed]]:
+        """Imputes records, and hands their results over as they come.
+
+        Args:
             images: [N, H, W, C] of the likelihood's data type; values where missing are ignored.
             observed: [N, H, W, C] bool, True = observed.
             ids: the N ids; a record's result depends on its id, its values and the seed alone.
             truths: of each record the complete one [H, W, C], or None; only `log_prob_missing` asks for it.
-            report: called with `converged` [n] of records whenever n of them are done.
+
+        Yields:
+            After every device call the places [n] of records among the N, and their results: most often of
+            none, so that who waits sees the device at work. Every record comes once.
 
         Raises:
             ValueError: shapes that do not fit each other or the model.
         """
+        self._check(images, observed, ids)
+        if not len(ids):
+            return
+        records = self._records(images, observed, ids)
+        fit = self._fit_test(records.x, records.observed) if self._fit_test else np.full(len(ids), np.nan)
+        results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
+
+        def of(places: np.ndarray) -> tuple[np.ndarray, Imputed]:
+            return places, Imputed(*(field[places] for field in results))
+
+        complete = records.observed.all(axis=1)
+        yield of(np.flatnonzero(complete))
+        incomplete = np.flatnonzero(~complete)
+        records = Records(*(field[incomplete] for field in records))
+        for batch in self._in_batches(self._slots.run(records)) if len(incomplete) else ():
+            chosen = incomplete[np.array([each.index for each in batch], np.int64)]
+            if batch:
+                truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
+                for name, rows in self._result(records, batch, images[chosen], observed[chosen], truth).items():
+                    getattr(results, name)[chosen] = rows
+            yield of(chosen)
+
+    def _check(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> None:
         shape, dtype = (len(ids), *self._vae.data_shape), self._vae.likelihood.dtype
         for name, array, expected in (("images", images, dtype), ("observed", observed, np.bool_)):
             if array.shape != shape or array.dtype != expected:
                 raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
-        if not len(ids):
-            return _untouched(images, self._config, self._vae.likelihood.unit, np.empty(0))
-        records = self._records(images, observed, ids)
-        fit = self._fit_test(records.x, records.observed) if self._fit_test else np.full(len(ids), np.nan)
-        results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
-        incomplete = np.flatnonzero(~records.observed.all(axis=1))
-        report(results.converged[records.observed.all(axis=1)])
-        if not len(incomplete):
-            return results
-        records = Records(*(field[incomplete] for field in records))
-        for batch in self._finished_in_batches(records):
-            places = np.array([each.index for each in batch])
-            chosen = incomplete[places]
-            truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
-            part = self._result(records, batch, images[chosen], observed[chosen], truth)
-            for name, rows in part.items():
-                getattr(results, name)[chosen] = rows
-            report(results.converged[chosen])
-        return results
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
@@ -161,16 +194,15 @@ class Imputer:
         )
         return values
 
-    def _finished_in_batches(self, records: Records):
-        """Finished records, as many at once as the slots hold."""
-        batch = []
-        for finished in self._slots.run(records):
-            batch.append(finished)
-            if len(batch) == self._slots.num_places:
-                yield batch
-                batch = []
-        if batch:
+    def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
+        """Finished records, as many at once as the slots hold, and nothing after the other device calls."""
+        waiting: list[Finished] = []
+        for finished in calls:
+            waiting += finished
+            batch = waiting[: self._slots.num_places] if len(waiting) >= self._slots.num_places else []
+            waiting = waiting[len(batch) :]
             yield batch
+        yield waiting
 
     def _result(
         self, records: Records, batch: Sequence[Finished], images: np.ndarray, observed: np.ndarray, truth

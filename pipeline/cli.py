@@ -2,68 +2,17 @@
 
 import contextlib
 import json
-import logging
 import os
-import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from pipeline.config import Config, ConfigError, MaskConfig, load
-
-EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
+from pipeline.console import EXIT_USAGE, LOG_JSON, ends_at_signals, errors_in_one_line, exit_code, fail, start
+from pipeline.metrics import RunMetrics
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
-
-
-def _start() -> None:
-    """Logging for a person to read, and TensorFlow without the notes of its start-up.
-
-    TensorFlow writes those notes before its log level applies, to the file descriptor itself.
-    """
-    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("vaefill").setLevel(logging.INFO)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
-    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several worker processes may share a GPU
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-@contextlib.contextmanager
-def _errors_in_one_line():
-    """Expected errors -> one line on stderr and the exit code that says whose they are."""
-    import tensorflow as tf
-
-    from model.checkpoints import ModelError
-    from model.datasets import DatasetError
-    from model.training import TrainingError
-    from pipeline.jobs import BadInputError, JobError
-    from pipeline.report import ReportError
-    from pipeline.results import ResultError
-    from pipeline.sources import SourceError
-
-    codes = {
-        (ConfigError, ResultError, ReportError, ModelError): EXIT_USAGE,
-        (SourceError, DatasetError, BadInputError): EXIT_INPUT,
-        (JobError, TrainingError, OSError, tf.errors.OpError): EXIT_JOB,
-    }
-    try:
-        yield
-    except tuple(error for errors in codes for error in errors) as error:
-        code = next(code for errors, code in codes.items() if isinstance(error, errors))
-        click.echo(f"vaefill: {' '.join(str(error).split())}", err=True)
-        sys.exit(code)
 
 
 def _load(path: str | None, settings: tuple[str, ...], more: dict[str, Any] | None = None) -> Config:
@@ -74,10 +23,14 @@ def _load(path: str | None, settings: tuple[str, ...], more: dict[str, Any] | No
     try:
         config = load(path, settings)
     except ConfigError as error:
-        click.echo(f"vaefill: {error}", err=True)
-        sys.exit(EXIT_USAGE)
-    _start()
+        fail(error, EXIT_USAGE)
+    start()
     return config
+
+
+def _set_log_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[LOG_JSON] = True
 
 
 def _config_options(command):
@@ -86,6 +39,9 @@ def _config_options(command):
             "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable."
         ),
         click.option("--config", "path", metavar="FILE.yaml", help="Configuration: a file, or mnist.yaml, demo.yaml."),
+        click.option(
+            "--log-json", is_flag=True, expose_value=False, callback=_set_log_json, help="Logs as JSON, a line each."
+        ),
     ):
         command = option(command)
     return command
@@ -102,9 +58,19 @@ def _job_options(command):
     for option in (
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, callback=_check_beam_options),
         click.option("--replace", is_flag=True, help="Replace the result of another run in the same directory."),
+        click.option("--metrics", metavar="FILE", help="Where to leave the figures of the run, as OpenMetrics text."),
     ):
         command = option(command)
     return command
+
+
+@contextlib.contextmanager
+def _job(command: str, path: str | None) -> Iterator[RunMetrics]:
+    """What surrounds a job: its errors in one line, its figures in a file, its end at a signal."""
+    with errors_in_one_line():
+        metrics = RunMetrics(path, command)
+        with ends_at_signals(metrics.write), metrics.written(exit_code):
+            yield metrics
 
 
 @click.group(context_settings=_CONTEXT)
@@ -129,7 +95,7 @@ def train(path, settings, directory, data) -> None:
     vaefill train --config mnist.yaml --model runs/mnist
     """
     config = _load(path, settings, {"data.name": data})
-    with _errors_in_one_line():
+    with errors_in_one_line():
         from model.training import Settings, train_and_evaluate
 
         summary = train_and_evaluate(Settings(config.data, config.model, config.train, config.seed), directory)
@@ -156,7 +122,7 @@ def _mask_options(command):
 @click.option("--output", required=True, metavar="DIR", help="Data set directory to write.")
 @_mask_options
 @_job_options
-def mask(path, settings, source, output, replace, beam_options, **parameters) -> None:
+def mask(path, settings, source, output, replace, metrics, beam_options, **parameters) -> None:
     """Hides values of complete images: writes a data set of masked records with their truth.
 
     \b
@@ -168,13 +134,15 @@ def mask(path, settings, source, output, replace, beam_options, **parameters) ->
         whole = {name.removeprefix("mask."): value for name, value in given.items()}
         given = {"mask": whole}
     config = _load(path, settings, given)
-    with _errors_in_one_line():
+    with _job("mask", metrics) as run:
         from pipeline import jobs
 
-        counts = jobs.mask(config, source, output, beam_options, replace)
-    if counts is None:
+        outcome = jobs.mask(config, source, output, beam_options, replace)
+        run.outcome = outcome or {}
+    if outcome is None:
         click.echo(f"{output} already holds this result")
     else:
+        counts = outcome["records"]
         click.echo(f"{counts['written']:,} masked records in {output}, {counts['dead']:,} dead letters")
 
 
@@ -185,28 +153,39 @@ def mask(path, settings, source, output, replace, beam_options, **parameters) ->
     "--input", "patterns", required=True, multiple=True, metavar="GLOB", help="Masked records, TFRecords; repeatable."
 )
 @click.option("--output", required=True, metavar="DIR", help="Result directory to write.")
+@click.option(
+    "--since", multiple=True, metavar="OUT", help="Leave out records that this earlier result holds; repeatable."
+)
 @_job_options
-def impute(path, settings, model, patterns, output, replace, beam_options) -> None:
+def impute(path, settings, model, patterns, output, since, replace, metrics, beam_options) -> None:
     """Imputes masked records: a data set of samples, statistics and diagnostics.
+
+    Killed and started again, it goes on where it was.
 
     What stands after -- goes to Beam.
 
     \b
     vaefill impute --model runs/model --input 'runs/masked/*.tfrecord-*' --output runs/imputed
     vaefill impute --model M --input I --output O --set sampler.max_sweeps=500 -- --direct_num_workers=2
+    vaefill impute --model M --input I --output runs/tuesday --since runs/monday --metrics runs/vaefill.prom
     """
     config = _load(path, settings)
-    with _errors_in_one_line():
+    with _job("impute", metrics) as run:
         from pipeline import jobs
 
-        summary = jobs.impute(config, model, patterns, output, beam_options, replace)
-    if summary is None:
+        outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
+        run.outcome = outcome or {}
+    if outcome is None:
         click.echo(f"{output} already holds this result")
         return
-    records = summary["records"]
+    records, work = outcome["records"], outcome["work"]
+    where = f"in {output}" if records["imputed"] else f"so there is no {output}"
     click.echo(
-        f"{records['imputed']:,} of {records['read']:,} records imputed in {output}, {records['dead']:,} dead letters"
+        f"{records['imputed']:,} of {records['read']:,} records imputed {where}, {records['dead']:,} dead letters"
     )
+    for name, text in (("reused", "by an earlier attempt"), ("skipped", "in earlier results, and left out")):
+        if work[name]:
+            click.echo(f"  {text}: {work[name]:,}")
     for reason, count in records["dead_by_reason"].items():
         click.echo(f"  {reason}: {count:,}")
     if records["unreadable_stretches"]:
@@ -231,8 +210,8 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     \b
     vaefill compare --model runs/mnist --output runs/comparison
     """
-    _start()
-    with _errors_in_one_line():
+    start()
+    with errors_in_one_line():
         from model import checkpoints
         from model.sampling import SAMPLERS
         from pipeline import comparison
@@ -262,8 +241,8 @@ def bench(output, model, sections) -> None:
     vaefill bench --model runs/mnist
     vaefill bench --only sweeps --only job
     """
-    _start()
-    with _errors_in_one_line():
+    start()
+    with errors_in_one_line():
         from pipeline import benchmark
 
         for name in sections:
@@ -281,60 +260,28 @@ def evaluate(result) -> None:
     \b
     vaefill evaluate runs/imputed
     """
-    _start()
-    with _errors_in_one_line():
+    start()
+    with errors_in_one_line():
+        from pipeline import scores
         from pipeline.results import read_summary
 
         summary = read_summary(result)
-    groups = {"all": summary["all"], **{f"label {label}": group for label, group in summary["by_label"].items()}}
-    _print_diagnostics(summary["all"])
-    if summary["all"]["truth"] is None:
-        click.echo(f"\n{result} has no records with truth and missing values: nothing to score")
-        return
-    _print_scores(groups)
-    if summary["all"]["truth"]["reliability"]:  # else values are not binary
-        _print_reliability(summary["all"]["truth"]["reliability"])
+    click.echo(scores.of_result(result, summary))
 
 
-def _print_diagnostics(group: dict[str, Any]) -> None:
-    """What the chains of all records came to."""
-    from pipeline.text import DIAGNOSED, number, percent
+@main.command()
+@click.argument("result", metavar="OUT")
+def verify(result) -> None:
+    """Checks that a result, or a data set of masked records, is whole and as it was written.
 
-    shares = (("converged", group["converged_fraction"]), ("misfits", group["misfit_fraction"]))
-    said = ", ".join(f"{percent(share)} {name}" for name, share in shares if share is not None)
-    click.echo(f"{group['num_records']:,} records, {said}\n")
-    quantiles = ("0.05", "0.5", "0.95")
-    click.echo(f"{'':42}" + "".join(f"{percent(float(q)):>12}" for q in quantiles))
-    for key, (name, spec) in DIAGNOSED.items():
-        values = group["diagnostics"].get(key) or {}
-        click.echo(f"{name:42}" + "".join(f"{number(values.get(q), spec):>12}" for q in quantiles))
+    \b
+    vaefill verify runs/imputed
+    """
+    with errors_in_one_line():
+        from pipeline.results import verify as verify_files
 
-
-def _print_scores(groups: dict[str, Any]) -> None:
-    """Scores of groups against the truth, a line each."""
-    error = "Brier" if groups["all"]["truth"]["reliability"] else "sq. error"
-    click.echo(f"\n{'':12}{'records':>9}{'values':>12}{'nll':>9}{error:>11}{'F1':>9}")
-    for name, group in groups.items():
-        truth = group["truth"]
-        if truth:
-            scores = "".join(
-                f"{'-' if truth[key] is None else format(truth[key], '.4f'):>{width}}"
-                for key, width in (("nll", 9), ("brier", 11), ("f1", 9))
-            )
-            click.echo(f"{name:12}{group['num_records']:>9,}{truth['num_values']:>12,}{scores}")
-
-
-def _print_reliability(table: dict[str, Any]) -> None:
-    """How often what was predicted came true."""
-    click.echo("\nreliability: of the missing values predicted to be 1 with probability p, the fraction that is 1")
-    click.echo(f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}")
-    for index, count in enumerate(table["counts"]):
-        if count:
-            low, high = table["edges"][index : index + 2]
-            click.echo(
-                f"{f'{low:.1f}-{high:.1f}':>12}{count:>12,}{table['predicted'][index]:>12.3f}"
-                f"{table['frequency'][index]:>12.3f}"
-            )
+        files = verify_files(result)["files"]
+    click.echo(f"{result} is whole: {len(files)} files as they were written")
 
 
 @main.command()
@@ -346,8 +293,8 @@ def report(outputs, output) -> None:
     \b
     vaefill report runs/imputed
     """
-    _start()
-    with _errors_in_one_line():
+    start()
+    with errors_in_one_line():
         from pipeline.report import write_report
 
         page = write_report(outputs, output or os.path.join(outputs[0], "report"))
@@ -365,7 +312,7 @@ def demo(context, path, settings, output) -> None:
     vaefill demo --output runs/demo
     """
     config = {"path": path or "demo.yaml", "settings": settings}
-    model, common = os.path.join(output, "model"), {"replace": True, "beam_options": ()}
+    model, common = os.path.join(output, "model"), {"replace": True, "metrics": None, "beam_options": ()}
     hidden = {"mcar": {"mechanism": "mcar", "rate": 0.5}, "top_three_quarters": {"mechanism": "top_three_quarters"}}
     masked, imputed = ({name: os.path.join(output, kind, name) for name in hidden} for kind in ("masked", "imputed"))
     click.echo("1. train a VAE on the bundled digits")
@@ -376,7 +323,7 @@ def demo(context, path, settings, output) -> None:
     for name in hidden:
         click.echo(f"\n3. impute what is missing: {name}")
         pattern = os.path.join(masked[name], "*.tfrecord-*")
-        context.invoke(impute, **config, **common, model=model, patterns=(pattern,), output=imputed[name])
+        context.invoke(impute, **config, **common, model=model, patterns=(pattern,), since=(), output=imputed[name])
     for name in hidden:
         click.echo(f"\n4. evaluate against the truth: {name}")
         context.invoke(evaluate, result=imputed[name])

@@ -84,6 +84,10 @@ class LimitsConfig(Section):
     """What a job puts up with."""
 
     max_bad_fraction: _Fraction = Field(0.01, description="more dead letters than this fail the job")
+    max_bad_records: _NotNegative | None = Field(None, description="more than so many, too")
+    device_call_seconds: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="a call of the device that takes longer, compilation included, ends the job"
+    )
     max_record_bytes: Positive = Field(64 << 20, description="a longer record is a dead letter, never read")
 
 

@@ -1,57 +1,65 @@
 """The two pipelines, each on one screen."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
+from apache_beam.ml.inference.base import RunInference
 
-from pipeline.imputation import ImputationHandler
+from pipeline.computed import HashIndex, SkipKnown
+from pipeline.imputation import ImputationHandler, TellApart
 from pipeline.masking import MaskRecords, Masks, ReadDataset
-from pipeline.record import ImputedRecord, Schema, encode_imputed
-from pipeline.sinks import Item, Layout, WriteDataset
-from pipeline.sources import DEAD, DecodeRecords, Frame, ReadFrames
+from pipeline.record import Schema
+from pipeline.sinks import Layout, WriteDataset
+from pipeline.sources import DEAD, DecodeRecords, ReadFrames
 from pipeline.summary import Summarizer
 
 
-def _read_files(pipeline: beam.Pipeline, paths: Sequence[str], schema: Schema, max_record_bytes: int):
+class Reading(NamedTuple):
+    """What is read."""
+
+    paths: Sequence[str]
+    schema: Schema
+    max_record_bytes: int
+
+
+def _read_files(pipeline: beam.Pipeline, reading: Reading):
     """Files -> (frame, record), and the two collections of dead letters on the way."""
     frames = (
         pipeline
-        | "Files" >> beam.Create(paths)
+        | "Files" >> beam.Create(reading.paths)
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(ReadFrames(max_record_bytes)).with_outputs(DEAD, main="frames")
+        | "Read" >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, main="frames")
     )
-    records = frames["frames"] | "Decode" >> beam.ParDo(DecodeRecords(schema)).with_outputs(DEAD, main="records")
+    decode = DecodeRecords(reading.schema)
+    records = frames["frames"] | "Decode" >> beam.ParDo(decode).with_outputs(DEAD, main="records")
     return records["records"], [frames[DEAD], records[DEAD]]
-
-
-def encode(keyed: tuple[Frame, ImputedRecord], schema: Schema) -> Item:
-    """An imputed record as an item of the data set."""
-    frame, record = keyed
-    return Item(record.masked.id, encode_imputed(record, schema), frame)
 
 
 def impute(
     pipeline: beam.Pipeline,
-    paths: Sequence[str],
-    schema: Schema,
+    reading: Reading,
+    known: HashIndex | None,
     handler: ImputationHandler,
     layout: Layout,
     summarizer: Summarizer,
-    max_record_bytes: int,
 ) -> None:
-    """Masked records -> imputed data set, parts of the summary, dead letters."""
-    records, dead_letters = _read_files(pipeline, paths, schema, max_record_bytes)
-    items = records | "Impute" >> RunInference(KeyedModelHandler(handler)) | "Encode" >> beam.Map(encode, schema)
-    _ = (items, *dead_letters) | "Write" >> WriteDataset(layout, summarizer)
+    """Masked records, save those that are known -> imputed data set, parts of the summary, dead letters."""
+    records, dead_letters = _read_files(pipeline, reading)
+    if known is not None:
+        records = records | "SkipKnown" >> beam.ParDo(SkipKnown(known, reading.schema))
+    found = (
+        records
+        | "Impute" >> RunInference(handler)
+        | "TellApart" >> beam.ParDo(TellApart()).with_outputs(DEAD, main="items")
+    )
+    _ = (found["items"], *dead_letters, found[DEAD]) | "Write" >> WriteDataset(layout, summarizer)
 
 
-def mask_files(
-    pipeline: beam.Pipeline, paths: Sequence[str], schema: Schema, masks: Masks, layout: Layout, max_record_bytes: int
-) -> None:
+def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: Layout) -> None:
     """TFRecords of complete images -> data set of masked records, dead letters."""
-    records, dead_letters = _read_files(pipeline, paths, schema, max_record_bytes)
-    _mask(records, dead_letters, schema, masks, layout)
+    records, dead_letters = _read_files(pipeline, reading)
+    _mask(records, dead_letters, reading.schema, masks, layout)
 
 
 def mask_dataset(

@@ -4,26 +4,41 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
+import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
 from model import checkpoints
 from model.config import SamplerConfig
-from model.imputer import Imputer
+from model.imputer import Imputed, Imputer
 from model.likelihoods import LIKELIHOODS
-from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from pipeline import counters
+from pipeline.computed import Computed
+from pipeline.counters import count
+from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, Reason, Schema, content_hash, encode_imputed
+from pipeline.sinks import Item
+from pipeline.sources import DEAD, DeadLetter, Frame
+from pipeline.watchdog import StuckError, within
 
 _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
 _DEVICE_BATCHES = 32  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
 _BATCH_BYTES = 256 << 20  # but no more than so many, with their results
+_MOST_CULPRITS = 0.01  # of a batch's records; if more of them fail by themselves it is not the records
+
+Read = tuple[Frame, MaskedRecord]
 
 
-class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
-    """Imputes batches of masked records.
+class DeviceError(RuntimeError):
+    """Something that no record is to blame for, and that another attempt would meet again."""
+
+
+class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
+    """Imputes batches of masked records, and leaves the results where the next attempt finds them.
 
     Args:
         model: the model directory, readable by every worker.
@@ -31,12 +46,26 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
         sampler: the sampler's configuration.
         seed: the run's seed.
         binarize: see `data.binarize`.
+        schema: of the records.
+        computed: directory of what was computed before, indexed, and of what is computed now.
+        call_seconds: how long a call of the device may take.
     """
 
-    def __init__(self, model: str, fingerprint: str, sampler: SamplerConfig, seed: int, binarize: str):
+    def __init__(
+        self,
+        model: str,
+        fingerprint: str,
+        sampler: SamplerConfig,
+        seed: int,
+        binarize: str,
+        schema: Schema,
+        computed: str,
+        call_seconds: float,
+    ):
         super().__init__()
         self._model, self._fingerprint = model, fingerprint
-        self._sampler, self._seed, self._binarize = sampler, seed, binarize
+        self._sampler, self._seed, self._binarize, self._schema = sampler, seed, binarize, schema
+        self._computed, self._call_seconds = Computed(computed), call_seconds
         self._started, self._done, self._converged = None, 0, 0
 
     def load_model(self) -> Imputer:
@@ -47,38 +76,107 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
         return Imputer(loaded.vae, self._sampler, self._seed, self._binarize, loaded.reference)
 
     def run_inference(
-        self, batch: Sequence[MaskedRecord], model: Imputer, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[ImputedRecord]:
-        """Imputes a batch; a record's result does not depend on the others."""
+        self, batch: Sequence[Read], model: Imputer, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Item | DeadLetter]:
+        """Imputes a batch; a record's result does not depend on the others, nor on what failed meanwhile."""
+        found, left = [], []
+        for frame, record in batch:
+            place = self._computed.find(content_hash(record, self._schema))
+            if place is None:
+                left.append((frame, record))
+            else:
+                found.append(Item(record.id, place, frame))
+        count("records_reused", len(found))
         self._started = self._started or time.monotonic()
         with _ONE_AT_A_TIME:
-            results = model(
-                np.stack([record.image for record in batch]),
-                np.stack([record.observed for record in batch]),
-                [record.id for record in batch],
-                [record.truth for record in batch],
-                self._report_progress,
-            )
-        for index, record in enumerate(batch):
-            yield ImputedRecord(
-                masked=record,
-                imputations=results.imputations[index],
-                mean=results.mean[index],
-                stddev=results.stddev[index],
-                diagnostics={name: getattr(results, name)[index] for name in DIAGNOSTICS},
-            )
+            found += self._impute(left, model, _Culprits(max(1, int(_MOST_CULPRITS * len(left)))))
+        self._computed.flush()
+        return found
 
-    def _report_progress(self, converged: np.ndarray) -> None:
-        if not len(converged):
+    def _impute(self, reads: Sequence[Read], model: Imputer, culprits: "_Culprits") -> list[Item | DeadLetter]:
+        """Imputes records; where that fails halves them, until the culprits are alone."""
+        done, found, records = np.zeros(len(reads), np.bool_), [], [record for _, record in reads]
+        try:
+            for places, results in self._calls(records, model):
+                for index, place in enumerate(places):
+                    frame, record = reads[place]
+                    found.append(Item(record.id, self._keep(record, results, index), frame))
+                done[places] = True
+                self._report_progress(results)
+        except (DeviceError, OSError):
+            raise
+        except Exception as error:
+            left = [reads[place] for place in np.flatnonzero(~done)]
+            if len(left) > 1:
+                _LOGGER.warning("a batch of %d records failed, trying parts of it: %s", len(left), _one_line(error))
+                for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                    found += self._impute(half, model, culprits)
+            else:
+                culprits.add(error)
+                found += [DeadLetter(f, Reason.NOT_IMPUTED, _one_line(error), r.id, 0) for f, r in left]
+        return found
+
+    def _calls(self, records: Sequence[MaskedRecord], model: Imputer) -> Iterator[tuple[np.ndarray, Imputed]]:
+        """What the device hands over, with its own kinds of trouble told from the records'."""
+        if not records:
             return
-        self._done += len(converged)
-        self._converged += int(converged.sum())
-        seconds = time.monotonic() - self._started
+        try:
+            calls = model.stream(
+                np.stack([record.image for record in records]),
+                np.stack([record.observed for record in records]),
+                [record.id for record in records],
+                [record.truth for record in records],
+            )
+            yield from within(calls, self._call_seconds)
+        except (tf.errors.ResourceExhaustedError, MemoryError):
+            raise DeviceError(self._out_of_memory()) from None
+        except StuckError as error:
+            raise DeviceError(
+                f"a call of the device has given {error}; if it is only slow, raise limits.device_call_seconds"
+            ) from None
+
+    def _out_of_memory(self) -> str:
+        slots, unit = self._sampler.slots, math.lcm(32, self._sampler.rows_per_record)
+        smaller = max(unit, slots // 2 // unit * unit)
+        if smaller == slots:
+            return f"out of memory with sampler.slots={slots}, the fewest that a record fits in; it takes more memory"
+        return (
+            f"out of memory with sampler.slots={slots}: run again with --set sampler.slots={smaller} "
+            "(they are part of a result's identity, and so never change by themselves)"
+        )
+
+    def _keep(self, record: MaskedRecord, results: Imputed, index: int):
+        """Puts a record's result where it is found again."""
+        imputed = ImputedRecord(
+            masked=record,
+            imputations=results.imputations[index],
+            mean=results.mean[index],
+            stddev=results.stddev[index],
+            diagnostics={name: getattr(results, name)[index] for name in DIAGNOSTICS},
+        )
+        return self._computed.add(content_hash(record, self._schema), encode_imputed(imputed, self._schema))
+
+    def _report_progress(self, results: Imputed) -> None:
+        num = len(results.converged)
+        if not num:
+            return
+        self._computed.flush()  # a kill loses no more than the device is working on
+        for name, number in (
+            ("records_imputed", num),
+            ("records_converged", results.converged.sum()),
+            ("chain_sweeps", results.num_sweeps.sum() * self._sampler.num_chains),
+            ("gradients", results.num_gradients.sum()),
+        ):
+            count(name, number)
+        self._done += num
+        self._converged += int(results.converged.sum())
+        rate, share = self._done / (time.monotonic() - self._started), self._converged / self._done
         _LOGGER.info(
             "imputed %s records, %.1f %% of them converged, %.1f a second",
             f"{self._done:,}",
-            100 * self._converged / self._done,
-            self._done / seconds,
+            100 * share,
+            rate,
+            extra={"records": self._done, "converged_fraction": share, "records_per_second": rate},
         )
 
     def batch_elements_kwargs(self) -> dict[str, Any]:
@@ -92,10 +190,38 @@ class ImputationHandler(ModelHandler[MaskedRecord, ImputedRecord, Imputer]):
         size = places * max(1, min(_DEVICE_BATCHES, _BATCH_BYTES // (places * of_record)))
         return {"min_batch_size": size, "max_batch_size": size}
 
-    def get_num_bytes(self, batch: Sequence[MaskedRecord]) -> int:
+    def get_num_bytes(self, batch: Sequence[Read]) -> int:
         """The size of a batch's values; Beam's default pickles the batch to find out."""
-        return sum(record.image.nbytes + record.observed.nbytes for record in batch)
+        return sum(record.image.nbytes + record.observed.nbytes for _, record in batch)
 
     def get_metrics_namespace(self) -> str:
         """The namespace of RunInference's metrics."""
-        return "vaefill"
+        return counters.NAMESPACE
+
+
+class _Culprits:
+    """How many records of a batch could not be imputed even alone."""
+
+    def __init__(self, most: int):
+        self._most, self._num = most, 0
+
+    def add(self, error: Exception) -> None:
+        """Counts one more.
+
+        Raises:
+            DeviceError: they are too many to be the cause.
+        """
+        self._num += 1
+        if self._num > self._most:
+            raise DeviceError(f"{self._num} records failed one by one, the last: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+class TellApart(beam.DoFn):
+    """Items, and dead letters under `DEAD`."""
+
+    def process(self, found: Item | DeadLetter):
+        yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found

@@ -5,7 +5,7 @@ import datetime
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -17,8 +17,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from model import checkpoints
 from model.config import check_likelihood
 from model.misfit import check_rate
-from pipeline import graph, masking, results, sinks, summary
-from pipeline.config import Config, ConfigError
+from pipeline import counters, graph, incremental, masking, results, sinks, staging, summary
+from pipeline.computed import Computed, HashIndex
+from pipeline.config import Config, ConfigError, LimitsConfig
+from pipeline.graph import Reading
 from pipeline.imputation import ImputationHandler
 from pipeline.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from pipeline.sinks import DeadLetterCounts, Layout
@@ -53,8 +55,8 @@ def _data_identity(config: Config) -> dict[str, Any]:
     return config.data.model_dump(mode="json", include={"shape", "dtype", "binarize", "carry"})
 
 
-def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> None:
-    """Runs a pipeline to its end; on this machine in this process unless a runner is named.
+def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> Mapping[str, int]:
+    """Runs a pipeline to its end, and returns our counters; on this machine in this process unless a runner is named.
 
     Beam's own default may pick a runner that downloads a program, so the in-memory runner is named here.
     """
@@ -67,10 +69,12 @@ def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) ->
     build(pipeline)
     try:
         with _environment(_worker_environment(options)):
-            pipeline.run().wait_until_finish()
+            ran = pipeline.run()
+            ran.wait_until_finish()
     except Exception as error:
         _LOGGER.debug("the pipeline failed", exc_info=True)
         raise JobError(f"the pipeline failed: {_root_cause(error)}") from error
+    return counters.totals(ran)
 
 
 def _worker_environment(options: PipelineOptions) -> dict[str, str]:
@@ -102,32 +106,36 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1] if lines[0].startswith("Traceback") else f"{type(error).__name__}: {lines[0]}"
 
 
-def _check_counts(counts: dict[str, Any], max_bad_fraction: float, layout: Layout) -> None:
+def _check_counts(counts: dict[str, Any], skipped: int, limits: LimitsConfig, layout: Layout) -> None:
     """Fails a job before it publishes a data set of no records, or more dead letters than it may."""
     written, dead = counts["written"], counts["dead"]
+    read = written + dead + skipped
     reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items())
-    if not written + dead:
+    if not read:
         unreadable = f"; {counts['unreadable_bytes']} bytes are not TFRecords" if counts["unreadable_bytes"] else ""
         raise BadInputError(
             f"the input holds no records{unreadable}; a data set of none cannot be read, so none is written"
         )
-    if dead > max_bad_fraction * (written + dead):
-        raise BadInputError(
-            f"{dead} of {written + dead} records are bad ({reasons}), more than limits.max_bad_fraction = "
-            f"{max_bad_fraction} allows; nothing was published, the dead letters are in {layout.dead_letters}"
-        )
-    if not written:
+    allowed = {"max_bad_fraction": limits.max_bad_fraction * read, "max_bad_records": limits.max_bad_records}
+    for name, most in allowed.items():
+        if most is not None and dead > most:
+            raise BadInputError(
+                f"{dead} of {read} records are bad ({reasons}), more than limits.{name} = "
+                f"{getattr(limits, name)} allows; nothing was published, the dead letters are in {layout.dead_letters}"
+            )
+    if not written + skipped:
         raise BadInputError(f"all {dead} records are bad ({reasons}); tfds cannot read a data set of none")
 
 
 def _complete(
-    layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config
+    layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config, skipped: int = 0
 ) -> tuple[dict[str, Any], DeadLetterCounts]:
-    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad."""
+    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad or all is known."""
     shards, dead = sinks.finish(layout)
     counts = {"written": sum(shard["num_records"] for shard in shards), **dead.as_dict()}
-    _check_counts(counts, config.limits.max_bad_fraction, layout)
-    results.write_dataset_info(layout, features, shards, description)
+    _check_counts(counts, skipped, config.limits, layout)
+    if counts["written"]:
+        results.write_dataset_info(layout, features, shards, description)
     return counts, dead
 
 
@@ -163,6 +171,37 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     return loaded
 
 
+def _of_records(config: Config, model: checkpoints.LoadedModel) -> dict[str, Any]:
+    """What the result of a record depends on, beside the record."""
+    effective = config.model_dump(mode="json")
+    return {
+        "model": model.fingerprint,
+        **{section: effective[section] for section in ("seed", "sampler")},
+        "data": _data_identity(config),
+        "software": results.software(),
+        "device": results.device(),
+    }
+
+
+def _handler(
+    config: Config, directory: str, model: checkpoints.LoadedModel, schema: Schema, computed: str
+) -> ImputationHandler:
+    """The handler of a run, which goes on from what earlier attempts computed."""
+    num_reused = Computed(computed).take_over()
+    if num_reused:
+        _LOGGER.info("an earlier attempt has computed %s records, which are reused", f"{num_reused:,}")
+    return ImputationHandler(
+        directory,
+        model.fingerprint,
+        config.sampler,
+        config.seed,
+        config.data.binarize,
+        schema,
+        computed,
+        config.limits.device_call_seconds,
+    )
+
+
 def impute(
     config: Config,
     model: str,
@@ -170,6 +209,7 @@ def impute(
     output: str,
     beam_options: Sequence[str] = (),
     replace: bool = False,
+    since: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Imputes the masked records of TFRecord files into a result directory.
 
@@ -180,9 +220,11 @@ def impute(
         output: the result directory, published whole or not at all.
         beam_options: for Beam's PipelineOptions.
         replace: whether the result of a different run may be replaced.
+        since: earlier results of the same model and sampler; records that they hold are left out.
 
     Returns:
-        The summary, or None where the output already is the result of the same run.
+        The summary, and `work`, what this run had to do for it; None where the output already is the result of
+        the same run. Where earlier results hold every record, nothing is published and `imputed` is 0.
 
     Raises:
         ConfigError, checkpoints.ModelError, sources.SourceError, results.ResultError: what was named is not usable.
@@ -190,37 +232,56 @@ def impute(
     """
     clock, schema = _Clock(), schema_of(config)
     loaded = _load_model(model, config)
-    description = loaded.description
     inputs = results.describe_inputs(expand(tuple(patterns)))
-    effective = config.model_dump(mode="json")
+    effective, of_records = config.model_dump(mode="json"), _of_records(config, loaded)
     identity = {
         "kind": "impute",
-        "model": loaded.fingerprint,
-        **{section: effective[section] for section in ("seed", "sampler", "output")},
-        "data": _data_identity(config),
+        **of_records,
+        "output": effective["output"],
         "max_record_bytes": config.limits.max_record_bytes,
         "inputs": sorted(entry["sha256"] for entry in inputs),
-        "software": results.software(),
-        "device": results.device(),
+        "since": incremental.check(since, of_records),
     }
-    if results.is_done(output, identity, replace):
-        return None
-    with results.staging(output) as root:
-        layout = Layout(root, "imputed", "imputed", config.output.split, config.output.num_shards)
+    with staging.stage(output, identity, replace, of_records) as staged:
+        if staged is None:
+            return None
+        layout = Layout(staged.root, "imputed", "imputed", config.output.split, config.output.num_shards)
         sinks.prepare(layout)
-        handler = ImputationHandler(model, loaded.fingerprint, config.sampler, config.seed, config.data.binarize)
-        likelihood = description.model.likelihood
+        handler = _handler(config, model, loaded, schema, staged.computed)
         summarizer = summary.Summarizer(
-            layout, schema, config.sampler.num_chains, likelihood, config.data.binarize, config.seed
+            layout,
+            schema,
+            config.sampler.num_chains,
+            loaded.description.model.likelihood,
+            config.data.binarize,
+            config.seed,
         )
-        paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
-        _run(lambda p: graph.impute(p, paths, schema, handler, layout, summarizer, limit), beam_options)
-        counts, dead = _complete(layout, imputed_features(schema), "Records imputed by vaefill", config)
+        known = _known(since, layout)
+        reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
+        work = _run(lambda p: graph.impute(p, reading, known, handler, layout, summarizer), beam_options)
+        done = {name: work[f"records_{name}"] for name in ("reused", "skipped")}
+        done |= {name: work[name] for name in ("chain_sweeps", "gradients")}
+        counts, dead = _complete(
+            layout, imputed_features(schema), "Records imputed by vaefill", config, done["skipped"]
+        )
+        if not counts["written"]:
+            staging.discard(staged)
+            return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": done}
         found = summary.combine(layout, schema, config.sampler, counts["written"], dead)
-        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
-        results.seal(root, {**content, "model": description.model_dump(mode="json"), "times": clock.times()})
-        results.publish(root, output)
-    return found
+        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": done}
+        description = loaded.description.model_dump(mode="json")
+        results.seal(staged.root, {**content, "model": description, "times": clock.times()})
+        staging.publish(staged)
+    return {**found, "work": done}
+
+
+def _known(since: Sequence[str], layout: Layout) -> HashIndex | None:
+    """An index of what earlier results hold; None if there are none."""
+    if not since:
+        return None
+    path = layout.part("known.npy")
+    HashIndex.write(path, incremental.content_hashes(since))
+    return HashIndex(path)
 
 
 def mask(
@@ -235,7 +296,7 @@ def mask(
         beam_options, replace: as for `impute`.
 
     Returns:
-        The counts, or None where the output already is the result of the same run.
+        The counts under `records`, or None where the output already is the result of the same run.
 
     Raises: as `impute`, and `datasets.DatasetError`.
     """
@@ -256,19 +317,19 @@ def mask(
     }
     if config.mask.masks:
         identity["masks"] = [results.sha256(file.path) for file in expand((config.mask.masks,))]
-    if results.is_done(output, identity, replace):
-        return None
-    with results.staging(output) as root:
-        layout = Layout(root, "masked", "", config.output.split, config.output.num_shards)
+    with staging.stage(output, identity, replace) as staged:
+        if staged is None:
+            return None
+        layout = Layout(staged.root, "masked", "", config.output.split, config.output.num_shards)
         sinks.prepare(layout)
         if is_dataset:
             name, _ = masking.split_source(source)
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
         else:
-            paths, limit = [entry["path"] for entry in inputs], config.limits.max_record_bytes
-            _run(lambda p: graph.mask_files(p, paths, schema, masks, layout, limit), beam_options)
+            reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
+            _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
-        results.seal(root, {**content, "times": clock.times()})
-        results.publish(root, output)
-    return counts
+        results.seal(staged.root, {**content, "times": clock.times()})
+        staging.publish(staged)
+    return {"records": counts}

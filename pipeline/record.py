@@ -6,6 +6,7 @@ before anything is allocated, and whatever is wrong is a `RecordError` with a re
 
 import dataclasses
 import enum
+import hashlib
 import math
 import zlib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from pipeline.values import decode_mask, decode_values, encode_values, finite_where
 
+HASH_SIZE = 16  # bytes of a content hash
 _ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
 
 
@@ -30,6 +32,7 @@ class Reason(enum.StrEnum):
     BAD_OBSERVED = "bad_observed"
     BAD_TRUTH = "bad_truth"
     DUPLICATE_ID = "duplicate_id"
+    NOT_IMPUTED = "not_imputed"
     BAD_DATA_CRC = "bad_data_crc"
     UNREADABLE_REST = "unreadable_rest"
     TOO_LARGE = "too_large"
@@ -114,10 +117,9 @@ DIAGNOSTICS = {
     "log_prob_observed": np.float32,
     "log_prob_missing": np.float32,
 }
-SCORES = ("missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
-OWN_FEATURES = frozenset(
-    ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra", *DIAGNOSTICS, *SCORES)
-)
+ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
+_OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
+OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 
 
 # --- tf.train.Example, field by field
@@ -276,6 +278,25 @@ def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
             **{name: feature.tfds_feature for name, feature in schema.carried.items()},
         }
     )
+
+
+def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
+    """16 bytes that stand for all that a record's result can depend on, or hand on, however it was encoded.
+
+    A masked record and the imputed one that was made of it have the same.
+    """
+    digest = hashlib.blake2b(digest_size=HASH_SIZE, person=b"vaefill.content")
+    for part in (
+        record.id,
+        np.packbits(record.observed).tobytes(),
+        np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
+        b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
+        _serialize(_carried_features(schema, record.carried)),
+        record.extra,
+    ):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
 
 
 # --- imputed records

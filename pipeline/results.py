@@ -1,21 +1,16 @@
-"""All or nothing: a result is staged beside its directory, sealed by a manifest, and renamed into place.
+"""What a result directory says of itself: `manifest.json`, written last, with the SHA-256 of every other file.
 
-A directory without `manifest.json` is not a result.
+A directory without it is not a result.
 """
 
-import contextlib
 import datetime
-import fcntl
-import glob
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -27,9 +22,8 @@ from pipeline.sinks import Layout
 from pipeline.sources import InputFile, SourceError
 
 MANIFEST = "manifest.json"
-_LOGGER = logging.getLogger("vaefill")
-_STAGING = ".staging-"
-_LOCK = ".lock"
+_LARGEST_JSON = 256 << 20  # bytes
+DIGEST = "manifest_sha256"  # of the manifest's other entries
 _SOFTWARE = ("vaefill", "tensorflow", "tensorflow-probability", "keras", "numpy", "apache-beam", "tensorflow-datasets")
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -91,13 +85,9 @@ def read_manifest(directory: str) -> dict[str, Any]:
         ResultError: the directory is not a result.
     """
     path = os.path.join(directory, MANIFEST)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise ResultError(f"{directory} is not a finished result: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
-        raise ResultError(f"cannot read {path}: {error}") from None
+    if not os.path.exists(path):
+        raise ResultError(f"{directory} is not a finished result: it has no {MANIFEST}")
+    return _read_json(path)
 
 
 def read_summary(directory: str) -> dict[str, Any]:
@@ -108,11 +98,73 @@ def read_summary(directory: str) -> dict[str, Any]:
     """
     read_manifest(directory)
     path = os.path.join(directory, "summary", "summary.json")
+    if not os.path.exists(path):
+        raise ResultError(f"{directory} holds no summary of imputed records")
+    return _read_json(path)
+
+
+def _read_json(path: str) -> dict[str, Any]:
     try:
+        if os.path.getsize(path) > _LARGEST_JSON:
+            raise ValueError(f"larger than {_LARGEST_JSON} bytes")
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{directory} holds no summary of imputed records: {error}") from None
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultError(f"cannot read {path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ResultError(f"cannot read {path}: expected an object, got {type(content).__name__}")
+    return content
+
+
+def verify(directory: str) -> dict[str, Any]:
+    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ResultError: the directory is not a result, or not the one that was written; it says which files are not.
+    """
+    manifest = read_manifest(directory)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or manifest.get(DIGEST) != _digest(manifest):
+        raise ResultError(f"{directory} is not what was written: {MANIFEST}: altered")
+    wrong = [f"{name}: {problem}" for name in sorted(files) if (problem := _problem(directory, name, files[name]))]
+    folders = {os.path.dirname(name) for name in files if _is_plain(name)}
+    for folder in sorted(folders):
+        where = os.path.join(directory, folder)
+        for name in sorted(os.listdir(where)) if os.path.isdir(where) else ():
+            path = os.path.normpath(os.path.join(folder, name))
+            if path not in files and path != MANIFEST and not os.path.isdir(os.path.join(where, name)):
+                wrong.append(f"{path}: not part of it")
+    if wrong:
+        raise ResultError(f"{directory} is not what was written: {'; '.join(wrong)}")
+    return manifest
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays within the directory that it is relative to."""
+    return not os.path.isabs(name) and os.path.normpath(name) == name and not name.startswith("..")
+
+
+def _problem(directory: str, name: str, digest: Any) -> str | None:
+    """What is wrong with a file of a result, if anything; links are not followed."""
+    if not _is_plain(name):
+        return "not a name within the result"
+    path = os.path.join(directory, name)
+    if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name) or os.path.islink(path):
+        return "a link"
+    if not os.path.isfile(path):
+        return "missing"
+    try:
+        return None if sha256(path) == digest else "altered"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
@@ -137,35 +189,6 @@ def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
             "choose another directory, or replace it with --replace"
         )
     return False
-
-
-@contextlib.contextmanager
-def staging(directory: str) -> Iterator[str]:
-    """A fresh staging directory beside a result, on the same file system.
-
-    Its owner holds a lock while it works, so that a run removes what killed ones left and never what
-    another one is writing.
-    """
-    path = os.path.abspath(directory)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    for leftover in glob.glob(f"{glob.escape(path)}{_STAGING}*"):
-        _remove_if_abandoned(leftover)
-    root = tempfile.mkdtemp(prefix=os.path.basename(path) + _STAGING, dir=os.path.dirname(path))
-    os.chmod(root, 0o755)
-    with open(os.path.join(root, _LOCK), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield root
-
-
-def _remove_if_abandoned(root: str) -> None:
-    try:
-        with open(os.path.join(root, _LOCK), encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return  # none of ours, or gone meanwhile
-    except BlockingIOError:
-        _LOGGER.warning("another run is writing %s", root)
 
 
 def write_dataset_info(
@@ -196,26 +219,28 @@ def write_dataset_info(
 
 
 def seal(root: str, content: Mapping[str, Any]) -> None:
-    """Removes what only the run needed, and writes the manifest with the SHA-256 of every file left."""
+    """Removes what only the run needed, and writes the manifest when every file left has reached the disk."""
     for name in ("spill", "parts"):
         shutil.rmtree(os.path.join(root, name), ignore_errors=True)
-    os.remove(os.path.join(root, _LOCK))
     files = {}
     for folder, _, names in os.walk(root):
         for name in names:
             path = os.path.join(folder, name)
             files[os.path.relpath(path, root)] = sha256(path)
+            _flush(path)
+    manifest = {**content, "files": dict(sorted(files.items()))}
+    manifest[DIGEST] = _digest(json.loads(json.dumps(manifest)))
     path = os.path.join(root, MANIFEST)
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({**content, "files": dict(sorted(files.items()))}, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
+        json.dump(manifest, file, indent=2, sort_keys=True)
+    _flush(path)
+    _flush(root)
 
 
-def publish(root: str, directory: str) -> None:
-    """Renames a sealed staging directory into place; an earlier result gives way only then."""
-    old = f"{root}.old"  # as unique as the staging directory
-    if os.path.exists(directory):
-        os.rename(directory, old)
-    os.rename(root, directory)
-    shutil.rmtree(old, ignore_errors=True)
+def _flush(path: str) -> None:
+    """Waits until a file, or what a directory lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

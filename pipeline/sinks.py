@@ -16,13 +16,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
-import google_crc32c
 import tensorflow as tf
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline.counters import count
 from pipeline.record import Reason
 from pipeline.sources import DEAD, DeadLetter, Frame
+from pipeline.spill import Place, SpillReader, SpillWriter
 
 DEAD_LETTERS = "dead_letters"
 
@@ -31,17 +32,8 @@ class Item(NamedTuple):
     """An Example of the data set, with the frame that it was made from."""
 
     record_id: bytes
-    example: bytes
+    example: bytes | Place  # or where it has been spilled already
     frame: Frame
-
-
-class Place(NamedTuple):
-    """Where bytes were spilled."""
-
-    path: str
-    offset: int
-    size: int
-    crc: int  # CRC-32C of the bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +111,10 @@ class _Spill(beam.DoFn):
         self._layout = layout
 
     def start_bundle(self):
-        self._file, self._size = None, 0
+        self._writer = SpillWriter(self._layout.spill)
 
     def finish_bundle(self):
-        if self._file is not None:
-            self._file.close()
-
-    def _append(self, content: bytes) -> Place:
-        if self._file is None:
-            self._path = os.path.join(self._layout.spill, uuid.uuid4().hex)
-            self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
-        self._file.write(content)
-        self._size += len(content)
-        return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
+        self._writer.close()
 
 
 class SpillItems(_Spill):
@@ -139,7 +122,8 @@ class SpillItems(_Spill):
 
     def process(self, item: Item):
         content_hash = hashlib.sha256(item.frame.payload or item.example).digest()
-        example, payload = self._append(item.example), self._append(item.frame.payload)
+        example = item.example if isinstance(item.example, Place) else self._writer.append(item.example)
+        payload = self._writer.append(item.frame.payload)
         entry = (item.record_id, content_hash, item.frame.file, item.frame.offset, tuple(example), tuple(payload))
         yield self._layout.shard_of(item.record_id), entry
 
@@ -155,35 +139,12 @@ class SpillDeadLetters(_Spill):
             letter.message,
             letter.record_id,
             letter.num_bytes,
-            self._append(letter.frame.payload),
+            self._writer.append(letter.frame.payload),
         )
 
 
 def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: Place) -> tuple:
     return file, offset, str(reason), message, record_id, num_bytes, tuple(place)
-
-
-class _SpillReader:
-    """Reads spilled bytes; keeps the file that it read last open."""
-
-    def __init__(self):
-        self._path, self._file = None, None
-
-    def __call__(self, place: tuple) -> bytes:
-        path, offset, size, crc = place
-        if path != self._path:
-            self.close()
-            self._path = path
-            self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-        self._file.seek(offset)
-        content = self._file.read(size)
-        if len(content) != size or google_crc32c.value(content) != crc:
-            raise OSError(f"{path}: what was spilled at {offset} does not come back")
-        return content
-
-    def close(self):
-        if self._file is not None:
-            self._file.close()
 
 
 class WriteShards(beam.DoFn):
@@ -199,7 +160,7 @@ class WriteShards(beam.DoFn):
 
     def process(self, shard_and_entries):
         shard, entries = shard_and_entries
-        read = _SpillReader()
+        read = SpillReader()
         observer = self._observe(shard) if self._observe else None
         path = self._layout.shard(shard)
         temporary = self._layout.temporary()
@@ -233,12 +194,13 @@ class WriteDeadLetters(beam.DoFn):
 
     def process(self, key_and_entries):
         _, entries = key_and_entries
-        read, counts = _SpillReader(), DeadLetterCounts.empty()
+        read, counts = SpillReader(), DeadLetterCounts.empty()
         temporary = self._layout.temporary()
         with tf.io.TFRecordWriter(temporary) as writer:
             for file, offset, reason, message, record_id, num_bytes, place in sorted(entries):
                 writer.write(_dead_letter_example(file, offset, reason, message, record_id, read(place)))
                 counts.add(reason, num_bytes)
+                count(f"dead_{reason}")
         read.close()
         FileSystems.rename([temporary], [self._layout.dead_letters])
         write_whole(

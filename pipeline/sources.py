@@ -18,12 +18,14 @@ import google_crc32c
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline.counters import count
 from pipeline.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
 
 DEAD = "dead"  # tag of the outputs that hold dead letters
 
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
+HEADER_SIZE = _HEADER.size
 _GZIP_SIGNATURE = b"\x1f\x8b"
 
 
@@ -94,6 +96,12 @@ def read_frames(path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter
 def _masked_crc(content: bytes) -> int:
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """A record as it stands in a TFRecord file."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join((length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload))))
 
 
 def _is_header(content: bytes) -> bool:
@@ -187,4 +195,5 @@ class DecodeRecords(beam.DoFn):
 
     def process(self, frame: Frame):
         found = decode(frame, self._schema)
+        count("records_read")
         yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found

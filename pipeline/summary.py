@@ -14,7 +14,7 @@ from model.config import SamplerConfig
 from model.imputer import model_values
 from model.likelihoods import LIKELIHOODS
 from pipeline import statistics
-from pipeline.record import DIAGNOSTICS, ImputedRecord, Schema, decode_imputed
+from pipeline.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
 from pipeline.sinks import DeadLetterCounts, Layout, write_whole
 
 _QUANTILES_OF = (
@@ -90,7 +90,11 @@ class ShardSummary:
         scores = self._summarizer.score(self._block)
         groups = statistics.by_group(self._block, scores, self._summarizer.num_chains)
         self._groups = statistics.merge_groups(self._groups, groups)
-        rows = [statistics.row(record, scores, index) for index, record in enumerate(self._block)]
+        schema = self._summarizer.schema
+        rows = [
+            {"content_hash": content_hash(record.masked, schema)} | statistics.row(record, scores, index)
+            for index, record in enumerate(self._block)
+        ]
         self._rows.write_table(pa.Table.from_pylist(rows, schema=self._rows.schema))
         self._block = []
 
@@ -101,6 +105,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.binary()),
+            ("content_hash", pa.binary(HASH_SIZE)),
             *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
             ("missing_fraction", pa.float64()),
             *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),

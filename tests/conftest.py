@@ -8,6 +8,7 @@ import pytest
 
 from model import training
 from pipeline import config as config_lib
+from pipeline import jobs
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,19 @@ def model_directory(config, tmp_path_factory) -> str:
     settings = training.Settings(config.data, config.model, config.train, config.seed)
     training.train_and_evaluate(settings, directory, show_progress=False)
     return directory
+
+
+@pytest.fixture(scope="session")
+def masked(config, tmp_path_factory) -> str:
+    """30 masked digits in 3 files: their pattern."""
+    directory = str(tmp_path_factory.mktemp("masked") / "masked")
+    jobs.mask(config, "digits/test[:30]", directory)
+    return os.path.join(directory, "*.tfrecord-*")
+
+
+@pytest.fixture(scope="session")
+def result(config, model_directory, masked, tmp_path_factory) -> str:
+    """Those digits imputed: the result directory, for reading only."""
+    out = str(tmp_path_factory.mktemp("imputed") / "out")
+    jobs.impute(config, model_directory, [masked], out)
+    return out

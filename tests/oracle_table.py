@@ -34,7 +34,7 @@ def divergences(oracle: oracles.PlaneBernoulli, config: SamplerConfig) -> tuple[
     records = Records(keys, np.tile(x, (NUM_REPLICATES, 1)), np.tile(oracle.observed, (NUM_REPLICATES, 1)))
     list(slots.run(Records(*(field[:1] for field in records))))
     began = time.perf_counter()
-    finished = list(slots.run(records))
+    finished = [each for call in slots.run(records) for each in call]
     seconds = time.perf_counter() - began
     exact = oracle.missing_posterior(oracle.x, oracle.observed)
     found = []

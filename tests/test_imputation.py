@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -10,30 +11,19 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from model import checkpoints, vae
+from model.imputer import Imputed
 from model.sampling import SAMPLERS
 from pipeline import config as config_lib
 from pipeline import imputation, jobs, report, results
-from pipeline.imputation import ImputationHandler
-from pipeline.record import MaskedRecord
-from pipeline.sources import SourceError
+from pipeline.computed import Computed
+from pipeline.imputation import DeviceError, ImputationHandler
+from pipeline.record import MaskedRecord, Reason, decode_imputed
+from pipeline.sinks import Item
+from pipeline.sources import DeadLetter, Frame, SourceError
+from pipeline.spill import SpillReader
 
 REAL = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none", "data.shape=[2, 3, 1]"]
 GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory) -> str:
-    """30 masked digits in 3 files."""
-    directory = str(tmp_path_factory.mktemp("masked") / "masked")
-    jobs.mask(config_lib.load("test.yaml"), "digits/test[:30]", directory)
-    return os.path.join(directory, "*.tfrecord-*")
-
-
-@pytest.fixture(scope="module")
-def result(config, model_directory, masked, tmp_path_factory) -> str:
-    out = str(tmp_path_factory.mktemp("imputed") / "out")
-    jobs.impute(config, model_directory, [masked], out)
-    return out
 
 
 def hashes(out: str) -> dict[str, str]:
@@ -88,8 +78,16 @@ def test_worker_processes_share_the_cores(options, cores, threads, monkeypatch):
 
 
 class Done:
+    """A pipeline that has run, and counted nothing."""
+
     def wait_until_finish(self):
         pass
+
+    def metrics(self):
+        return self
+
+    def query(self, which):
+        return {"counters": []}
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "latent_hmc"])
@@ -278,31 +276,146 @@ def test_real_values(tmp_path):
     report.write_report([out], str(tmp_path / "report"))
 
 
-def test_a_worker_refuses_another_model(config, model_directory):
-    handler = ImputationHandler(model_directory, "another fingerprint", config.sampler, 0, "threshold")
+def make_handler(
+    config, model_directory, directory, fingerprint: str = "", seconds: float = 100.0
+) -> ImputationHandler:
+    computed = str(directory / "computed")
+    os.makedirs(computed, exist_ok=True)
+    Computed(computed).take_over()
+    schema = jobs.schema_of(config)
+    return ImputationHandler(
+        model_directory, fingerprint, config.sampler, 0, "threshold", schema, computed, call_seconds=seconds
+    )
+
+
+def make_reads(num: int) -> list[tuple[Frame, MaskedRecord]]:
+    """Records of an empty image, every second value of which is missing; the odd ones have a truth."""
+    image = np.zeros((28, 28, 1), np.uint8)
+    masks = [np.arange(784).reshape(28, 28, 1) % 2 == i % 2 for i in range(num)]
+    return [
+        (Frame(b"payload %d" % i, "file", i), MaskedRecord(b"%d" % i, image, mask, image if i % 2 else None))
+        for i, mask in enumerate(masks)
+    ]
+
+
+def read_bytes(found) -> dict[bytes, bytes]:
+    """The Examples of the items among what a handler hands over."""
+    read = SpillReader()
+    return {each.record_id: read(each.example) for each in found if isinstance(each, Item)}
+
+
+def test_a_worker_refuses_another_model(config, model_directory, tmp_path):
     with pytest.raises(checkpoints.ModelError, match="has changed"):
-        handler.load_model()
+        make_handler(config, model_directory, tmp_path, "another fingerprint").load_model()
 
 
-def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_directory):
+def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_directory, tmp_path):
     """Beam shares a loaded model between the handlers of a process."""
     fingerprint = checkpoints.fingerprint(model_directory)
-    loader, worker = (ImputationHandler(model_directory, fingerprint, config.sampler, 0, "threshold") for _ in range(2))
-    image = np.zeros((28, 28, 1), np.uint8)
-    masks = [np.arange(784).reshape(28, 28, 1) % 2 == i for i in range(2)]
-    records = [MaskedRecord(b"%d" % i, image, mask, truth) for i, (mask, truth) in enumerate(zip(masks, (None, image)))]
-    imputed = list(worker.run_inference(records, loader.load_model()))
-    assert [result.masked for result in imputed] == records
-    assert [bool(np.isnan(result.diagnostics["log_prob_missing"])) for result in imputed] == [True, False]
-    assert all(result.imputations.shape == (3, 28, 28, 1) for result in imputed)
+    loader, worker = (make_handler(config, model_directory, tmp_path, fingerprint) for _ in range(2))
+    reads = make_reads(2)
+    items = list(worker.run_inference(reads, loader.load_model()))
+    assert {item.record_id: item.frame for item in items} == {record.id: frame for frame, record in reads}
+    examples = read_bytes(items)
+    for index, (_, record) in enumerate(reads):
+        found = decode_imputed(examples[record.id], jobs.schema_of(config))
+        np.testing.assert_array_equal(found.masked.observed, record.observed)
+        assert np.isnan(found.diagnostics["log_prob_missing"]) == (index == 0)
+        assert found.imputations.shape == (3, 28, 28, 1)
 
 
-def test_batches_have_a_fixed_size(config, model_directory, monkeypatch):
+def test_batches_have_a_fixed_size(config, model_directory, tmp_path, monkeypatch):
     """Many device batches, as many as some memory holds, and at least one."""
-    handler = ImputationHandler(model_directory, "", config.sampler, 0, "threshold")
+    handler = make_handler(config, model_directory, tmp_path)
     places = config.sampler.slots // config.sampler.rows_per_record
     record = 784 * (3 + config.sampler.num_imputations + 8)
     for num_bytes, num_batches in ((1 << 30, 32), (3 * places * record, 3), (1, 1)):
         monkeypatch.setattr(imputation, "_BATCH_BYTES", num_bytes)
         sizes = handler.batch_elements_kwargs()
         assert sizes["min_batch_size"] == sizes["max_batch_size"] == num_batches * places
+
+
+class Faulty:
+    """An imputer that fails on a batch with certain records in it."""
+
+    def __init__(self, imputer, culprits, error: Exception):
+        self._imputer, self._culprits, self._error = imputer, set(culprits), error
+        self.calls = 0
+
+    def stream(self, images, observed, ids, truths):
+        self.calls += 1
+        if self._culprits & set(ids):
+            raise self._error
+        return self._imputer.stream(images, observed, ids, truths)
+
+
+@pytest.fixture(scope="module")
+def loaded(config, model_directory, tmp_path_factory):
+    fingerprint = checkpoints.fingerprint(model_directory)
+    return make_handler(config, model_directory, tmp_path_factory.mktemp("loader"), fingerprint).load_model()
+
+
+@pytest.mark.parametrize("culprit", [0, 7, 19])
+def test_a_record_that_fails_its_batch_is_found_and_the_others_keep_their_bits(
+    config, model_directory, loaded, tmp_path, culprit
+):
+    reads = make_reads(20)
+    (tmp_path / "well").mkdir()
+    well = make_handler(config, model_directory, tmp_path / "well").run_inference(reads, loaded)
+    expected = read_bytes(well)
+    faulty = Faulty(loaded, [b"%d" % culprit], ValueError("no such luck"))
+    found = make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
+    (dead,) = [each for each in found if isinstance(each, DeadLetter)]
+    assert (dead.record_id, dead.frame, dead.reason) == (b"%d" % culprit, reads[culprit][0], Reason.NOT_IMPUTED)
+    assert dead.message == "ValueError: no such luck"
+    del expected[b"%d" % culprit]
+    assert read_bytes(found) == expected
+    assert faulty.calls <= 2 * 5 + 1  # halving, not one by one
+
+
+def test_where_every_record_fails_it_is_not_the_records(config, model_directory, loaded, tmp_path):
+    reads = make_reads(40)
+    faulty = Faulty(loaded, [record.id for _, record in reads], ValueError("broken"))
+    with pytest.raises(DeviceError, match="2 records failed one by one, the last: ValueError: broken"):
+        make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
+    assert faulty.calls < 20
+
+
+@pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()])
+def test_out_of_memory_names_the_slots_to_set(config, model_directory, loaded, tmp_path, error):
+    faulty = Faulty(loaded, [b"3"], error)
+    for slots, advice in ((32, "sampler.slots=32, the fewest"), (96, r"--set sampler.slots=32 ")):
+        larger = config.model_copy(update={"sampler": config.sampler.model_copy(update={"slots": slots})})
+        with pytest.raises(DeviceError, match=f"out of memory with .*{advice}"):
+            make_handler(larger, model_directory, tmp_path).run_inference(make_reads(5), faulty)
+    assert faulty.calls == 2  # nothing else is tried
+
+
+def test_a_device_that_gives_no_answer_ends_by_the_time_limit(config, model_directory, tmp_path):
+    class Stuck:
+        def stream(self, *arguments):
+            yield np.zeros(0, np.int64), Imputed(*[np.zeros(0)] * len(Imputed._fields))
+            time.sleep(60)
+
+    handler, began = make_handler(config, model_directory, tmp_path, seconds=0.3), time.monotonic()
+    with pytest.raises(DeviceError, match="no answer for 0.3 s; .* raise limits.device_call_seconds"):
+        handler.run_inference(make_reads(5), Stuck())
+    assert time.monotonic() - began < 10
+
+
+def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory, loaded, tmp_path):
+    reads = make_reads(20)
+    first = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[:12], loaded))
+    counting = Faulty(loaded, [], ValueError())
+    second = make_handler(config, model_directory, tmp_path).run_inference(reads[11::-1], counting)
+    assert counting.calls == 0 and read_bytes(second) == first
+    third = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[::-1], counting))
+    assert counting.calls == 1 and third.items() >= first.items() and len(third) == 20
+
+
+def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_path):
+    pattern = rewrite(masked, tmp_path, 1, more=[b"\xff", b"\xff\xff"])
+    settings = ["limits.max_bad_fraction=1", "limits.max_bad_records=1", "sampler.name=pseudo_gibbs"]
+    with pytest.raises(jobs.BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "):
+        jobs.impute(config_lib.load("test.yaml", settings), model_directory, [pattern], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

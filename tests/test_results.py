@@ -1,7 +1,8 @@
-"""Staging, sealing, publishing: all or nothing, and never over another run's result by accident."""
+"""What a result says of itself, and that it is believed only where it is so."""
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -12,57 +13,100 @@ from pipeline.sources import InputFile, SourceError
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 
 
-def publish(directory: str, identity=IDENTITY, text: str = "content") -> None:
-    with results.staging(directory) as root:
-        for name in ("spill", "parts", "data"):
-            os.makedirs(os.path.join(root, name))
-            with open(os.path.join(root, name, "file"), "w", encoding="utf-8") as file:
-                file.write(text)
-        results.seal(root, {"identity": identity})
-        results.publish(root, directory)
+def make(directory, identity=IDENTITY) -> str:
+    """A sealed result of two files."""
+    for name, text in (
+        ("data/a", "content of a"),
+        ("data/b", "content of b"),
+        ("parts/x", "gone"),
+        ("spill/y", "gone"),
+    ):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    results.seal(str(directory), {"identity": identity})
+    return str(directory)
 
 
-def test_a_published_result_is_sealed_and_nothing_else_is_left(tmp_path):
-    out = str(tmp_path / "out")
-    publish(out)
-    manifest = results.read_manifest(out)
-    assert manifest["files"] == {"data/file": results.sha256(os.path.join(out, "data", "file"))}
+def test_a_sealed_result_names_its_files_and_nothing_else_is_left(tmp_path):
+    manifest = results.read_manifest(make(tmp_path))
+    assert manifest["files"] == {name: results.sha256(str(tmp_path / name)) for name in ("data/a", "data/b")}
     assert manifest["identity"] == IDENTITY
-    assert os.listdir(tmp_path) == ["out"] and sorted(os.listdir(out)) == ["data", "manifest.json"]
+    assert sorted(os.listdir(tmp_path)) == ["data", "manifest.json"]
+
+
+def test_a_whole_result_is_verified(tmp_path):
+    out = make(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("made from the rest")
+    (tmp_path / "notes").write_text("mine")
+    assert results.verify(out) == results.read_manifest(out)
+
+
+def alter(path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def link(path) -> None:
+    """A link to the very same content."""
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda out: (out / "data" / "a").unlink(), "data/a: missing$"),
+        (lambda out: alter(out / "data" / "b", "content", "Content"), "data/b: altered$"),
+        (lambda out: (out / "data" / "b").write_text(""), "data/b: altered$"),
+        (lambda out: (out / "data" / "c").write_text("more"), "data/c: not part of it$"),
+        (lambda out: link(out / "data" / "a"), "data/a: a link$"),
+        (lambda out: alter(out / "manifest.json", "data/a", "data/../../a"), "manifest.json: altered$"),
+        (lambda out: alter(out / "manifest.json", '"seed": 1', '"seed": 2'), "manifest.json: altered$"),
+        (lambda out: (out / "manifest.json").unlink(), "not a finished result"),
+        (lambda out: (out / "manifest.json").write_text("{"), "cannot read .*manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("[" * 10**5), "cannot read .*manifest.json"),
+        (lambda out: (out / "manifest.json").write_text("[]"), "expected an object, got list"),
+        (lambda out: shutil.rmtree(out / "data"), "data/a: missing; data/b: missing$"),
+    ],
+)
+def test_what_is_not_whole_is_refused_by_the_name_of_the_file(tmp_path, damage, message):
+    out = make(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ResultError, match=message):
+        results.verify(out)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "data/../../outside", "data//a", "./data/a"])
+def test_names_that_leave_the_result_are_not_followed(tmp_path, name):
+    """Also where the manifest's own digest is right."""
+    (tmp_path / "outside").write_text("secret")
+    out = tmp_path / "out"
+    make(out)
+    manifest = results.read_manifest(str(out))
+    manifest["files"][name] = results.sha256(str(tmp_path / "outside"))
+    manifest[results.DIGEST] = results._digest(manifest)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResultError, match=f"{name}: not a name within the result"):
+        results.verify(str(out))
+
+
+def test_a_manifest_of_gigabytes_is_not_read(tmp_path):
+    with open(tmp_path / "manifest.json", "wb") as file:
+        file.truncate(1 << 40)  # a hole: no disk, and no such memory
+    with pytest.raises(ResultError, match="larger than"):
+        results.read_manifest(str(tmp_path))
 
 
 def test_the_same_run_is_done_and_another_is_refused(tmp_path):
     out = str(tmp_path / "out")
     assert not results.is_done(out, IDENTITY, replace=False)
-    publish(out)
+    make(tmp_path / "out")
     assert results.is_done(out, IDENTITY, replace=False)
     with pytest.raises(ResultError, match=r"another run \(different: seed\).*--replace"):
         results.is_done(out, {**IDENTITY, "seed": 2}, replace=False)
     assert not results.is_done(out, {**IDENTITY, "seed": 2}, replace=True)
-
-
-def test_replacing_leaves_the_new_result_alone(tmp_path):
-    out = str(tmp_path / "out")
-    publish(out)
-    publish(out, {"seed": 2}, "new")
-    assert results.read_manifest(out)["identity"] == {"seed": 2}
-    assert (tmp_path / "out" / "data" / "file").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
-    out = str(tmp_path / "out")
-    for name in ("out.staging", "out.staging-mine", "out.old"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "out.staging-file").write_text("mine")
-    with results.staging(out):
-        pass  # as if killed here
-    with results.staging(out) as living:
-        publish(out)
-        assert os.path.exists(living)
-    assert sorted(os.listdir(tmp_path)) == sorted(
-        ["out", "out.old", "out.staging", "out.staging-file", "out.staging-mine", os.path.basename(living)]
-    )
 
 
 def test_a_directory_that_is_no_result_is_never_replaced(tmp_path):
@@ -74,10 +118,6 @@ def test_a_directory_that_is_no_result_is_never_replaced(tmp_path):
 
 def test_an_empty_directory_may_be_used(tmp_path):
     assert not results.is_done(str(tmp_path), IDENTITY, replace=False)
-    out = tmp_path / "empty"
-    out.mkdir()
-    publish(str(out))
-    assert results.is_done(str(out), IDENTITY, replace=False)
 
 
 def test_object_stores_are_refused_for_now():

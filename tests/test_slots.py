@@ -54,6 +54,10 @@ def take(records: Records, chosen) -> Records:
     return Records(*(field[chosen] for field in records))
 
 
+def finish(slots: Slots, records: Records) -> list[Finished]:
+    return [each for call in slots.run(records) for each in call]
+
+
 @pytest.fixture(scope="module")
 def sampler():
     return Sampler()
@@ -66,7 +70,7 @@ def slots(sampler):
 
 @pytest.fixture(scope="module")
 def together(slots) -> dict[int, Finished]:
-    finished = list(slots.run(make_records(53)))
+    finished = finish(slots, make_records(53))
     assert sorted(each.index for each in finished) == list(range(53))  # every record exactly once
     return {each.index: each for each in finished}
 
@@ -88,7 +92,7 @@ def test_each_runs_until_it_has_converged_or_to_the_end(together):
 def test_places_are_refilled_as_soon_as_they_are_free(together):
     """One after another, four rounds of 16 places would take 4 * 10 blocks; few of the places are ever empty."""
     slots = Slots(ORACLE.vae, Sampler().kernel, CONFIG)
-    finished = list(slots.run(make_records(53)))
+    finished = finish(slots, make_records(53))
     blocks = sum(-(-each.trace.z.shape[1] // stopping.BLOCK) for each in finished)
     assert slots.occupied == blocks
     assert slots.passed < 0.75 * 4 * 10 * NUM_PLACES
@@ -121,18 +125,18 @@ def test_what_a_record_leaves_is_its_own(together):
 def test_uneven_numbers_of_records_compile_nothing_new(slots, sampler, together):
     before = sampler.num_traced
     for num in (1, 3, NUM_PLACES, NUM_PLACES + 1):
-        assert len(list(slots.run(make_records(num)))) == num
+        assert len(finish(slots, make_records(num))) == num
     assert sampler.num_traced == before > 0
 
 
 @pytest.mark.parametrize("chosen", [[0], [44], list(range(52, -1, -1)), [5, 0, 3, 9, 6, 12, 17, 50]])
 def test_a_result_does_not_depend_on_when_a_record_is_let_in(slots, together, chosen):
-    for found in slots.run(take(make_records(53), chosen)):
+    for found in finish(slots, take(make_records(53), chosen)):
         assert_same_bits(found, together[chosen[found.index]])
 
 
 def test_no_records(slots):
-    assert not list(slots.run(make_records(0)))
+    assert not finish(slots, make_records(0))
 
 
 def test_rows_of_a_chain_stay_together():
@@ -145,7 +149,7 @@ def test_rows_of_a_chain_stay_together():
     init = lambda rows, sweep, z: State(z, ORACLE.vae.decoder(z))  # noqa: E731
     kernel = base.Kernel(init, step, rows_per_chain=4, draws=base.Draws.WEIGHTED)
     slots = Slots(ORACLE.vae, kernel, CONFIG.model_copy(update={"max_sweeps": 12, "target_ess": 1e9}))
-    finished = list(slots.run(make_records(9)))
+    finished = finish(slots, make_records(9))
     assert [each.index for each in finished] == list(range(9)) and slots.num_places == 4
     for each in finished:
         np.testing.assert_array_equal(each.trace.z[:, :, 0], each.index)

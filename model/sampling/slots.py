@@ -74,8 +74,8 @@ class Slots:
         chains = self._select(chains, chains, tf.constant(self._of_rows(np.arange(size))))
         self._advance(chains, tf.zeros([size * self.rows_per_record], tf.int32))
 
-    def run(self, records: Records) -> Iterator[Finished]:
-        """Runs all records, and yields each when it has finished."""
+    def run(self, records: Records) -> Iterator[list[Finished]]:
+        """Runs all records; yields after every device call those that it has finished, most often none."""
         queue = collections.deque(range(len(records.keys)))
         begun = collections.deque()  # (record, place in `fresh`) of records that wait for a place
         place_of = np.full(self.num_places, _EMPTY)
@@ -90,6 +90,7 @@ class Slots:
                         *(tf.constant(field) for field in records.take(np.array(chosen), self.num_places))
                     )
                     begun.extend(zip(chosen, range(len(chosen))))
+                    yield []
                 source = np.arange(self.num_places)
                 for place in np.flatnonzero(place_of == _EMPTY)[: len(begun)]:
                     place_of[place], origin = begun.popleft()
@@ -99,9 +100,11 @@ class Slots:
             self._record(traces, kept, block)
             kept = np.minimum(kept + stopping.BLOCK, self.schedule.max_kept).astype(np.int32)
             self.occupied, self.passed = self.occupied + int((place_of != _EMPTY).sum()), self.passed + self.num_places
+            finished = []
             for place, verdict in self._examined(traces, place_of, kept):
-                yield self._finish(place_of[place], place, kept[place], traces, running.moments, verdict)
+                finished.append(self._finish(place_of[place], place, kept[place], traces, running.moments, verdict))
                 place_of[place] = _EMPTY
+            yield finished
 
     def _empty_traces(self) -> stopping.Trace:
         """Room for the traces of all places: [places, P, T, ...]."""

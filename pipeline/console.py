@@ -1,0 +1,134 @@
+"""What all commands share with the terminal: logs, errors in one line, exit codes, signals."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
+LOG_JSON = "vaefill.log_json"  # in click's meta: whether logs are JSON lines
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOGGER = logging.getLogger("vaefill")
+
+
+def start() -> None:
+    """Logging, and TensorFlow without the notes of its start-up.
+
+    TensorFlow writes those notes before its log level applies, to the file descriptor itself.
+    """
+    logging.basicConfig(level=logging.ERROR, handlers=[_handler()])
+    _LOGGER.setLevel(logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several worker processes may share a GPU
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _logs_json() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(LOG_JSON))
+
+
+def _handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    if _logs_json():
+        from pythonjsonlogger.json import JsonFormatter
+
+        names = {"levelname": "level", "name": "logger"}
+        fields = ["levelname", "name", "message"]
+        handler.setFormatter(JsonFormatter(fields, rename_fields=names, timestamp="time"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    return handler
+
+
+def fail(error: Exception | str, code: int) -> None:
+    """Says what went wrong in one line, and ends the process, whatever threads are still at work."""
+    message = " ".join(str(error).split())
+    if _logs_json():
+        _LOGGER.error(message, extra={"exit_code": code})
+    else:
+        click.echo(f"vaefill: {message}", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def exit_code(error: Exception) -> int | None:
+    """The code that says whose an expected error is; None for one that is a bug."""
+    import tensorflow as tf
+
+    from model.checkpoints import ModelError
+    from model.datasets import DatasetError
+    from model.training import TrainingError
+    from pipeline.config import ConfigError
+    from pipeline.jobs import BadInputError, JobError
+    from pipeline.report import ReportError
+    from pipeline.results import ResultError
+    from pipeline.sources import SourceError
+
+    codes = {
+        (ConfigError, ResultError, ReportError, ModelError): EXIT_USAGE,
+        (SourceError, DatasetError, BadInputError): EXIT_INPUT,
+        (JobError, TrainingError, OSError, tf.errors.OpError): EXIT_JOB,
+    }
+    return next((code for errors, code in codes.items() if isinstance(error, errors)), None)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Expected errors -> one line on stderr and the exit code that says whose they are."""
+    try:
+        yield
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        fail(error, code)
+
+
+@contextlib.contextmanager
+def ends_at_signals(tell: Callable[[int], None] = lambda code: None) -> Iterator[None]:
+    """SIGTERM and SIGINT end the process at once, workers first, with exit code 128 and their number.
+
+    Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device could take long.
+
+    Args:
+        tell: called with the exit code before the end.
+    """
+
+    def end(number: int, frame) -> None:
+        import psutil
+
+        code = 128 + number
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        message = f"ended by {signal.Signals(number).name}; nothing was published"
+        try:
+            tell(code)
+            fail(message, code)
+        finally:
+            os._exit(code)
+
+    former = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,52 @@
+"""Runs that leave out what earlier results hold already."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import results
+from pipeline.results import ResultError
+
+_ALIKE = ("model", "seed", "sampler", "data")  # of the identity; what else differs leaves a data set of one kind
+
+
+def check(directories: Sequence[str], identity: Mapping[str, Any]) -> list[str]:
+    """The digests of the manifests of earlier results, which stand for what they hold, sorted.
+
+    Args:
+        directories: of results of imputation.
+        identity: of the run that is to go on from them.
+
+    Raises:
+        ResultError: one is not a result, or was made with another model, seed, sampler or kind of data.
+    """
+    digests = []
+    for directory in directories:
+        manifest = results.read_manifest(directory)
+        theirs = manifest.get("identity", {})
+        different = [name for name in _ALIKE if theirs.get(name) != identity[name]]
+        if different:
+            raise ResultError(
+                f"{directory} was made with another {', '.join(different)}: its records and new ones would not be alike"
+            )
+        digests.append(str(manifest.get(results.DIGEST)))
+    return sorted(digests)
+
+
+def content_hashes(directories: Sequence[str]) -> list[bytes]:
+    """The content hashes of all records of earlier results.
+
+    Raises:
+        ResultError: one of them has no readable table of its records.
+    """
+    found: list[bytes] = []
+    for directory in directories:
+        path = os.path.join(directory, "summary", "records.parquet")
+        try:
+            found += pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise ResultError(f"cannot read {path}: {error}") from None
+    return found

@@ -1,0 +1,80 @@
+"""What a run came to as a file of OpenMetrics text, for whoever watches over scheduled jobs."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.exposition import generate_latest
+
+_STATES = ("read", "imputed", "written", "dead", "reused", "skipped")
+_NUMBERS = {
+    "chain_sweeps": "Sweeps of all chains, without those of records that were reused",
+    "gradients": "Network passes, likewise",
+    "converged_fraction": "Of the imputed records",
+    "misfit_fraction": "Of the records whose fit was tested",
+    "unreadable_stretches": "Stretches of the input that no record can be found in",
+    "unreadable_bytes": "Bytes of those",
+}
+
+
+class RunMetrics:
+    """The figures of one run; a collector of `prometheus_client`.
+
+    Args:
+        path: of the file; nothing is written if it is None.
+        command: label of all figures.
+    """
+
+    def __init__(self, path: str | None, command: str):
+        self._path, self._command, self._began, self._code = path, command, time.time(), 0
+        self.outcome: Mapping[str, Any] = {}  # what the job returned
+
+    @contextlib.contextmanager
+    def written(self, exit_code: Callable[[Exception], int | None]) -> Iterator[None]:
+        """Writes the figures at the end of what is done inside, with the exit code of an exception if there is one."""
+        try:
+            yield
+        except Exception as error:
+            self.write(exit_code(error) or 1)
+            raise
+        self.write(0)
+
+    def write(self, code: int) -> None:
+        """Replaces the file in one step."""
+        if self._path is None:
+            return
+        self._code, registry = code, CollectorRegistry()
+        registry.register(self)
+        with open(f"{self._path}.tmp", "wb") as file:
+            file.write(generate_latest(registry))
+        os.replace(f"{self._path}.tmp", self._path)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The figures that there are."""
+        records, work = self.outcome.get("records", {}), self.outcome.get("work", {})
+        yield self._gauge("exit_code", "Of the last run", self._code)
+        yield self._gauge("start_time_seconds", "When it began, Unix time", self._began)
+        yield self._gauge("duration_seconds", "How long it took", time.time() - self._began)
+        of_state = {state: value for state in _STATES if (value := (records | work).get(state)) is not None}
+        yield self._gauges("records", "Records by what became of them", "state", of_state)
+        by_reason = records.get("dead_by_reason", {})
+        yield self._gauges("dead_letters", "Records that could not be used", "reason", by_reason)
+        found = {**self.outcome.get("all", {}), **records, **work}
+        for name, text in _NUMBERS.items():
+            if found.get(name) is not None:
+                yield self._gauge(name, text, found[name])
+
+    def _gauge(self, name: str, text: str, value: float) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"vaefill_{name}", text, labels=["command"])
+        family.add_metric([self._command], value)
+        return family
+
+    def _gauges(self, name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"vaefill_{name}", text, labels=["command", label])
+        for key, value in values.items():
+            family.add_metric([self._command, key], value)
+        return family

@@ -1,0 +1,78 @@
+"""Bytes that workers leave in files, and the places where they are found again.
+
+Payloads never go through a shuffle: what is grouped is their places.
+"""
+
+import os
+import uuid
+from typing import NamedTuple
+
+import google_crc32c
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+class Place(NamedTuple):
+    """Where bytes were spilled."""
+
+    path: str
+    offset: int
+    size: int
+    crc: int  # CRC-32C of the bytes
+
+
+class SpillWriter:
+    """Appends bytes to a file of its own in a directory, made when there is something to write."""
+
+    def __init__(self, directory: str, suffix: str = ""):
+        self._directory, self._suffix, self._file, self._size = directory, suffix, None, 0
+
+    def append(self, content: bytes) -> Place:
+        """Writes bytes, which are there for others once the writer is flushed or closed."""
+        if self._file is None:
+            self._path = os.path.join(self._directory, uuid.uuid4().hex + self._suffix)
+            self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._file.write(content)
+        self._size += len(content)
+        return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
+
+    def flush(self) -> None:
+        """Hands what was written to the operating system: then a killed process loses none of it."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Completes the file; more goes to another one."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._size = None, 0
+
+
+class SpillReader:
+    """Reads spilled bytes; keeps the file that it read last open."""
+
+    def __init__(self):
+        self._path, self._file = None, None
+
+    def __call__(self, place: Place) -> bytes:
+        """The bytes at a place.
+
+        Raises:
+            OSError: they are not what was written.
+        """
+        path, offset, size, crc = place
+        if path != self._path:
+            self.close()
+            self._path = path
+            self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._file.seek(offset)
+        content = self._file.read(size)
+        if len(content) != size or google_crc32c.value(content) != crc:
+            raise OSError(f"{path}: what was spilled at {offset} does not come back")
+        return content
+
+    def close(self) -> None:
+        """Closes the file that is open."""
+        if self._file is not None:
+            self._file.close()
+        self._path = self._file = None

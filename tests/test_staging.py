@@ -1,0 +1,166 @@
+"""All or nothing: a killed run leaves the old result or the new one, and what it had computed."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from pipeline import results, staging
+from pipeline.results import ResultError
+
+IDENTITY = {"seed": 1, "inputs": ["abc"]}
+OTHER = {"seed": 2, "inputs": ["abc"]}
+
+
+def make(staged: staging.Stage, text: str, identity) -> None:
+    with open(os.path.join(staged.root, "file"), "w", encoding="utf-8") as file:
+        file.write(text)
+    results.seal(staged.root, {"identity": identity})
+
+
+def publish(out, identity=IDENTITY, text: str = "content", replace: bool = False) -> None:
+    with staging.stage(str(out), identity, replace) as staged:
+        make(staged, text, identity)
+        staging.publish(staged)
+
+
+def compute(out, of_records, text: str) -> None:
+    """An attempt that computes something, and goes no further."""
+    with staging.stage(str(out), IDENTITY, False, of_records) as staged:
+        with open(os.path.join(staged.computed, "file"), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def test_a_published_result_is_whole_and_nothing_is_beside_it(tmp_path):
+    publish(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+    assert results.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+def test_the_same_run_again_has_nothing_to_do_even_where_nothing_can_be_written(tmp_path, monkeypatch):
+    publish(tmp_path / "out")
+    monkeypatch.setattr(os, "makedirs", None)
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        assert staged is None
+
+
+def test_another_run_is_refused_unless_it_may_replace(tmp_path):
+    publish(tmp_path / "out")
+    with pytest.raises(ResultError, match="--replace"):
+        publish(tmp_path / "out", OTHER)
+    publish(tmp_path / "out", OTHER, "new", replace=True)
+    assert (tmp_path / "out" / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_an_empty_directory_may_be_used(tmp_path):
+    (tmp_path / "out").mkdir()
+    publish(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").exists()
+
+
+def test_the_old_result_stays_until_the_new_one_is_whole(tmp_path):
+    publish(tmp_path / "out")
+    with staging.stage(str(tmp_path / "out"), OTHER, True) as staged:
+        make(staged, "new", OTHER)
+        assert results.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+        staging.publish(staged)
+    assert results.verify(str(tmp_path / "out"))["identity"] == OTHER
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("rename", [0, 1])
+def test_a_kill_at_either_rename_loses_no_result(tmp_path, monkeypatch, rename):
+    """Before the first one the old result is there; between the two the next run puts it back."""
+    publish(tmp_path / "out")
+    renames, really = [], os.rename
+
+    def kill(source, target):
+        if len(renames) == rename:
+            raise Killed
+        renames.append(really(source, target))
+
+    monkeypatch.setattr(os, "rename", kill)
+    with pytest.raises(Killed):
+        publish(tmp_path / "out", OTHER, "new", replace=True)
+    monkeypatch.undo()
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        assert staged is None
+    assert (tmp_path / "out" / "file").read_text() == "content"
+    publish(tmp_path / "out", OTHER, "new", replace=True)
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_what_was_computed_is_kept_for_the_same_and_for_nothing_else(tmp_path):
+    out, computed = tmp_path / "out", tmp_path / "out.staging" / "computed"
+    compute(out, {"seed": 1}, "first")
+    with staging.stage(str(out), OTHER, False, {"seed": 1}) as staged:  # other inputs, say
+        assert staged.computed == str(computed) and (computed / "file").read_text() == "first"
+    with staging.stage(str(out), IDENTITY, False, {"seed": 2}):
+        assert os.listdir(computed) == []
+
+
+def test_attempts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
+    for name in ("out.staging-mine", "out.old", "out.stagingx"):
+        (tmp_path / name).mkdir()
+    compute(tmp_path / "out", {"seed": 1}, "first")
+    before = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        after = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}
+        assert after == {os.path.basename(staged.root)} and not before & after
+        make(staged, "content", IDENTITY)
+        staging.publish(staged)
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.old", "out.staging-mine", "out.stagingx"]
+
+
+def test_of_two_runs_at_once_one_is_told(tmp_path):
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        with pytest.raises(ResultError, match="another run is writing .*out"):
+            publish(tmp_path / "out")
+        publish(tmp_path / "other")
+        make(staged, "content", IDENTITY)
+        staging.publish(staged)
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+def race(out, gate, told) -> None:
+    gate.wait()
+    try:
+        with staging.stage(str(out), IDENTITY, False) as staged:
+            if staged is None:
+                told.put("done")
+                return
+            make(staged, "content", IDENTITY)
+            staging.publish(staged)
+            told.put("won")
+    except ResultError:
+        told.put("told")
+
+
+def test_of_many_processes_at_once_one_wins(tmp_path):
+    context = multiprocessing.get_context("fork")
+    gate, told = context.Barrier(8), context.Queue()
+    runs = [context.Process(target=race, args=(tmp_path / "out", gate, told)) for _ in range(8)]
+    for run in runs:
+        run.start()
+    ends = [told.get(timeout=60) for _ in runs]
+    for run in runs:
+        run.join()
+    assert ends.count("won") == 1, ends
+    assert os.listdir(tmp_path) == ["out"] and results.verify(str(tmp_path / "out"))
+
+
+def test_nothing_staged_is_left_where_there_is_nothing_to_publish(tmp_path):
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        staging.discard(staged)
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_nothing_can_be_written_is_an_operating_system_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        publish(tmp_path / "file" / "out")
