@@ -179,10 +179,11 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
         click.echo(f"{output} already holds this result")
         return
     records, work = outcome["records"], outcome["work"]
-    where = f"in {output}" if records["imputed"] else f"so there is no {output}"
-    click.echo(
-        f"{records['imputed']:,} of {records['read']:,} records imputed {where}, {records['dead']:,} dead letters"
-    )
+    if not records["imputed"]:
+        click.echo(f"nothing new, so there is no {output}, {records['dead']:,} dead letters")
+    else:
+        done = f"{records['imputed']:,} of {records['read']:,} records imputed in {output}"
+        click.echo(f"{done}, {records['dead']:,} dead letters")
     for name, text in (("reused", "by an earlier attempt"), ("skipped", "in earlier results, and left out")):
         if work[name]:
             click.echo(f"  {text}: {work[name]:,}")
@@ -277,6 +278,7 @@ def verify(result) -> None:
     \b
     vaefill verify runs/imputed
     """
+    start()
     with errors_in_one_line():
         from pipeline.results import verify as verify_files
 

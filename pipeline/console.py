@@ -116,14 +116,13 @@ def ends_at_signals(tell: Callable[[int], None] = lambda code: None) -> Iterator
         import psutil
 
         code = 128 + number
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        message = f"ended by {signal.Signals(number).name}; nothing was published"
         try:
             tell(code)
-            fail(message, code)
+            fail(f"ended by {signal.Signals(number).name}; nothing was published", code)
         finally:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             os._exit(code)
 
     former = {number: signal.signal(number, end) for number in _SIGNALS}

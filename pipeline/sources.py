@@ -5,7 +5,6 @@ bad checksum: a record with a bad data checksum is lost alone, one with a bad le
 rest of its file with it, since nothing says where the next record starts.
 """
 
-import gzip
 import io
 import os
 import struct
@@ -27,6 +26,8 @@ _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
 HEADER_SIZE = _HEADER.size
 _GZIP_SIGNATURE = b"\x1f\x8b"
+_GZIP = 31  # zlib's word for the format
+_GZIP_PART = 1 << 14  # bytes at a time; they hold a thousand times as many at most
 
 
 class SourceError(ValueError):
@@ -89,7 +90,7 @@ def read_frames(path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter
         start = stream.peek(_HEADER.size)[: _HEADER.size]
         # The first two bytes alone could also be the length of a record.
         if start.startswith(_GZIP_SIGNATURE) and not _is_header(start):
-            stream = gzip.GzipFile(fileobj=stream)
+            stream = _Gunzip(stream)
         yield from _frames(stream, path, max_record_bytes)
 
 
@@ -152,9 +153,59 @@ def _read(stream, size: int) -> tuple[bytes, str]:
     try:
         while len(content) < size and (part := stream.read(size - len(content))):
             content += part
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, zlib.error) as error:
         return bytes(content), f"broken gzip stream: {error}"
     return bytes(content), ""
+
+
+class _Gunzip:
+    """The content of a gzip file, up to the very byte at which it is broken.
+
+    The standard library's reader loses the whole block that it meets an error in, and good records with it.
+    """
+
+    def __init__(self, raw):
+        self._raw, self._inflater, self._begun = raw, zlib.decompressobj(wbits=_GZIP), False
+        self._content, self._error = bytearray(), None
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, none at the end.
+
+        Raises:
+            EOFError: the file is cut.
+            zlib.error: it is broken.
+        """
+        while not self._content and not self._error and (part := self._raw.read(_GZIP_PART)):
+            self._inflate(part)
+        if not self._content:
+            if self._error or self._begun:
+                raise self._error or EOFError("the file ends before it should")
+            return b""
+        content = bytes(self._content[:size])
+        del self._content[:size]
+        return content
+
+    def _inflate(self, part: bytes) -> None:
+        """Takes in a part of the file; halves one with an error in it until that is found."""
+        while not self._error:
+            if not self._begun:
+                part = part.lstrip(b"\0")  # zeros may fill up a block after the last member, or between two
+            if not part:
+                return
+            before = self._inflater.copy()
+            try:
+                self._content += self._inflater.decompress(part)
+            except zlib.error as error:
+                self._inflater, half = before, len(part) // 2
+                if not half:
+                    self._error = error
+                    return
+                self._inflate(part[:half])
+                part = part[half:]
+                continue
+            self._begun, part = not self._inflater.eof, self._inflater.unused_data
+            if not self._begun:
+                self._inflater = zlib.decompressobj(wbits=_GZIP)
 
 
 def _drain(stream, size: int | None = None) -> int:

@@ -35,6 +35,14 @@ def masked(config, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def masked_many(config, tmp_path_factory) -> str:
+    """150 of them: ten device batches."""
+    directory = str(tmp_path_factory.mktemp("masked") / "masked")
+    jobs.mask(config, "digits/test[:150]", directory)
+    return os.path.join(directory, "*.tfrecord-*")
+
+
+@pytest.fixture(scope="session")
 def result(config, model_directory, masked, tmp_path_factory) -> str:
     """Those digits imputed: the result directory, for reading only."""
     out = str(tmp_path_factory.mktemp("imputed") / "out")

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 
 import pytest
 import tensorflow as tf
@@ -88,6 +89,26 @@ def test_a_cut_gzip_file_keeps_what_comes_before(tmp_path, content):
     good, dead = read(tmp_path, compressed[: len(compressed) // 2])
     assert len(good) > 100 and [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
     assert {frame.payload for frame in good} == set(PAYLOADS)
+
+
+def test_gzip_files_one_after_another_are_one(tmp_path, content):
+    good, dead = read(tmp_path, gzip.compress(content) + bytes(512) + gzip.compress(content) + bytes(7))
+    assert [frame.payload for frame in good] == PAYLOADS * 2 and not dead
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "checksum"])
+def test_a_broken_gzip_file_is_read_up_to_the_byte_where_it_breaks(tmp_path, content, damage):
+    """Blocks of one record each: those before the damage are not lost with it."""
+    packer = zlib.compressobj(wbits=31)
+    blocks = [packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(40)] + [packer.flush()]
+    packed, place = bytearray(b"".join(blocks)), sum(map(len, blocks[:25])) + 3
+    if damage == "checksum":
+        place = len(packed) - 8
+    packed[place] ^= 0xFF
+    good, dead = read(tmp_path, bytes(packed[:place] if damage == "cut" else packed))
+    assert len(good) >= len(PAYLOADS) * (40 if damage == "checksum" else 25)
+    assert {frame.payload for frame in good} == set(PAYLOADS)
+    assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST] and "gzip" in dead[0].message
 
 
 def test_what_is_not_tfrecord(tmp_path):
