@@ -20,7 +20,7 @@ def start() -> None:
 
     TensorFlow writes those notes before its log level applies, to the file descriptor itself.
     """
-    logging.basicConfig(level=logging.ERROR, handlers=[_handler()])
+    logging.basicConfig(level=logging.ERROR, handlers=[_handler()], force=True)  # a library may have been first
     _LOGGER.setLevel(logging.INFO)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
     logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know

@@ -217,7 +217,7 @@ class _Culprits:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 class TellApart(beam.DoFn):

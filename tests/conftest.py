@@ -4,11 +4,16 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import pytest
 
 from model import training
 from pipeline import config as config_lib
 from pipeline import jobs
+
+# The same examples in every run, however slow the machine is.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=60, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

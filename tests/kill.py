@@ -30,8 +30,8 @@ NUM_RECORDS = 150
 _FOLDERS = ("imputed/", "summary/", "dead_letters/")
 _SECONDS = 120.0  # a run takes a few
 # Processes are forked from one that has imported everything, and started nothing.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["model.training", "pipeline.jobs"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["model.training", "pipeline.jobs"])
 
 
 class Kill(NamedTuple):
@@ -50,7 +50,7 @@ def impute(model: str, pattern: str, out: str) -> None:
 
 def start(*arguments: str) -> multiprocessing.Process:
     """Starts the job and waits until it stages."""
-    process = _CONTEXT.Process(target=impute, args=arguments)
+    process = CONTEXT.Process(target=impute, args=arguments)
     process.start()
     deadline = time.monotonic() + _SECONDS
     while process.is_alive() and not os.path.exists(f"{arguments[-1]}.staging/computed"):
@@ -142,7 +142,7 @@ def prepare(directory: str) -> tuple[str, str]:
     """A model directory and the pattern of masked records, made by processes of their own."""
     model, masked = os.path.join(directory, "model"), os.path.join(directory, "masked")
     for target, path in ((_train, model), (_mask, masked)):
-        process = _CONTEXT.Process(target=target, args=(path,))
+        process = CONTEXT.Process(target=target, args=(path,))
         process.start()
         finish(process)
     return model, os.path.join(masked, "*.tfrecord-*")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -109,4 +110,37 @@ def edit(directory: str, **changes) -> None:
 def test_what_is_not_a_model_is_refused(directory, break_it, message):
     break_it(directory)
     with pytest.raises(checkpoints.ModelError, match=message):
+        checkpoints.load(directory)
+
+
+class Planted:
+    """What runs a command as soon as it is unpickled."""
+
+    def __init__(self, marker: str):
+        self._marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self._marker,)
+
+
+LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wAAAA=="}}}}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "reference.safetensors", "vae.json"])
+def test_a_planted_pickle_is_refused_and_never_run(directory, tmp_path, name):
+    marker = str(tmp_path / "it ran")
+    with open(os.path.join(directory, name), "wb") as file:
+        pickle.dump(Planted(marker), file)
+    with pytest.raises(checkpoints.ModelError, match=name):
+        checkpoints.load(directory)
+    assert not os.path.exists(marker)
+    with open(os.path.join(directory, name), "rb") as file:
+        pickle.load(file)  # the plant does work
+    assert os.path.exists(marker)
+
+
+@pytest.mark.parametrize("model", [LAMBDA, {**CONFIG.model_dump(), "layers": [LAMBDA]}], ids=["alone", "added"])
+def test_a_planted_lambda_layer_is_refused(directory, model):
+    edit(directory, model=model)
+    with pytest.raises(checkpoints.ModelError, match="vae.json.*Extra inputs"):
         checkpoints.load(directory)

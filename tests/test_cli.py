@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from pipeline import cli
 
-COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report"]
+COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report", "verify", "bench"]
 
 
 def run(*arguments: str):
@@ -39,6 +39,7 @@ def test_help_has_an_example(command):
         (["mask", "--input", "{tmp}", "--output", "{tmp}/o"], 3, "is a directory; name its files"),
         (["evaluate", "{tmp}"], 2, "is not a finished result"),
         (["report", "{tmp}"], 2, "manifest.json"),
+        (["verify", "{tmp}"], 2, "is not a finished result"),
     ],
 )
 def test_mistakes_are_one_line_and_an_exit_code(tmp_path, arguments, exit_code, message):

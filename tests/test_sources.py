@@ -1,14 +1,18 @@
 """Reading files: all good records arrive, whatever is between them."""
 
 import gzip
+import os
 import struct
+import tempfile
 import zlib
 
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.record import Reason
-from pipeline.sources import DeadLetter, Frame, SourceError, expand, read_frames
+from pipeline.sources import DeadLetter, Frame, SourceError, expand, frame, read_frames
 
 PAYLOADS = [b"one", b"", b"three" * 50]
 HEADER, FOOTER = 12, 4
@@ -40,9 +44,20 @@ def read(tmp_path, content: bytes, limit: int = LIMIT):
 @pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_good_files_with_any_name(tmp_path, content, compress):
     good, dead = read(tmp_path, compress(content))
-    assert [frame.payload for frame in good] == PAYLOADS
-    assert [frame.offset for frame in good] == OFFSETS
+    assert [each.payload for each in good] == PAYLOADS
+    assert [each.offset for each in good] == OFFSETS
     assert not dead
+
+
+@given(payloads=st.lists(st.binary(max_size=99), max_size=9), compress=st.sampled_from((bytes, gzip.compress)))
+def test_any_payloads_come_back_from_our_frames_and_tensorflow_reads_them(payloads, compress):
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "file")
+        with open(path, "wb") as file:
+            file.write(compress(b"".join(map(frame, payloads))))
+        assert [found.payload for found in read_frames(path, LIMIT)] == payloads
+        compression = "GZIP" if compress is gzip.compress else ""
+        assert [each.numpy() for each in tf.data.TFRecordDataset(path, compression)] == payloads
 
 
 def test_an_empty_file_holds_no_records(tmp_path):
@@ -55,14 +70,14 @@ def test_a_length_that_looks_like_gzip(tmp_path):
     with tf.io.TFRecordWriter(path) as writer:
         writer.write(bytes(0x8B1F))
     frames = list(read_frames(path, 1 << 20))
-    assert [len(frame.payload) for frame in frames] == [0x8B1F]
+    assert [len(each.payload) for each in frames] == [0x8B1F]
 
 
 def test_a_bad_data_checksum_loses_that_record_alone(tmp_path, content):
     broken = bytearray(content)
     broken[HEADER] ^= 1
     good, dead = read(tmp_path, bytes(broken))
-    assert [frame.payload for frame in good] == PAYLOADS[1:]
+    assert [each.payload for each in good] == PAYLOADS[1:]
     assert [(letter.reason, letter.frame.offset) for letter in dead] == [(Reason.BAD_DATA_CRC, 0)]
 
 
@@ -70,7 +85,7 @@ def test_a_bad_length_checksum_loses_the_rest(tmp_path, content):
     broken = bytearray(content)
     broken[OFFSETS[1] + 8] ^= 1
     good, dead = read(tmp_path, bytes(broken))
-    assert [frame.payload for frame in good] == PAYLOADS[:1]
+    assert [each.payload for each in good] == PAYLOADS[:1]
     assert [(letter.reason, letter.frame.offset, letter.num_bytes) for letter in dead] == [
         (Reason.UNREADABLE_REST, OFFSETS[1], len(content) - OFFSETS[1])
     ]
@@ -79,7 +94,7 @@ def test_a_bad_length_checksum_loses_the_rest(tmp_path, content):
 @pytest.mark.parametrize("cut", [1, 5, FOOTER + 3, 250, 255])
 def test_a_cut_file_loses_its_last_record(tmp_path, content, cut):
     good, dead = read(tmp_path, content[:-cut])
-    assert [frame.payload for frame in good] == PAYLOADS[:2]
+    assert [each.payload for each in good] == PAYLOADS[:2]
     assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
     assert dead[0].num_bytes == len(content) - cut - OFFSETS[2]
 
@@ -88,12 +103,12 @@ def test_a_cut_gzip_file_keeps_what_comes_before(tmp_path, content):
     compressed = gzip.compress(content * 100, compresslevel=0)
     good, dead = read(tmp_path, compressed[: len(compressed) // 2])
     assert len(good) > 100 and [letter.reason for letter in dead] == [Reason.UNREADABLE_REST]
-    assert {frame.payload for frame in good} == set(PAYLOADS)
+    assert {each.payload for each in good} == set(PAYLOADS)
 
 
 def test_gzip_files_one_after_another_are_one(tmp_path, content):
     good, dead = read(tmp_path, gzip.compress(content) + bytes(512) + gzip.compress(content) + bytes(7))
-    assert [frame.payload for frame in good] == PAYLOADS * 2 and not dead
+    assert [each.payload for each in good] == PAYLOADS * 2 and not dead
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "checksum"])
@@ -107,7 +122,7 @@ def test_a_broken_gzip_file_is_read_up_to_the_byte_where_it_breaks(tmp_path, con
     packed[place] ^= 0xFF
     good, dead = read(tmp_path, bytes(packed[:place] if damage == "cut" else packed))
     assert len(good) >= len(PAYLOADS) * (40 if damage == "checksum" else 25)
-    assert {frame.payload for frame in good} == set(PAYLOADS)
+    assert {each.payload for each in good} == set(PAYLOADS)
     assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST] and "gzip" in dead[0].message
 
 
@@ -118,7 +133,7 @@ def test_what_is_not_tfrecord(tmp_path):
 
 def test_records_beyond_the_limit_are_skipped_unread(tmp_path, content):
     good, dead = read(tmp_path, content, limit=100)
-    assert [frame.payload for frame in good] == PAYLOADS[:2]
+    assert [each.payload for each in good] == PAYLOADS[:2]
     assert [letter.reason for letter in dead] == [Reason.TOO_LARGE]
 
 

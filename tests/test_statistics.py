@@ -1,7 +1,13 @@
 """Accumulators: merging is addition, and the whole equals numpy."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from model import evaluation
 from pipeline import statistics
@@ -49,16 +55,39 @@ def test_empty_is_neutral():
     assert_close(statistics.merge(whole, statistics.empty(6)), whole)
 
 
-@pytest.mark.parametrize("cut", [1, 10, 29])
-def test_merged_parts_are_the_whole(cut):
-    records = make_records(30)
-    assert_close(statistics.merge(accumulate(records[:cut]), accumulate(records[cut:])), accumulate(records))
+RECORDS = make_records(30)
 
 
-def test_merge_is_associative():
-    parts = [accumulate(make_records(n)) for n in (3, 5, 8)]
-    left = statistics.merge(statistics.merge(*parts[:2]), parts[2])
-    assert_close(left, statistics.merge(parts[0], statistics.merge(*parts[1:])))
+@given(st.lists(st.integers(1, 29), max_size=6).map(sorted), st.permutations(range(30)))
+def test_parts_merged_in_any_grouping_are_the_whole(cuts, order):
+    """Of records in any order, cut into any parts, merged from the left, from the right, or in a tree."""
+    bounds = [0, *cuts, 30]
+    parts = [
+        accumulate([RECORDS[i] for i in order[begin:end]]) if end > begin else statistics.empty(6)
+        for begin, end in zip(bounds, bounds[1:])
+    ]
+    from_left = functools.reduce(statistics.merge, parts)
+    from_right = functools.reduce(lambda whole, part: statistics.merge(part, whole), reversed(parts))
+    half = len(parts) // 2
+    tree = functools.reduce(statistics.merge, parts[half:])
+    if half:
+        tree = statistics.merge(functools.reduce(statistics.merge, parts[:half]), tree)
+    for merged in (from_left, from_right, tree):
+        assert_close(merged, accumulate(RECORDS))
+
+
+@given(arrays(np.float32, (5, *SHAPE), elements=st.floats(0, 1, width=32)), arrays(np.bool_, (5, *SHAPE)))
+def test_means_are_those_of_numpy(means, observed):
+    changed = [
+        dataclasses.replace(record, mean=mean, masked=dataclasses.replace(record.masked, observed=mask))
+        for record, mean, mask in zip(RECORDS, means, observed)
+    ]
+    parts = (accumulate(changed[:2]), accumulate(changed[2:]))
+    found = statistics.result(statistics.merge(*parts), SHAPE)["imputed_values"]
+    for place in np.ndindex(SHAPE):
+        chosen = means[:, *place][~observed[:, *place]].astype(np.float64)
+        value = found["mean"][place[0]][place[1]][place[2]]
+        assert value is None if not len(chosen) else value == pytest.approx(chosen.mean(), abs=1e-6)
 
 
 def test_the_result_is_what_numpy_says():

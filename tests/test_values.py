@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from pipeline import values
 
@@ -9,10 +12,18 @@ SHAPE = (2, 3, 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_values_come_back(dtype):
-    original = np.linspace(0, 255, 6).astype(dtype).reshape(SHAPE)
-    decoded = values.decode_values(values.encode_values(original), SHAPE, np.dtype(dtype))
+@given(st.data())
+def test_values_come_back(dtype, data):
+    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from((1, 3, 4))))
+    original = data.draw(arrays(dtype, shape))
+    decoded = values.decode_values(values.encode_values(original), shape, np.dtype(dtype))
     np.testing.assert_array_equal(decoded, original, strict=True)
+
+
+@given(arrays(np.bool_, SHAPE))
+def test_masks_come_back_from_bytes_and_from_pictures(mask):
+    for content in (mask.astype(np.uint8).tobytes(), values.encode_png(mask.astype(np.uint8) * 255)):
+        np.testing.assert_array_equal(values.decode_mask(content, SHAPE), mask, strict=True)
 
 
 def test_real_values_are_little_endian_whatever_the_array():

@@ -1,0 +1,108 @@
+"""`--since`: what earlier results hold is left out, and together they are one data set."""
+
+import json
+import os
+
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pipeline import config as config_lib
+from pipeline import incremental, jobs, results
+from pipeline.results import ResultError
+
+
+@pytest.fixture(scope="module")
+def more(config, tmp_path_factory) -> str:
+    """The 30 records of `masked`, and 15 more."""
+    directory = str(tmp_path_factory.mktemp("more") / "masked")
+    jobs.mask(config, "digits/test[:45]", directory)
+    return os.path.join(directory, "*.tfrecord-*")
+
+
+@pytest.fixture(scope="module")
+def later(config, model_directory, more, result, tmp_path_factory) -> tuple[str, dict]:
+    out = str(tmp_path_factory.mktemp("later") / "out")
+    return out, jobs.impute(config, model_directory, [more], out, since=[result])
+
+
+def examples(*directories: str) -> list[bytes]:
+    """What data sets hold, byte for byte."""
+    paths = [path for each in directories for path in sorted(tf.io.gfile.glob(f"{each}/imputed/*.tfrecord-*"))]
+    return [example.numpy() for example in tf.data.TFRecordDataset(paths)]
+
+
+def test_only_what_is_new_is_imputed(later):
+    out, found = later
+    assert found["records"]["imputed"] == 15 and found["work"]["skipped"] == 30
+    assert results.verify(out)["work"]["skipped"] == 30
+
+
+def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(config, model_directory, more, result, later, tmp_path):
+    out = str(tmp_path / "whole")
+    jobs.impute(config, model_directory, [more], out)
+    assert sorted(examples(result, later[0])) == sorted(examples(out))
+    builder = tfds.builder_from_directories([os.path.join(each, "imputed") for each in (result, later[0])])
+    ids = [example["id"] for example in tfds.as_numpy(builder.as_dataset(split="train"))]
+    assert len(ids) == len(set(ids)) == 45
+
+
+def test_where_nothing_is_new_nothing_is_published(config, model_directory, masked, result, later, tmp_path):
+    found = jobs.impute(config, model_directory, [masked], str(tmp_path / "out"), since=[result, later[0]])
+    assert found["records"]["imputed"] == 0 and found["work"]["skipped"] == 30
+    assert os.listdir(tmp_path) == []
+
+
+def test_bad_records_alone_are_not_news(config, model_directory, masked, result, tmp_path):
+    """They come back every night; they count as a share of all that was read."""
+    bad = str(tmp_path / "bad")
+    with tf.io.TFRecordWriter(bad) as writer:
+        writer.write(b"\xff")
+    lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.05"])
+    found = jobs.impute(lenient, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
+    assert found["records"] | {"dead": 1, "imputed": 0} == found["records"] and not (tmp_path / "out").exists()
+    with pytest.raises(jobs.BadInputError, match="1 of 31 records are bad"):
+        jobs.impute(config, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
+
+
+def test_a_record_with_another_content_is_new(config, model_directory, masked, result, tmp_path):
+    path = str(tmp_path / "changed")
+    payloads = [each.numpy() for each in tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked)))]
+    example = tf.train.Example.FromString(payloads[7])
+    example.features.feature["label"].int64_list.value[0] += 1
+    with tf.io.TFRecordWriter(path) as writer:
+        for payload in (*payloads[:7], example.SerializeToString()):
+            writer.write(payload)
+    found = jobs.impute(config, model_directory, [path], str(tmp_path / "out"), since=[result])
+    assert found["records"]["imputed"] == 1 and found["work"]["skipped"] == 7
+
+
+def test_what_it_goes_on_from_is_part_of_the_run(config, model_directory, more, result, later):
+    assert jobs.impute(config, model_directory, [more], later[0], since=[result]) is None
+    with pytest.raises(ResultError, match="different: since"):
+        jobs.impute(config, model_directory, [more], later[0])
+
+
+def test_results_that_are_not_alike_are_refused(model_directory, more, result, tmp_path):
+    for settings, name in ((["seed=1"], "seed"), (["sampler.num_chains=4"], "sampler")):
+        with pytest.raises(ResultError, match=f"was made with another {name}: "):
+            other = config_lib.load("test.yaml", settings)
+            jobs.impute(other, model_directory, [more], str(tmp_path / "out"), since=[result])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("manifest", [None, {"identity": {}}])
+def test_what_is_no_result_of_imputation_is_refused(tmp_path, manifest):
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResultError):
+        incremental.check([str(tmp_path)], {"model": "m", "seed": 0, "sampler": {}, "data": {}})
+
+
+def test_a_damaged_table_is_an_error(tmp_path):
+    (tmp_path / "summary").mkdir()
+    for content in (None, b"PAR1 not quite"):
+        if content:
+            (tmp_path / "summary" / "records.parquet").write_bytes(content)
+        with pytest.raises(ResultError, match="cannot read .*records.parquet"):
+            incremental.content_hashes([str(tmp_path)])

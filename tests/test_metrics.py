@@ -1,0 +1,62 @@
+"""Figures of a run that another program reads."""
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from pipeline.metrics import RunMetrics
+
+REASONS = {"no_id": 1, 'a "b"\n': 2}
+OUTCOME = {
+    "records": {
+        "read": 12,
+        "imputed": 9,
+        "dead": 3,
+        "dead_by_reason": {"no_id": 1, 'a "b"\n': 2},
+        "unreadable_bytes": 7,
+    },
+    "work": {"reused": 4, "skipped": 0, "chain_sweeps": 800},
+    "all": {"converged_fraction": 0.75, "misfit_fraction": None},
+}
+
+
+def read(path) -> dict[tuple, float]:
+    families = text_string_to_metric_families(path.read_text())
+    return {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
+
+
+def test_what_a_run_came_to(tmp_path):
+    metrics = RunMetrics(str(tmp_path / "file"), "impute")
+    with metrics.written(lambda error: 4):
+        metrics.outcome = OUTCOME
+    found = read(tmp_path / "file")
+    expected = {
+        ("vaefill_exit_code", "impute"): 0,
+        ("vaefill_records", "impute", "imputed"): 9,
+        ("vaefill_records", "dead", "impute"): 3,
+        ("vaefill_records", "impute", "reused"): 4,
+        ("vaefill_records", "impute", "skipped"): 0,
+        ("vaefill_dead_letters", "impute", "no_id"): 1,
+        ("vaefill_dead_letters", 'a "b"\n', "impute"): 2,
+        ("vaefill_chain_sweeps", "impute"): 800,
+        ("vaefill_converged_fraction", "impute"): 0.75,
+        ("vaefill_unreadable_bytes", "impute"): 7,
+    }
+    assert expected.items() <= found.items()
+    assert ("vaefill_misfit_fraction", "impute") not in found
+    assert 0 <= found["vaefill_duration_seconds", "impute"] < 60
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, None])
+def test_a_run_that_fails_says_so_and_replaces_what_was_there(tmp_path, code):
+    (tmp_path / "file").write_text("of yesterday")
+    with pytest.raises(ValueError), RunMetrics(str(tmp_path / "file"), "mask").written(lambda error: code):
+        raise ValueError
+    assert read(tmp_path / "file")["vaefill_exit_code", "mask"] == (code or 1)
+
+
+def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with RunMetrics(None, "impute").written(lambda error: 4):
+        pass
+    assert not list(tmp_path.iterdir())
