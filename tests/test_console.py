@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
+from model.sampling.slots import Slots
 from pipeline import cli, console, jobs, results
 from pipeline.config import ConfigError
 from pipeline.sources import SourceError
@@ -78,6 +80,27 @@ def test_where_nothing_can_be_written_is_one_line(model_directory, masked, tmp_p
     process.join(120)
     assert process.exitcode == console.EXIT_JOB
     assert (tmp_path / "log").read_text().splitlines()[-1].startswith("vaefill: [Errno 2] No such file or directory")
+
+
+def stuck(arguments, log: str) -> None:
+    """The command line where the device answers once, and then no more."""
+
+    def run(slots, records):
+        yield []
+        tf.function(lambda: tf.py_function(lambda: time.sleep(1000), [], tf.float32))()
+
+    Slots.run = run
+    command(arguments, log)
+
+
+def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, masked, tmp_path):
+    arguments = impute(model_directory, masked, tmp_path / "out", "--set", "limits.device_call_seconds=20")
+    process = kill.CONTEXT.Process(target=stuck, args=(arguments, str(tmp_path / "log")))
+    process.start()
+    process.join(100)
+    assert process.exitcode == console.EXIT_JOB
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert "a call of the device has given no answer for 20 s" in last and "limits.device_call_seconds" in last
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
 
 def hashes(out: str) -> dict[str, str]:
     files = results.read_manifest(out)["files"]
-    return {path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/"))}
+    return {
+        path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/", "dead_letters/"))
+    }
 
 
 def rewrite(masked: str, directory, num_files: int, order=lambda payloads: payloads, more=()) -> str:
@@ -50,11 +52,17 @@ def test_the_same_bytes_from_other_files_in_another_order(config, model_director
     assert hashes(out) == hashes(result)
 
 
-def test_the_same_bytes_from_two_worker_processes(config, model_directory, masked, result, tmp_path):
-    out = str(tmp_path / "out")
+def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_path):
+    """Those of dead letters, and of a record that came twice, too."""
+    twice = next(iter(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked))))).numpy()
+    pattern = rewrite(masked, tmp_path, 4, more=[b"\xff", b"\xff\xff\xff", twice])
+    config = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    jobs.impute(config, model_directory, [pattern], one)
     beam_options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
-    jobs.impute(config, model_directory, [masked], out, beam_options)
-    assert hashes(out) == hashes(result)
+    found = jobs.impute(config, model_directory, [pattern], two, beam_options)
+    assert found["records"]["dead_by_reason"] == {"duplicate_id": 1, "not_an_example": 2}
+    assert hashes(one) == hashes(two) and len(hashes(one)) > 5
 
 
 @pytest.mark.parametrize(
@@ -143,8 +151,11 @@ def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
         "unreadable_stretches": 0,
         "unreadable_bytes": 0,
     }
-    expected = {path: digest for path, digest in hashes(result).items() if path != "summary/summary.json"}
-    assert expected.items() <= hashes(out).items()
+    found, expected = hashes(out), hashes(result)
+    assert {name for name in found if found[name] != expected[name]} == {
+        "dead_letters/dead_letters.tfrecord",
+        "summary/summary.json",
+    }
 
 
 def test_the_summary_agrees_with_the_data_set(result):
