@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from pipeline.watchdog import is_any_stuck
-
 EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
 LOG_JSON = "vaefill.log_json"  # in click's meta: whether logs are JSON lines
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -60,7 +58,7 @@ def _handler() -> logging.Handler:
 
 
 def fail(error: Exception | str, code: int) -> None:
-    """Says what went wrong in one line, and ends the process, also where a call of the device never returns."""
+    """Says what went wrong in one line, and ends the process."""
     message = " ".join(str(error).split())
     if _logs_json():
         _LOGGER.error(message, extra={"exit_code": code})
@@ -68,8 +66,6 @@ def fail(error: Exception | str, code: int) -> None:
         click.echo(f"vaefill: {message}", err=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    if is_any_stuck():
-        os._exit(code)
     sys.exit(code)
 
 

@@ -8,9 +8,6 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-_NAME = "vaefill steps"
-
-
 class StuckError(RuntimeError):
     """A step that took longer than it may."""
 
@@ -38,7 +35,7 @@ def within(steps: Iterator[_T], seconds: float) -> Iterator[_T]:
         except BaseException as error:  # the consumer's to handle
             handed.put(("error", error))
 
-    threading.Thread(target=produce, name=_NAME, daemon=True).start()
+    threading.Thread(target=produce, name="steps", daemon=True).start()
     try:
         while True:
             try:
@@ -54,8 +51,3 @@ def within(steps: Iterator[_T], seconds: float) -> Iterator[_T]:
         abandoned.set()
         while not handed.empty():
             handed.get()
-
-
-def is_any_stuck() -> bool:
-    """Whether a thread is still at a step; an interpreter that ends in the usual way may wait for it for good."""
-    return any(thread.name == _NAME for thread in threading.enumerate())
