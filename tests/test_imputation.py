@@ -315,6 +315,30 @@ def read_bytes(found) -> dict[bytes, bytes]:
     return {each.record_id: read(each.example) for each in found if isinstance(each, Item)}
 
 
+def test_a_record_without_numbers_is_reported_and_the_others_keep_their_bits(tmp_path):
+    """An observed value near the largest of float32: its squared distance from any mean is infinite."""
+    config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5", "output.num_shards=1"])
+    model = str(tmp_path / "model")
+    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    real_records(str(tmp_path / "in"), 20)
+    payloads = [each.numpy() for each in tf.data.TFRecordDataset(str(tmp_path / "in"))]
+    example = tf.train.Example.FromString(payloads[5])
+    example.features.feature["id"].bytes_list.value[0] = b"huge"
+    example.features.feature["image"].bytes_list.value[0] = np.full(6, 3e38, "<f4").tobytes()
+    with tf.io.TFRecordWriter(str(tmp_path / "more")) as writer:
+        writer.write(example.SerializeToString())
+    found = {}
+    for name in ("in", "[im]*"):
+        out = str(tmp_path / f"out-{len(name)}")
+        jobs.impute(config, model, [str(tmp_path / name)], out)
+        (path,) = tf.io.gfile.glob(f"{out}/imputed/*.tfrecord-*")
+        schema, examples = jobs.schema_of(config), [each.numpy() for each in tf.data.TFRecordDataset(path)]
+        found[name] = {decode_imputed(each, schema).masked.id: each for each in examples}
+    assert found["[im]*"].items() >= found["in"].items() and found["[im]*"].keys() - found["in"].keys() == {b"huge"}
+    diagnostics = decode_imputed(found["[im]*"][b"huge"], schema).diagnostics
+    assert diagnostics["num_non_finite"] > 0 and not diagnostics["converged"]
+
+
 def test_a_worker_refuses_another_model(config, model_directory, tmp_path):
     with pytest.raises(checkpoints.ModelError, match="has changed"):
         make_handler(config, model_directory, tmp_path, "another fingerprint").load_model()

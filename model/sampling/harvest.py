@@ -133,7 +133,8 @@ def _normal_fit(trace: Trace, shares: np.ndarray | None) -> tuple[np.ndarray, np
     shares = np.full(len(z), 1.0 / len(z)) if shares is None else shares
     size = 1.0 / np.square(shares).sum()
     mean = shares @ z
-    centred = z - mean
-    covariance = (centred * shares[:, np.newaxis]).T @ centred
+    with np.errstate(invalid="ignore"):  # of chains that are not numbers
+        centred = z - mean
+        covariance = (centred * shares[:, np.newaxis]).T @ centred
     identity = np.eye(len(mean))
     return mean, np.linalg.cholesky((size * covariance + _PRIOR_DRAWS * identity) / (size + _PRIOR_DRAWS))

@@ -112,9 +112,9 @@ def _plain_r_hat(quantities: np.ndarray) -> np.ndarray:
     """Split R-hat [Q] of [T, 1, C, Q] without ranks: a fraction of the cost, to the same purpose."""
     half = len(quantities) // 2
     halves = np.concatenate([quantities[:half, 0], quantities[-half:, 0]], axis=1).astype(np.float64)
-    within = halves.var(axis=0, ddof=1).mean(axis=0)
-    between = halves.mean(axis=0).var(axis=0, ddof=1)
     with np.errstate(invalid="ignore", divide="ignore"):
+        within = halves.var(axis=0, ddof=1).mean(axis=0)
+        between = halves.mean(axis=0).var(axis=0, ddof=1)
         return np.sqrt((half - 1) / half + between / within)
 
 
