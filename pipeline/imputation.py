@@ -101,7 +101,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
                 for index, place in enumerate(places):
                     frame, record = reads[place]
                     found.append(Item(record.id, self._keep(record, results, index), frame))
-                done[places] = True
+                    done[place] = True
                 self._report_progress(results)
         except (DeviceError, OSError):
             raise
