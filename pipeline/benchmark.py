@@ -5,6 +5,7 @@ Sections, each of which can be run by itself:
 - sweeps: chain-sweeps and gradients a second, beside the matrix products that they are made of.
 - training: images a second, likewise.
 - converged: records that converge a second with the default sampler; needs a trained model.
+- adaptive: the same records where each stops when it has converged, and where all run as long as the last of those.
 - job: the whole `impute` command beside the bare sampler on the same records, and how long it takes to start.
 - scaling: time and peak memory of the command for growing numbers of records, at a short chain.
 """
@@ -83,6 +84,39 @@ def converged(model: str | None, num_records: int = 1000) -> list[Row]:
     return rows
 
 
+def adaptive(model: str | None, num_records: int = 1000) -> list[Row]:
+    """Of MNIST test digits, half of their pixels missing, each until it has converged and all equally long.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    if model is None:
+        raise ConfigError("section adaptive needs a model trained on MNIST: --model runs/mnist")
+    loaded = checkpoints.load(model)
+    records, rows = comparison.task(loaded, "tfds:mnist", "test", num_records), []
+    few = comparison.Task(*(field[:2] for field in records))
+    observed, few_observed = (each.observed("half at random") for each in (records, few))
+    settings: Row = {}
+    for name in ("adaptive", "fixed"):
+        config = comparison.sampler_config("latent_hmc", num_records, settings)
+        imputer = Imputer(loaded.vae, config, seed=0)
+        comparison.run(imputer, few, few_observed)  # compiles
+        found, seconds = comparison.run(imputer, records, observed)
+        targets = SamplerConfig()
+        enough = np.minimum(found.ess_bulk, found.ess_tail) >= targets.target_ess
+        rows.append(
+            {
+                "length": name,
+                "converged": float(np.mean(enough & (found.r_hat < targets.target_r_hat))),
+                "records_per_second": num_records / seconds,
+                "gradients_of_a_record": float(found.num_gradients.mean()),
+                "occupancy": imputer.occupancy,
+            }
+        )
+        settings = _FIXED | {"max_sweeps": int(found.num_sweeps[found.converged].max())}
+    return rows
+
+
 def job(model: str | None, num_records: int = 10_000) -> list[Row]:
     """Of pseudo-Gibbs, 4 chains of 200 sweeps."""
     del model
@@ -120,7 +154,7 @@ def scaling(model: str | None, sizes: Sequence[int] = _SIZES) -> list[Row]:
 
 
 SECTIONS: dict[str, Callable[[str | None], list[Row]]] = {
-    section.__name__: section for section in (sweeps, training, converged, job, scaling)
+    section.__name__: section for section in (sweeps, training, converged, adaptive, job, scaling)
 }
 
 

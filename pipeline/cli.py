@@ -233,10 +233,12 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
 
 @main.command()
 @click.option("--output", default="runs/bench", metavar="DIR", help="Where bench.json and bench.md go.")
-@click.option("--model", metavar="DIR", help="A model trained on MNIST; without one `converged` is left out.")
+@click.option(
+    "--model", metavar="DIR", help="A model trained on MNIST; without one `converged` and `adaptive` are left out."
+)
 @click.option("--only", "sections", multiple=True, metavar="SECTION", help="Only this section; repeatable.")
 def bench(output, model, sections) -> None:
-    """Measures how fast it all is here: sweeps, training, converged, job, scaling.
+    """Measures how fast it all is here: sweeps, training, converged, adaptive, job, scaling.
 
     \b
     vaefill bench --model runs/mnist
@@ -249,7 +251,7 @@ def bench(output, model, sections) -> None:
         for name in sections:
             if name not in benchmark.SECTIONS:
                 raise ConfigError(f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}")
-        every = tuple(name for name in benchmark.SECTIONS if model or name != "converged")
+        every = tuple(name for name in benchmark.SECTIONS if model or name not in ("converged", "adaptive"))
         click.echo(benchmark.run(output, sections or every, model, click.echo))
 
 
