@@ -92,6 +92,10 @@ class Imputer:
         """The fraction of slots that had a record in them, over all kept sweeps so far; NaN before any."""
         return self._slots.occupied / self._slots.passed if self._slots.passed else math.nan
 
+    def reset_occupancy(self) -> None:
+        """Begins to measure `occupancy` anew."""
+        self._slots.occupied = self._slots.passed = 0
+
     def compile(self) -> None:
         """Compiles what the chains need before the first call does, for those who time it."""
         self._slots.compile(self._vae.num_values)

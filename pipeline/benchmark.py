@@ -26,7 +26,7 @@ import tensorflow as tf
 from model import checkpoints, datasets, throughput
 from model import vae as vae_lib
 from model.config import ModelConfig, SamplerConfig
-from model.imputer import Imputer
+from model.imputer import Imputed, Imputer
 from pipeline import comparison
 from pipeline.config import ConfigError
 from pipeline.jobs import JobError
@@ -60,17 +60,10 @@ def converged(model: str | None, num_records: int = 1000) -> list[Row]:
     Raises:
         ConfigError: there is no model.
     """
-    if model is None:
-        raise ConfigError("section converged needs a model trained on MNIST: --model runs/mnist")
-    loaded = checkpoints.load(model)
-    records, rows = comparison.task(loaded, "tfds:mnist", "test", num_records), []
-    few = comparison.Task(*(field[:2] for field in records))
+    runs, rows = _Runs(model, num_records), []
     for precision in ("float32", "bfloat16"):
-        config = comparison.sampler_config("latent_hmc", num_records, {"precision": precision})
         for mask in ("half at random", "top three quarters"):
-            imputer = Imputer(loaded.vae, config, seed=0)
-            comparison.run(imputer, few, few.observed(mask))  # compiles
-            found, seconds = comparison.run(imputer, records, records.observed(mask))
+            found, seconds, _ = runs({"precision": precision}, mask)
             rows.append(
                 {
                     "missing": mask,
@@ -90,19 +83,10 @@ def adaptive(model: str | None, num_records: int = 1000) -> list[Row]:
     Raises:
         ConfigError: there is no model.
     """
-    if model is None:
-        raise ConfigError("section adaptive needs a model trained on MNIST: --model runs/mnist")
-    loaded = checkpoints.load(model)
-    records, rows = comparison.task(loaded, "tfds:mnist", "test", num_records), []
-    few = comparison.Task(*(field[:2] for field in records))
-    observed, few_observed = (each.observed("half at random") for each in (records, few))
+    runs, rows, targets = _Runs(model, num_records), [], SamplerConfig()
     settings: Row = {}
     for name in ("adaptive", "fixed"):
-        config = comparison.sampler_config("latent_hmc", num_records, settings)
-        imputer = Imputer(loaded.vae, config, seed=0)
-        comparison.run(imputer, few, few_observed)  # compiles
-        found, seconds = comparison.run(imputer, records, observed)
-        targets = SamplerConfig()
+        found, seconds, occupancy = runs(settings, "half at random")
         enough = np.minimum(found.ess_bulk, found.ess_tail) >= targets.target_ess
         rows.append(
             {
@@ -110,11 +94,30 @@ def adaptive(model: str | None, num_records: int = 1000) -> list[Row]:
                 "converged": float(np.mean(enough & (found.r_hat < targets.target_r_hat))),
                 "records_per_second": num_records / seconds,
                 "gradients_of_a_record": float(found.num_gradients.mean()),
-                "occupancy": imputer.occupancy,
+                "occupancy": occupancy,
             }
         )
         settings = _FIXED | {"max_sweeps": int(found.num_sweeps[found.converged].max())}
     return rows
+
+
+class _Runs:
+    """Runs of the default sampler over MNIST test digits."""
+
+    def __init__(self, model: str | None, num_records: int):
+        if model is None:
+            raise ConfigError("this section needs a model trained on MNIST: --model runs/mnist")
+        self._loaded = checkpoints.load(model)
+        self._records = comparison.task(self._loaded, "tfds:mnist", "test", num_records)
+
+    def __call__(self, settings: Row, mask: str) -> tuple[Imputed, float, float]:
+        """Results, seconds without compilation, and the occupancy of the slots."""
+        config = comparison.sampler_config("latent_hmc", len(self._records.ids), settings)
+        imputer = Imputer(self._loaded.vae, config, seed=0)
+        few = comparison.Task(*(field[:2] for field in self._records))
+        comparison.run(imputer, few, few.observed(mask))  # compiles
+        imputer.reset_occupancy()
+        return *comparison.run(imputer, self._records, self._records.observed(mask)), imputer.occupancy
 
 
 def job(model: str | None, num_records: int = 10_000) -> list[Row]:
