@@ -18,6 +18,8 @@ from model.sampling.harvest import Harvester
 from model.sampling.slots import Finished, Records, Slots
 from model.vae import VAE
 
+_PATIENCE = 100  # device calls, of many seconds together, that a finished record waits for others at most
+
 
 class Imputed(NamedTuple):
     """The results of N records, as the output has them; see README.md."""
@@ -153,12 +155,17 @@ class Imputer:
         if not len(ids):
             return
         records = self._records(images, observed, ids)
-        fit = self._fit_test(records.x, records.observed) if self._fit_test else np.full(len(ids), np.nan)
+        fit = np.full(len(ids), np.nan)
         results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
 
         def of(places: np.ndarray) -> tuple[np.ndarray, Imputed]:
             return places, Imputed(*(field[places] for field in results))
 
+        for first in range(0, len(ids) if self._fit_test else 0, self._slots.num_places):
+            part = slice(first, first + self._slots.num_places)
+            fit[part] = self._fit_test(records.x[part], records.observed[part])
+            yield of(np.zeros(0, np.int64))
+        results.fit_percentile[:], results.misfit[:] = fit, fit <= self._config.misfit_rate
         complete = records.observed.all(axis=1)
         yield of(np.flatnonzero(complete))
         incomplete = np.flatnonzero(~complete)
@@ -199,11 +206,16 @@ class Imputer:
         return values
 
     def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
-        """Finished records, as many at once as the slots hold, and nothing after the other device calls."""
+        """Finished records, as many at once as the slots hold or fewer after a while, and none after most calls."""
         waiting: list[Finished] = []
+        num_calls = 0
         for finished in calls:
             waiting += finished
-            batch = waiting[: self._slots.num_places] if len(waiting) >= self._slots.num_places else []
+            num_calls = num_calls + 1 if waiting else 0
+            is_time = len(waiting) >= self._slots.num_places or num_calls >= _PATIENCE
+            batch = waiting[: self._slots.num_places] if is_time else []
+            if is_time:
+                num_calls = 0
             waiting = waiting[len(batch) :]
             yield batch
         yield waiting

@@ -8,29 +8,31 @@ from typing import Any
 
 import click
 
+from pipeline import logs
 from pipeline.config import Config, ConfigError, MaskConfig, load
-from pipeline.console import EXIT_USAGE, LOG_JSON, ends_at_signals, errors_in_one_line, exit_code, fail, start
+from pipeline.console import errors_in_one_line, exit_code, start
 from pipeline.metrics import RunMetrics
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
 def _load(path: str | None, settings: tuple[str, ...], more: dict[str, Any] | None = None) -> Config:
-    """The configuration, with options of a command as further settings."""
+    """The configuration, with options of a command as further settings, and the start of the slow libraries.
+
+    Raises:
+        ConfigError: see `config.load`.
+    """
     settings = settings + tuple(
         f"{key}={json.dumps(value)}" for key, value in (more or {}).items() if value is not None
     )
-    try:
-        config = load(path, settings)
-    except ConfigError as error:
-        fail(error, EXIT_USAGE)
+    config = load(path, settings)
     start()
     return config
 
 
 def _set_log_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
-        context.meta[LOG_JSON] = True
+        logs.choose_json()
 
 
 def _config_options(command):
@@ -67,10 +69,9 @@ def _job_options(command):
 @contextlib.contextmanager
 def _job(command: str, path: str | None) -> Iterator[RunMetrics]:
     """What surrounds a job: its errors in one line, its figures in a file, its end at a signal."""
-    with errors_in_one_line():
-        metrics = RunMetrics(path, command)
-        with ends_at_signals(metrics.write), metrics.written(exit_code):
-            yield metrics
+    metrics = RunMetrics(path, command)
+    with errors_in_one_line(metrics.write), metrics.written(exit_code):
+        yield metrics
 
 
 @click.group(context_settings=_CONTEXT)
@@ -94,11 +95,12 @@ def train(path, settings, directory, data) -> None:
     vaefill train --model runs/model
     vaefill train --config mnist.yaml --model runs/mnist
     """
-    config = _load(path, settings, {"data.name": data})
     with errors_in_one_line():
+        config = _load(path, settings, {"data.name": data})
         from model.training import Settings, train_and_evaluate
 
-        summary = train_and_evaluate(Settings(config.data, config.model, config.train, config.seed), directory)
+        trained = Settings(config.data, config.model, config.train, config.seed)
+        summary = train_and_evaluate(trained, directory, show_progress=not logs.is_json())
     click.echo(
         f"test bound {summary['test_bound']:.2f} nats, log p(x) {summary['test_log_prob']:.2f} "
         f"± {summary['test_log_prob_standard_error']:.2f} nats "
@@ -133,8 +135,8 @@ def mask(path, settings, source, output, replace, metrics, beam_options, **param
     if parameters["mechanism"]:  # its parameters come with it, not from the configuration
         whole = {name.removeprefix("mask."): value for name, value in given.items()}
         given = {"mask": whole}
-    config = _load(path, settings, given)
     with _job("mask", metrics) as run:
+        config = _load(path, settings, given)
         from pipeline import jobs
 
         outcome = jobs.mask(config, source, output, beam_options, replace)
@@ -169,8 +171,8 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     vaefill impute --model M --input I --output O --set sampler.max_sweeps=500 -- --direct_num_workers=2
     vaefill impute --model M --input I --output runs/tuesday --since runs/monday --metrics runs/vaefill.prom
     """
-    config = _load(path, settings)
     with _job("impute", metrics) as run:
+        config = _load(path, settings)
         from pipeline import jobs
 
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
@@ -180,7 +182,7 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
         return
     records, work = outcome["records"], outcome["work"]
     if not records["imputed"]:
-        click.echo(f"nothing new, so there is no {output}, {records['dead']:,} dead letters")
+        click.echo(f"nothing new, {output} was not written, {records['dead']:,} dead letters")
     else:
         done = f"{records['imputed']:,} of {records['read']:,} records imputed in {output}"
         click.echo(f"{done}, {records['dead']:,} dead letters")
@@ -211,8 +213,8 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     \b
     vaefill compare --model runs/mnist --output runs/comparison
     """
-    start()
     with errors_in_one_line():
+        start()
         from model import checkpoints
         from model.sampling import SAMPLERS
         from pipeline import comparison
@@ -244,8 +246,8 @@ def bench(output, model, sections) -> None:
     vaefill bench --model runs/mnist
     vaefill bench --only sweeps --only job
     """
-    start()
     with errors_in_one_line():
+        start()
         from pipeline import benchmark
 
         for name in sections:
@@ -263,8 +265,8 @@ def evaluate(result) -> None:
     \b
     vaefill evaluate runs/imputed
     """
-    start()
     with errors_in_one_line():
+        start()
         from pipeline import scores
         from pipeline.results import read_summary
 
@@ -280,8 +282,8 @@ def verify(result) -> None:
     \b
     vaefill verify runs/imputed
     """
-    start()
     with errors_in_one_line():
+        start()
         from pipeline.results import verify as verify_files
 
         files = verify_files(result)["files"]
@@ -297,8 +299,8 @@ def report(outputs, output) -> None:
     \b
     vaefill report runs/imputed
     """
-    start()
     with errors_in_one_line():
+        start()
         from pipeline.report import write_report
 
         page = write_report(outputs, output or os.path.join(outputs[0], "report"))

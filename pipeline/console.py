@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from pipeline import logs
+from pipeline.config import ConfigError
+
 EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
-LOG_JSON = "vaefill.log_json"  # in click's meta: whether logs are JSON lines
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOGGER = logging.getLogger("vaefill")
 
@@ -20,10 +22,7 @@ def start() -> None:
 
     TensorFlow writes those notes before its log level applies, to the file descriptor itself.
     """
-    logging.basicConfig(level=logging.ERROR, handlers=[_handler()], force=True)  # a library may have been first
-    _LOGGER.setLevel(logging.INFO)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
-    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
+    logs.start()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several worker processes may share a GPU
     sys.stderr.flush()
@@ -39,28 +38,11 @@ def start() -> None:
             os.close(kept)
 
 
-def _logs_json() -> bool:
-    context = click.get_current_context(silent=True)
-    return bool(context and context.meta.get(LOG_JSON))
-
-
-def _handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    if _logs_json():
-        from pythonjsonlogger.json import JsonFormatter
-
-        names = {"levelname": "level", "name": "logger"}
-        fields = ["levelname", "name", "message"]
-        handler.setFormatter(JsonFormatter(fields, rename_fields=names, timestamp="time"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    return handler
-
-
 def fail(error: Exception | str, code: int) -> None:
     """Says what went wrong in one line, and ends the process."""
     message = " ".join(str(error).split())
-    if _logs_json():
+    if logs.is_json():
+        logs.start()
         _LOGGER.error(message, extra={"exit_code": code})
     else:
         click.echo(f"vaefill: {message}", err=True)
@@ -71,19 +53,20 @@ def fail(error: Exception | str, code: int) -> None:
 
 def exit_code(error: Exception) -> int | None:
     """The code that says whose an expected error is; None for one that is a bug."""
+    if isinstance(error, ConfigError):  # those of before the slow libraries
+        return EXIT_USAGE
     import tensorflow as tf
 
     from model.checkpoints import ModelError
     from model.datasets import DatasetError
     from model.training import TrainingError
-    from pipeline.config import ConfigError
     from pipeline.jobs import BadInputError, JobError
     from pipeline.report import ReportError
     from pipeline.results import ResultError
     from pipeline.sources import SourceError
 
     codes = {
-        (ConfigError, ResultError, ReportError, ModelError): EXIT_USAGE,
+        (ResultError, ReportError, ModelError): EXIT_USAGE,
         (SourceError, DatasetError, BadInputError): EXIT_INPUT,
         (JobError, TrainingError, OSError, tf.errors.OpError): EXIT_JOB,
     }
@@ -91,10 +74,15 @@ def exit_code(error: Exception) -> int | None:
 
 
 @contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Expected errors -> one line on stderr and the exit code that says whose they are."""
+def errors_in_one_line(tell: Callable[[int], None] = lambda code: None) -> Iterator[None]:
+    """Expected errors -> one line on stderr and the exit code that says whose they are; signals likewise.
+
+    Args:
+        tell: called with the exit code before a signal ends the process.
+    """
     try:
-        yield
+        with _ends_at_signals(tell):
+            yield
     except Exception as error:
         code = exit_code(error)
         if code is None:
@@ -103,13 +91,10 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ends_at_signals(tell: Callable[[int], None] = lambda code: None) -> Iterator[None]:
-    """SIGTERM and SIGINT end the process at once, workers first, with exit code 128 and their number.
+def _ends_at_signals(tell: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT end the process at once, and its workers, with exit code 128 and their number.
 
     Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device could take long.
-
-    Args:
-        tell: called with the exit code before the end.
     """
 
     def end(number: int, frame) -> None:
@@ -118,7 +103,7 @@ def ends_at_signals(tell: Callable[[int], None] = lambda code: None) -> Iterator
         code = 128 + number
         try:
             tell(code)
-            fail(f"ended by {signal.Signals(number).name}; nothing was published", code)
+            fail(f"ended by {signal.Signals(number).name}", code)
         finally:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -16,7 +16,7 @@ from model import checkpoints
 from model.config import SamplerConfig
 from model.imputer import Imputed, Imputer
 from model.likelihoods import LIKELIHOODS
-from pipeline import counters
+from pipeline import counters, logs
 from pipeline.computed import Computed
 from pipeline.counters import count
 from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, Reason, Schema, content_hash, encode_imputed
@@ -28,7 +28,7 @@ _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
 _DEVICE_BATCHES = 32  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
 _BATCH_BYTES = 256 << 20  # but no more than so many, with their results
-_MOST_CULPRITS = 0.01  # of a batch's records; if more of them fail by themselves it is not the records
+_MOST_CULPRITS = 8  # if more records than this fail one by one, and none succeeds, it is not the records
 
 Read = tuple[Frame, MaskedRecord]
 
@@ -70,6 +70,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
 
     def load_model(self) -> Imputer:
         """Loads the model and checks that it is the one the job was started with."""
+        logs.start_worker()
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise checkpoints.ModelError(f"{self._model} has changed since the job was started")
@@ -89,31 +90,34 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         count("records_reused", len(found))
         self._started = self._started or time.monotonic()
         with _ONE_AT_A_TIME:
-            found += self._impute(left, model, _Culprits(max(1, int(_MOST_CULPRITS * len(left)))))
+            found += self._impute(left, model, _Culprits(any_success=bool(found)))
         self._computed.flush()
         return found
 
     def _impute(self, reads: Sequence[Read], model: Imputer, culprits: "_Culprits") -> list[Item | DeadLetter]:
-        """Imputes records; where that fails halves them, until the culprits are alone."""
+        """Imputes records; where that fails halves what is left, until the culprits are alone."""
         done, found, records = np.zeros(len(reads), np.bool_), [], [record for _, record in reads]
         try:
             for places, results in self._calls(records, model):
                 for index, place in enumerate(places):
                     frame, record = reads[place]
                     found.append(Item(record.id, self._keep(record, results, index), frame))
-                    done[place] = True
+                    done[place] = culprits.any_success = True
                 self._report_progress(results)
         except (DeviceError, OSError):
             raise
         except Exception as error:
             left = [reads[place] for place in np.flatnonzero(~done)]
-            if len(left) > 1:
-                _LOGGER.warning("a batch of %d records failed, trying parts of it: %s", len(left), _one_line(error))
-                for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-                    found += self._impute(half, model, culprits)
-            else:
+            if not left:
+                raise
+            if len(reads) == 1:
                 culprits.add(error)
-                found += [DeadLetter(f, Reason.NOT_IMPUTED, _one_line(error), r.id, 0) for f, r in left]
+                (frame, record), *_ = left
+                return [DeadLetter(frame, Reason.NOT_IMPUTED, _one_line(error), record.id, 0)]
+            _LOGGER.warning("a batch failed, trying parts of the %d records left: %s", len(left), _one_line(error))
+            half = (len(left) + 1) // 2
+            for part in filter(None, (left[:half], left[half:])):
+                found += self._impute(part, model, culprits)
         return found
 
     def _calls(self, records: Sequence[MaskedRecord], model: Imputer) -> Iterator[tuple[np.ndarray, Imputed]]:
@@ -200,10 +204,10 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
 
 
 class _Culprits:
-    """How many records of a batch could not be imputed even alone."""
+    """The records of a batch that could not be imputed even alone."""
 
-    def __init__(self, most: int):
-        self._most, self._num = most, 0
+    def __init__(self, any_success: bool):
+        self.any_success, self._num = any_success, 0
 
     def add(self, error: Exception) -> None:
         """Counts one more.
@@ -212,7 +216,7 @@ class _Culprits:
             DeviceError: they are too many to be the cause.
         """
         self._num += 1
-        if self._num > self._most:
+        if self._num > _MOST_CULPRITS and not self.any_success:
             raise DeviceError(f"{self._num} records failed one by one, the last: {_one_line(error)}") from error
 
 

@@ -10,29 +10,31 @@ import pyarrow.parquet as pq
 from pipeline import results
 from pipeline.results import ResultError
 
+_TABLE = os.path.join("summary", "records.parquet")
 _ALIKE = ("model", "seed", "sampler", "data")  # of the identity; what else differs leaves a data set of one kind
 
 
 def check(directories: Sequence[str], identity: Mapping[str, Any]) -> list[str]:
-    """The digests of the manifests of earlier results, which stand for what they hold, sorted.
+    """Checks earlier results; returns the digests of their manifests, which stand for what they hold, sorted.
 
     Args:
         directories: of results of imputation.
         identity: of the run that is to go on from them.
 
     Raises:
-        ResultError: one is not a result, or was made with another model, seed, sampler or kind of data.
+        ResultError: one is not a result, or altered, or was made with another model, seed, sampler or kind of data.
     """
     digests = []
     for directory in directories:
-        manifest = results.read_manifest(directory)
-        theirs = manifest.get("identity", {})
+        manifest = results.check_files(directory, [_TABLE])
+        theirs = manifest.get("identity")
+        theirs = theirs if isinstance(theirs, dict) else {}
         different = [name for name in _ALIKE if theirs.get(name) != identity[name]]
         if different:
             raise ResultError(
                 f"{directory} was made with another {', '.join(different)}: its records and new ones would not be alike"
             )
-        digests.append(str(manifest.get(results.DIGEST)))
+        digests.append(manifest[results.DIGEST])
     return sorted(digests)
 
 
@@ -44,7 +46,7 @@ def content_hashes(directories: Sequence[str]) -> list[bytes]:
     """
     found: list[bytes] = []
     for directory in directories:
-        path = os.path.join(directory, "summary", "records.parquet")
+        path = os.path.join(directory, _TABLE)
         try:
             found += pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist()
         except (OSError, KeyError, pa.ArrowException) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import glob
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ from pipeline.graph import Reading
 from pipeline.imputation import ImputationHandler
 from pipeline.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from pipeline.sinks import DeadLetterCounts, Layout
-from pipeline.sources import expand
+from pipeline.sources import InputFile, expand
 
 _LOGGER = logging.getLogger("vaefill")
 
@@ -34,7 +35,15 @@ class JobError(RuntimeError):
 
 
 class BadInputError(JobError):
-    """Too much of the input was bad."""
+    """Too much of the input was bad.
+
+    Attributes:
+        outcome: what the job came to, as `impute` and `mask` return it.
+    """
+
+    def __init__(self, message: str, outcome: Mapping[str, Any]):
+        super().__init__(message)
+        self.outcome = outcome
 
 
 def schema_of(config: Config) -> Schema:
@@ -107,24 +116,31 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _check_counts(counts: dict[str, Any], skipped: int, limits: LimitsConfig, layout: Layout) -> None:
-    """Fails a job before it publishes a data set of no records, or more dead letters than it may."""
-    written, dead = counts["written"], counts["dead"]
-    read = written + dead + skipped
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items())
+    """Fails a job before it publishes a data set of no records, or where too much of its input was bad.
+
+    A stretch in which no record can be found counts as one bad record, at least so many it held.
+    """
+    bad = counts["dead"] + counts["unreadable_stretches"]
+    read = counts["written"] + bad + skipped
+    reasons = [f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items()]
+    if counts["unreadable_stretches"]:
+        reasons.append(f"unreadable stretches: {counts['unreadable_stretches']}, {counts['unreadable_bytes']} bytes")
+    said = f"{bad} of {read} records are bad ({', '.join(reasons)})"
+    outcome = {"records": counts}
     if not read:
-        unreadable = f"; {counts['unreadable_bytes']} bytes are not TFRecords" if counts["unreadable_bytes"] else ""
         raise BadInputError(
-            f"the input holds no records{unreadable}; a data set of none cannot be read, so none is written"
+            "the input holds no records; a data set of none cannot be read, so none is written", outcome
         )
     allowed = {"max_bad_fraction": limits.max_bad_fraction * read, "max_bad_records": limits.max_bad_records}
     for name, most in allowed.items():
-        if most is not None and dead > most:
+        if most is not None and bad > most:
             raise BadInputError(
-                f"{dead} of {read} records are bad ({reasons}), more than limits.{name} = "
-                f"{getattr(limits, name)} allows; nothing was published, the dead letters are in {layout.dead_letters}"
+                f"{said}, more than limits.{name} = {getattr(limits, name)} allows; nothing was published, "
+                f"the dead letters are in {layout.dead_letters}",
+                outcome,
             )
-    if not written + skipped:
-        raise BadInputError(f"all {dead} records are bad ({reasons}); tfds cannot read a data set of none")
+    if not counts["written"] + skipped:
+        raise BadInputError(f"{said}; tfds cannot read a data set of none", outcome)
 
 
 def _complete(
@@ -169,6 +185,13 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
     return loaded
+
+
+def _check_unchanged(inputs: Sequence[InputFile]) -> None:
+    """Fails a job whose input was written to while it was read: the manifest would say what is not so."""
+    for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
+        if before != now:
+            raise BadInputError(f"{before.path} has changed while it was read; nothing was published", {})
 
 
 def _of_records(config: Config, model: checkpoints.LoadedModel) -> dict[str, Any]:
@@ -232,7 +255,8 @@ def impute(
     """
     clock, schema = _Clock(), schema_of(config)
     loaded = _load_model(model, config)
-    inputs = results.describe_inputs(expand(tuple(patterns)))
+    files = expand(tuple(patterns))
+    inputs = results.describe_inputs(files)
     effective, of_records = config.model_dump(mode="json"), _of_records(config, loaded)
     identity = {
         "kind": "impute",
@@ -242,6 +266,8 @@ def impute(
         "inputs": sorted(entry["sha256"] for entry in inputs),
         "since": incremental.check(since, of_records),
     }
+    if os.path.realpath(output) in map(os.path.realpath, since):
+        raise results.ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
     with staging.stage(output, identity, replace, of_records) as staged:
         if staged is None:
             return None
@@ -259,6 +285,7 @@ def impute(
         known = _known(since, layout)
         reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
         work = _run(lambda p: graph.impute(p, reading, known, handler, layout, summarizer), beam_options)
+        _check_unchanged(files)
         done = {name: work[f"records_{name}"] for name in ("reused", "skipped")}
         done |= {name: work[name] for name in ("chain_sweeps", "gradients")}
         counts, dead = _complete(

@@ -1,6 +1,7 @@
 """What a run came to as a file of OpenMetrics text, for whoever watches over scheduled jobs."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
+_LOGGER = logging.getLogger("vaefill")
 _STATES = ("read", "imputed", "written", "dead", "reused", "skipped")
 _NUMBERS = {
     "chain_sweeps": "Sweeps of all chains, without those of records that were reused",
@@ -39,19 +41,23 @@ class RunMetrics:
         try:
             yield
         except Exception as error:
+            self.outcome = getattr(error, "outcome", self.outcome)
             self.write(exit_code(error) or 1)
             raise
         self.write(0)
 
     def write(self, code: int) -> None:
-        """Replaces the file in one step."""
+        """Replaces the file in one step; where it cannot be written that is a warning, not what the run ends with."""
         if self._path is None:
             return
         self._code, registry = code, CollectorRegistry()
         registry.register(self)
-        with open(f"{self._path}.tmp", "wb") as file:
-            file.write(generate_latest(registry))
-        os.replace(f"{self._path}.tmp", self._path)
+        try:
+            with open(f"{self._path}.tmp", "wb") as file:
+                file.write(generate_latest(registry))
+            os.replace(f"{self._path}.tmp", self._path)
+        except OSError as error:
+            _LOGGER.warning("the figures of the run cannot be written: %s", error)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures that there are."""

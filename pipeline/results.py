@@ -116,8 +116,8 @@ def _read_json(path: str) -> dict[str, Any]:
     return content
 
 
-def verify(directory: str) -> dict[str, Any]:
-    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+def check_files(directory: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Checks that files of a result, all of them by default, are there and as they were written.
 
     Returns:
         The manifest.
@@ -129,35 +129,45 @@ def verify(directory: str) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or manifest.get(DIGEST) != _digest(manifest):
         raise ResultError(f"{directory} is not what was written: {MANIFEST}: altered")
-    wrong = [f"{name}: {problem}" for name in sorted(files) if (problem := _problem(directory, name, files[name]))]
-    folders = {os.path.dirname(name) for name in files if _is_plain(name)}
-    for folder in sorted(folders):
-        where = os.path.join(directory, folder)
-        for name in sorted(os.listdir(where)) if os.path.isdir(where) else ():
-            path = os.path.normpath(os.path.join(folder, name))
-            if path not in files and path != MANIFEST and not os.path.isdir(os.path.join(where, name)):
-                wrong.append(f"{path}: not part of it")
-    if wrong:
-        raise ResultError(f"{directory} is not what was written: {'; '.join(wrong)}")
+    chosen = sorted(files if names is None else names)
+    _refuse(
+        directory, [f"{ascii(name)[1:-1]}: {text}" for name in chosen if (text := _problem(directory, name, files))]
+    )
     return manifest
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a name stays within the directory that it is relative to."""
-    return not os.path.isabs(name) and os.path.normpath(name) == name and not name.startswith("..")
+def verify(directory: str) -> dict[str, Any]:
+    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+
+    Returns and raises: as `check_files`.
+    """
+    manifest = check_files(directory)
+    surplus = []
+    for folder in sorted({os.path.dirname(name) for name in manifest["files"]}):
+        for name in sorted(os.listdir(os.path.join(directory, folder))):
+            path = os.path.join(folder, name)
+            if path not in (*manifest["files"], MANIFEST) and not os.path.isdir(os.path.join(directory, path)):
+                surplus.append(f"{ascii(path)[1:-1]}: not part of it")
+    _refuse(directory, surplus)
+    return manifest
 
 
-def _problem(directory: str, name: str, digest: Any) -> str | None:
+def _refuse(directory: str, wrong: Sequence[str]) -> None:
+    if wrong:
+        raise ResultError(f"{directory} is not what was written: {'; '.join(wrong)}")
+
+
+def _problem(directory: str, name: str, files: Mapping[str, Any]) -> str | None:
     """What is wrong with a file of a result, if anything; links are not followed."""
-    if not _is_plain(name):
+    if os.path.isabs(name) or os.path.normpath(name) != name or name.startswith("..") or not name.isprintable():
         return "not a name within the result"
     path = os.path.join(directory, name)
-    if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name) or os.path.islink(path):
+    if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name):
         return "a link"
     if not os.path.isfile(path):
         return "missing"
     try:
-        return None if sha256(path) == digest else "altered"
+        return None if sha256(path) == files.get(name) else "altered"
     except OSError as error:
         return error.strerror or str(error)
 
@@ -227,17 +237,18 @@ def seal(root: str, content: Mapping[str, Any]) -> None:
         for name in names:
             path = os.path.join(folder, name)
             files[os.path.relpath(path, root)] = sha256(path)
-            _flush(path)
+            flush(path)
+        flush(folder)
     manifest = {**content, "files": dict(sorted(files.items()))}
     manifest[DIGEST] = _digest(json.loads(json.dumps(manifest)))
     path = os.path.join(root, MANIFEST)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=2, sort_keys=True)
-    _flush(path)
-    _flush(root)
+    flush(path)
+    flush(root)
 
 
-def _flush(path: str) -> None:
+def flush(path: str) -> None:
     """Waits until a file, or what a directory lists, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

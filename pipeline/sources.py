@@ -6,6 +6,7 @@ rest of its file with it, since nothing says where the next record starts.
 """
 
 import io
+import logging
 import os
 import struct
 import zlib
@@ -17,9 +18,11 @@ import google_crc32c
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from pipeline import logs
 from pipeline.counters import count
 from pipeline.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
 
+_LOGGER = logging.getLogger("vaefill.read")
 DEAD = "dead"  # tag of the outputs that hold dead letters
 
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
@@ -225,8 +228,19 @@ class ReadFrames(beam.DoFn):
     def __init__(self, max_record_bytes: int):
         self._max_record_bytes = max_record_bytes
 
+    def setup(self):
+        logs.start_worker()
+
     def process(self, path: str):
         for found in read_frames(path, self._max_record_bytes):
+            if isinstance(found, DeadLetter) and found.reason is Reason.UNREADABLE_REST:
+                _LOGGER.warning(
+                    "%s: %d bytes from %d on are unreadable: %s",
+                    ascii(path)[1:-1],
+                    found.num_bytes,
+                    found.frame.offset,
+                    found.message,
+                )
             yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found
 
 

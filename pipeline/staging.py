@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.results import ResultError, is_done
+from pipeline.results import ResultError, flush, is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"
@@ -56,9 +56,16 @@ def stage(
         ResultError: the output holds something else, or another run is writing it.
         OSError: nothing can be written there.
     """
-    path = os.path.abspath(output)
+    path = os.path.realpath(output)
     base = path + _SUFFIX
-    if is_done(output, identity, replace):  # also where nothing may be written any more
+    if os.path.ismount(path):
+        raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+    if is_done(output, identity, replace):
+        # Nothing needs to be written any more, but a run may have been killed while it tidied up.
+        with contextlib.suppress(ResultError, OSError):
+            if os.path.isdir(base):
+                with _locked(base, output):
+                    _remove(base)
         yield None
         return
     with _locked(base, output):
@@ -72,7 +79,7 @@ def stage(
             done = Stage(root, os.path.join(base, _COMPUTED), path)
         yield done
         if done is None:
-            shutil.rmtree(base, ignore_errors=True)
+            _remove(base)
 
 
 def publish(staged: Stage) -> None:
@@ -81,12 +88,26 @@ def publish(staged: Stage) -> None:
     if os.path.exists(staged.output):
         os.rename(staged.output, os.path.join(base, _REPLACED))
     os.rename(staged.root, staged.output)
-    shutil.rmtree(base, ignore_errors=True)
+    flush(os.path.dirname(staged.output))
+    _remove(base)
 
 
 def discard(staged: Stage) -> None:
     """Removes all that was staged, where there is nothing to publish."""
-    shutil.rmtree(os.path.dirname(staged.root), ignore_errors=True)
+    _remove(os.path.dirname(staged.root))
+
+
+def _remove(base: str) -> None:
+    """Removes a staging directory whose lock is held; the lock last, so that no other run works there meanwhile."""
+    for name in os.listdir(base):
+        path = os.path.join(base, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif name != _LOCK:
+            os.remove(path)
+    os.remove(os.path.join(base, _LOCK))
+    with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
+        os.rmdir(base)
 
 
 @contextlib.contextmanager
@@ -117,9 +138,11 @@ def _put_back(base: str, path: str) -> None:
     replaced = os.path.join(base, _REPLACED)
     if not os.path.exists(replaced):
         return
-    if os.path.exists(path):
+    if os.path.exists(path) and os.listdir(path):
         shutil.rmtree(replaced)
     else:
+        if os.path.exists(path):
+            os.rmdir(path)
         _LOGGER.warning("a run was killed while it replaced %s: the former result is back", path)
         os.rename(replaced, path)
 
@@ -135,7 +158,8 @@ def _clean(base: str, identity: Any) -> None:
     except (FileNotFoundError, ValueError):
         same = False
     if not same:
-        shutil.rmtree(computed, ignore_errors=True)
+        if os.path.exists(computed):
+            shutil.rmtree(computed)
         with open(f"{stated}.tmp", "w", encoding="utf-8") as file:
             json.dump(identity, file)
         os.replace(f"{stated}.tmp", stated)

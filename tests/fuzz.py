@@ -208,6 +208,8 @@ def check(case: Case, original: Original, directory: str) -> tuple[int, int]:
     assert not lost, f"{case.kind}: records {lost} did not arrive"
     if not case.altered:
         assert set(found) <= set(expected), f"{case.kind}: something arrived that was not there"
+    if case.kind != "splice":  # which may double a stretch
+        assert len(found) == len(set(found)), f"{case.kind}: something arrived twice"
     return len(found), num_dead
 
 

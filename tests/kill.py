@@ -102,13 +102,14 @@ class Killer:
         process.join()
         computed = f"{self._out}.staging/computed"
         num_computed = Computed(computed).take_over() if os.path.exists(computed) else 0
-        if os.path.exists(self._out):
+        if was_published := os.path.exists(self._out):
             assert content(self._out) == self._expected, "the killed run published something else"
-            return Kill(seconds, num_computed, num_computed, 0.0)
         finish(start(*self._job, self._out))
         assert content(self._out) == self._expected, "the bytes differ from those of a run that was not killed"
         assert os.listdir(os.path.dirname(self._out)) == ["out"], "something was left behind"
         work = self._work()
+        if was_published:
+            return Kill(seconds, num_computed, num_computed, 0.0)
         assert work["reused"] == num_computed, f"{num_computed} records were computed, {work['reused']} reused"
         return Kill(seconds, num_computed, work["reused"], work["chain_sweeps"] / self._sweeps)
 

@@ -57,7 +57,7 @@ def test_signals_end_a_job_in_seconds_and_publish_nothing(model_directory, maske
     assert process.exitcode == code and time.monotonic() - began < 10
     assert not (tmp_path / "out").exists()
     last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
-    assert last["exit_code"] == code and last["message"] == f"ended by {number.name}; nothing was published"
+    assert last["exit_code"] == code and last["message"] == f"ended by {number.name}"
     assert last["level"] == "ERROR" and last["time"]
     assert read(metrics)["vaefill_exit_code", "impute"] == code
 
@@ -109,7 +109,7 @@ def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, maske
         (ConfigError(), 2),
         (results.ResultError(), 2),
         (SourceError(), 3),
-        (jobs.BadInputError(), 3),
+        (jobs.BadInputError("", {}), 3),
         (jobs.JobError(), 4),
         (OSError(), 4),
         (KeyError(), None),

@@ -27,8 +27,18 @@ def pass_on_what_is_broken(path, limit):
         yield found if isinstance(found, Frame) else found.frame
 
 
+def read_twice(path, limit):
+    for found in sources.read_frames(path, limit):
+        yield from (found, found)
+
+
 @pytest.mark.parametrize(
-    "reader, message", [(lose_the_last, "did not arrive"), (pass_on_what_is_broken, "something arrived|AttributeError")]
+    "reader, message",
+    [
+        (lose_the_last, "did not arrive"),
+        (pass_on_what_is_broken, "something arrived that was not there|AttributeError"),
+        (read_twice, "something arrived twice"),
+    ],
 )
 def test_readers_that_are_wrong_are_found_out(monkeypatch, reader, message):
     monkeypatch.setattr(fuzz, "read_frames", reader)

@@ -44,6 +44,7 @@ LAYERS = [
     "pipeline.record",
     "pipeline.config",
     "pipeline.counters",
+    "pipeline.logs",
     "pipeline.sources",
     "pipeline.spill",
     "pipeline.computed",

@@ -411,9 +411,22 @@ def test_a_record_that_fails_its_batch_is_found_and_the_others_keep_their_bits(
 def test_where_every_record_fails_it_is_not_the_records(config, model_directory, loaded, tmp_path):
     reads = make_reads(40)
     faulty = Faulty(loaded, [record.id for _, record in reads], ValueError("broken"))
-    with pytest.raises(DeviceError, match="2 records failed one by one, the last: ValueError: broken"):
+    with pytest.raises(DeviceError, match="9 records failed one by one, the last: ValueError: broken"):
         make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
-    assert faulty.calls < 20
+    assert faulty.calls < 30
+
+
+def test_many_records_that_fail_are_found_also_when_the_others_were_computed_before(
+    config, model_directory, loaded, tmp_path
+):
+    """A rerun has little left but those."""
+    reads = make_reads(40)
+    culprits = [record.id for _, record in reads[::3]]
+    faulty = Faulty(loaded, culprits, ValueError("no such luck"))
+    for _ in range(2):
+        found = make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
+        assert sorted(each.record_id for each in found if isinstance(each, DeadLetter)) == sorted(culprits)
+        assert len(read_bytes(found)) == 40 - len(culprits)
 
 
 @pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()])
@@ -446,6 +459,31 @@ def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory,
     assert counting.calls == 0 and read_bytes(second) == first
     third = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[::-1], counting))
     assert counting.calls == 1 and third.items() >= first.items() and len(third) == 20
+
+
+def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_path, caplog):
+    (tmp_path / "noise").write_bytes(b"no TFRecords" * 100)
+    config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"])
+    with pytest.raises(jobs.BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes") as error:
+        jobs.impute(config, model_directory, [masked, str(tmp_path / "noise")], str(tmp_path / "out"))
+    assert error.value.outcome["records"]["unreadable_stretches"] == 1
+    assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
+
+
+def test_input_that_changes_is_an_error(model_directory, masked, tmp_path, monkeypatch):
+    pattern, run = rewrite(masked, tmp_path, 1), jobs._run
+
+    def run_and_append(*arguments):
+        found = run(*arguments)
+        with open(tmp_path / "part-0", "ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(jobs, "_run", run_and_append)
+    config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
+    with pytest.raises(jobs.BadInputError, match="part-0 has changed while it was read"):
+        jobs.impute(config, model_directory, [pattern], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_path):

@@ -193,6 +193,23 @@ def test_occupancy(other):
     assert np.isnan(before) and after == 17 / 32
 
 
+def test_results_come_once_and_no_later_than_after_some_calls(model, monkeypatch):
+    """However many are handed over at once, they have the same bits."""
+    settings = {"max_sweeps": 200, "target_r_hat": 1.1, "target_ess": 20.0}  # records finish one by one
+    run, batch = imputer.Imputer(model, CONFIG.model_copy(update=settings), seed=7), make_records(27)
+    whole, sizes = run(*batch), []
+    for patience in (1, 1 << 30):
+        monkeypatch.setattr(imputer, "_PATIENCE", patience)
+        parts = list(run.stream(*batch))
+        assert sorted(np.concatenate([places for places, _ in parts]).tolist()) == list(range(27))
+        for places, part in parts:
+            for name in imputer.Imputed._fields:
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[places])
+        sizes.append(sum(len(places) > 0 for places, _ in parts))
+        assert len(parts) > sizes[-1]  # calls that nothing came of are told too
+    assert sizes[0] > sizes[1]
+
+
 def test_wrong_shapes_are_refused(run):
     images, observed, ids = make_records(3)
     with pytest.raises(ValueError, match="observed must be bool"):

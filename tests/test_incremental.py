@@ -1,6 +1,5 @@
 """`--since`: what earlier results hold is left out, and together they are one data set."""
 
-import json
 import os
 
 import pytest
@@ -10,6 +9,8 @@ import tensorflow_datasets as tfds
 from pipeline import config as config_lib
 from pipeline import incremental, jobs, results
 from pipeline.results import ResultError
+
+ALIKE = {"model": "m", "seed": 0, "sampler": {}, "data": {}}
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +92,35 @@ def test_results_that_are_not_alike_are_refused(model_directory, more, result, t
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("manifest", [None, {"identity": {}}])
-def test_what_is_no_result_of_imputation_is_refused(tmp_path, manifest):
-    if manifest is not None:
-        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ResultError):
-        incremental.check([str(tmp_path)], {"model": "m", "seed": 0, "sampler": {}, "data": {}})
+def test_an_earlier_result_is_not_the_output(config, model_directory, more, result):
+    """It would be replaced by what is new alone."""
+    before = results.verify(result)
+    with pytest.raises(ResultError, match="is an earlier result itself"):
+        jobs.impute(config, model_directory, [more], f"{result}/../out", replace=True, since=[result])
+    assert results.verify(result) == before
+
+
+def seal(directory, identity) -> str:
+    (directory / "summary").mkdir()
+    (directory / "summary" / "records.parquet").write_bytes(b"a table")
+    results.seal(str(directory), {"identity": identity})
+    return str(directory)
+
+
+@pytest.mark.parametrize("identity", ["no object", {}])
+def test_what_is_no_result_of_imputation_is_refused(tmp_path, identity):
+    with pytest.raises(ResultError, match="was made with another model, seed, sampler, data"):
+        incremental.check([seal(tmp_path, identity)], ALIKE)
+    with pytest.raises(ResultError, match="is not a finished result"):
+        incremental.check([str(tmp_path / "summary")], ALIKE)
+
+
+def test_an_altered_result_is_refused(tmp_path):
+    """Else it would decide what is left out."""
+    assert len(incremental.check([seal(tmp_path, ALIKE)], ALIKE)) == 1
+    (tmp_path / "summary" / "records.parquet").write_bytes(b"another table")
+    with pytest.raises(ResultError, match="summary/records.parquet: altered"):
+        incremental.check([str(tmp_path)], ALIKE)
 
 
 def test_a_damaged_table_is_an_error(tmp_path):

@@ -55,6 +55,24 @@ def test_a_run_that_fails_says_so_and_replaces_what_was_there(tmp_path, code):
     assert read(tmp_path / "file")["vaefill_exit_code", "mask"] == (code or 1)
 
 
+def test_a_run_that_fails_leaves_what_it_came_to(tmp_path):
+    class BadInput(Exception):
+        outcome = {"records": {"written": 5, "dead": 3, "dead_by_reason": {"no_id": 3}}}
+
+    with pytest.raises(BadInput), RunMetrics(str(tmp_path / "file"), "impute").written(lambda error: 3):
+        raise BadInput
+    found = read(tmp_path / "file")
+    assert found["vaefill_exit_code", "impute"] == 3 and found["vaefill_dead_letters", "impute", "no_id"] == 3
+
+
+def test_a_file_that_cannot_be_written_is_not_what_a_run_ends_with(tmp_path, caplog):
+    with pytest.raises(KeyError), RunMetrics(str(tmp_path / "no" / "file"), "impute").written(lambda error: 4):
+        raise KeyError
+    with RunMetrics(str(tmp_path / "no" / "file"), "impute").written(lambda error: 4):
+        pass
+    assert caplog.text.count("the figures of the run cannot be written") == 2
+
+
 def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with RunMetrics(None, "impute").written(lambda error: 4):

@@ -78,7 +78,10 @@ def test_what_is_not_whole_is_refused_by_the_name_of_the_file(tmp_path, damage, 
         results.verify(out)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "data/../../outside", "data//a", "./data/a"])
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "/etc/hostname", "data/../../outside", "data//a", "./data/a", "a\0b", "\ud800", "x\x1b[2Jy"],
+)
 def test_names_that_leave_the_result_are_not_followed(tmp_path, name):
     """Also where the manifest's own digest is right."""
     (tmp_path / "outside").write_text("secret")
@@ -88,8 +91,9 @@ def test_names_that_leave_the_result_are_not_followed(tmp_path, name):
     manifest["files"][name] = results.sha256(str(tmp_path / "outside"))
     manifest[results.DIGEST] = results._digest(manifest)
     (out / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ResultError, match=f"{name}: not a name within the result"):
+    with pytest.raises(ResultError, match="not a name within the result$") as error:
         results.verify(str(out))
+    assert str(error.value).isprintable()  # no control codes for the terminal
 
 
 def test_a_manifest_of_gigabytes_is_not_read(tmp_path):

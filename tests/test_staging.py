@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 
 import pytest
 
@@ -93,6 +94,66 @@ def test_a_kill_at_either_rename_loses_no_result(tmp_path, monkeypatch, rename):
     assert (tmp_path / "out" / "file").read_text() == "content"
     publish(tmp_path / "out", OTHER, "new", replace=True)
     assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_an_empty_directory_in_its_place_does_not_cost_the_old_result(tmp_path):
+    """As a script makes one that begins with `mkdir -p OUT`."""
+    publish(tmp_path / "out")
+    (tmp_path / "out.staging").mkdir()
+    (tmp_path / "out").rename(tmp_path / "out.staging" / "replaced")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Killed), staging.stage(str(tmp_path / "out"), OTHER, True):
+        raise Killed
+    assert (tmp_path / "out" / "file").read_text() == "content"
+
+
+def test_a_kill_while_it_tidies_up_leaves_nothing_for_good(tmp_path, monkeypatch):
+    publish(tmp_path / "out")
+
+    really = shutil.rmtree
+
+    def kill(path, ignore_errors=False):
+        if os.path.basename(path) == "replaced":
+            raise Killed
+        really(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", kill)
+    with pytest.raises(Killed):
+        publish(tmp_path / "out", OTHER, "new", replace=True)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.staging"]
+    with staging.stage(str(tmp_path / "out"), OTHER, False) as staged:
+        assert staged is None
+    assert os.listdir(tmp_path) == ["out"] and (tmp_path / "out" / "file").read_text() == "new"
+
+
+def test_no_run_works_where_another_tidies_up(tmp_path, monkeypatch):
+    """Until the lock, which is the last to go, has gone."""
+    really, told = shutil.rmtree, []
+
+    def remove(path, ignore_errors=False):
+        try:
+            publish(tmp_path / "out", OTHER, "late", replace=True)
+        except ResultError as error:
+            told.append(str(error))
+        really(path, ignore_errors=ignore_errors)
+
+    with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
+        make(staged, "content", IDENTITY)
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        staging.publish(staged)
+    assert told and all("another run is writing" in message for message in told)
+    assert (tmp_path / "out" / "file").read_text() == "content"
+
+
+def test_a_link_is_followed_and_a_mount_point_refused(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big")
+    publish(tmp_path / "out")
+    publish(tmp_path / "out", OTHER, "new", replace=True)
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "big" / "file").read_text() == "new"
+    with pytest.raises(ResultError, match="is a mount point"):
+        publish("/proc")
 
 
 def test_what_was_computed_is_kept_for_the_same_and_for_nothing_else(tmp_path):
