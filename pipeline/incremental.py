@@ -14,16 +14,20 @@ _TABLE = os.path.join("summary", "records.parquet")
 _ALIKE = ("model", "seed", "sampler", "data")  # of the identity; what else differs leaves a data set of one kind
 
 
-def check(directories: Sequence[str], identity: Mapping[str, Any]) -> list[str]:
+def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) -> list[str]:
     """Checks earlier results; returns the digests of their manifests, which stand for what they hold, sorted.
 
     Args:
         directories: of results of imputation.
         identity: of the run that is to go on from them.
+        output: where its own records go.
 
     Raises:
-        ResultError: one is not a result, or altered, or was made with another model, seed, sampler or kind of data.
+        ResultError: one is the output itself, or no result, or altered, or of another model, seed, sampler or kind
+            of data.
     """
+    if os.path.realpath(output) in map(os.path.realpath, directories):
+        raise ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
     digests = []
     for directory in directories:
         manifest = results.check_files(directory, [_TABLE])

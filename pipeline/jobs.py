@@ -264,42 +264,38 @@ def impute(
         "output": effective["output"],
         "max_record_bytes": config.limits.max_record_bytes,
         "inputs": sorted(entry["sha256"] for entry in inputs),
-        "since": incremental.check(since, of_records),
+        "since": incremental.check(since, of_records, output),
     }
-    if os.path.realpath(output) in map(os.path.realpath, since):
-        raise results.ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
     with staging.stage(output, identity, replace, of_records) as staged:
         if staged is None:
             return None
         layout = Layout(staged.root, "imputed", "imputed", config.output.split, config.output.num_shards)
         sinks.prepare(layout)
-        handler = _handler(config, model, loaded, schema, staged.computed)
-        summarizer = summary.Summarizer(
-            layout,
-            schema,
-            config.sampler.num_chains,
-            loaded.description.model.likelihood,
-            config.data.binarize,
-            config.seed,
-        )
-        known = _known(since, layout)
         reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
-        work = _run(lambda p: graph.impute(p, reading, known, handler, layout, summarizer), beam_options)
+        known = _known(since, layout)
+        handler = _handler(config, model, loaded, schema, staged.computed)
+        summarizer = _summarizer(config, loaded, schema, layout)
+        counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, summarizer), beam_options)
         _check_unchanged(files)
-        done = {name: work[f"records_{name}"] for name in ("reused", "skipped")}
-        done |= {name: work[name] for name in ("chain_sweeps", "gradients")}
-        counts, dead = _complete(
-            layout, imputed_features(schema), "Records imputed by vaefill", config, done["skipped"]
-        )
+        work = {name: counted[name] for name in ("records_reused", "records_skipped", "chain_sweeps", "gradients")}
+        work = {name.removeprefix("records_"): number for name, number in work.items()}
+        features, text = imputed_features(schema), "Records imputed by vaefill"
+        counts, dead = _complete(layout, features, text, config, work["skipped"])
         if not counts["written"]:
             staging.discard(staged)
-            return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": done}
+            return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": work}
         found = summary.combine(layout, schema, config.sampler, counts["written"], dead)
-        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": done}
+        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": work}
         description = loaded.description.model_dump(mode="json")
         results.seal(staged.root, {**content, "model": description, "times": clock.times()})
         staging.publish(staged)
-    return {**found, "work": done}
+    return {**found, "work": work}
+
+
+def _summarizer(config: Config, model: checkpoints.LoadedModel, schema: Schema, layout: Layout) -> summary.Summarizer:
+    likelihood = model.description.model.likelihood
+    num_chains, binarize = config.sampler.num_chains, config.data.binarize
+    return summary.Summarizer(layout, schema, num_chains, likelihood, binarize, config.seed)
 
 
 def _known(since: Sequence[str], layout: Layout) -> HashIndex | None:

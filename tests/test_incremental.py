@@ -110,17 +110,17 @@ def seal(directory, identity) -> str:
 @pytest.mark.parametrize("identity", ["no object", {}])
 def test_what_is_no_result_of_imputation_is_refused(tmp_path, identity):
     with pytest.raises(ResultError, match="was made with another model, seed, sampler, data"):
-        incremental.check([seal(tmp_path, identity)], ALIKE)
+        incremental.check([seal(tmp_path, identity)], ALIKE, "out")
     with pytest.raises(ResultError, match="is not a finished result"):
-        incremental.check([str(tmp_path / "summary")], ALIKE)
+        incremental.check([str(tmp_path / "summary")], ALIKE, "out")
 
 
 def test_an_altered_result_is_refused(tmp_path):
     """Else it would decide what is left out."""
-    assert len(incremental.check([seal(tmp_path, ALIKE)], ALIKE)) == 1
+    assert len(incremental.check([seal(tmp_path, ALIKE)], ALIKE, "out")) == 1
     (tmp_path / "summary" / "records.parquet").write_bytes(b"another table")
     with pytest.raises(ResultError, match="summary/records.parquet: altered"):
-        incremental.check([str(tmp_path)], ALIKE)
+        incremental.check([str(tmp_path)], ALIKE, "out")
 
 
 def test_a_damaged_table_is_an_error(tmp_path):
