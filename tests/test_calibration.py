@@ -4,6 +4,8 @@ z ~ p(z), x ~ p(x | z), some of x masked: then z is a draw of p(z | x_obs), and 
 of log p(x_obs | z) among a sampler's draws are uniform. The encoder is a wrong one.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,7 +56,8 @@ def ranks(name: str) -> np.ndarray:
     truth = np.concatenate([z, log_likelihood[:, None]], axis=1)
     rng, found = np.random.default_rng(1), np.zeros((NUM_RECORDS, 3), int)
     converged = 0
-    for finished in Slots(ORACLE.vae, SAMPLERS[name](ORACLE.vae, config), config).run(records):
+    slots = Slots(ORACLE.vae, SAMPLERS[name](ORACLE.vae, config), config)
+    for finished in itertools.chain.from_iterable(slots.run(records)):
         draws, true = thinned(finished, rng), truth[finished.index]
         low, high = (draws < true).sum(axis=0), (draws <= true).sum(axis=0)
         found[finished.index] = rng.integers(low, high + 1)
