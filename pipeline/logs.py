@@ -17,8 +17,12 @@ def is_json() -> bool:
     return os.environ.get(_FORMAT) == "json"
 
 
+_started_by: list[int] = []  # the process that has called `start`
+
+
 def start() -> None:
     """Sets logging up, whatever a library has done before."""
+    _started_by[:] = [os.getpid()]
     os.environ.setdefault(_FORMAT, "lines")
     logging.basicConfig(level=logging.ERROR, handlers=[_handler()], force=True)
     logging.captureWarnings(True)
@@ -29,7 +33,7 @@ def start() -> None:
 
 def start_worker() -> None:
     """Sets logging up as in the process that started this one; on a cluster it is Beam's business."""
-    if _FORMAT in os.environ:
+    if _FORMAT in os.environ and _started_by != [os.getpid()]:
         start()
 
 
