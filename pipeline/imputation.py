@@ -164,7 +164,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         num = len(results.converged)
         if not num:
             return
-        self._computed.flush()  # a kill loses no more than the device is working on
+        self._computed.flush()  # a kill loses what the device is at and what waits to be handed over
         for name, number in (
             ("records_imputed", num),
             ("records_converged", results.converged.sum()),
