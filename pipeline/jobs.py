@@ -328,7 +328,8 @@ def mask(
     masking.check(config.mask, config.seed, schema)
     is_dataset = source.startswith(("tfds:", "digits/"))
     splits = masking.slices(source, schema) if is_dataset else []
-    inputs = [] if is_dataset else results.describe_inputs(expand((source,)))
+    files = [] if is_dataset else expand((source,))
+    inputs = results.describe_inputs(files)
     effective = config.model_dump(mode="json")
     identity = {
         "kind": "mask",
@@ -351,6 +352,7 @@ def mask(
         else:
             reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
             _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
+            _check_unchanged(files)
         counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
         results.seal(staged.root, {**content, "times": clock.times()})
