@@ -106,6 +106,16 @@ def test_extreme_outputs_have_finite_log_probs_and_gradients(name, jit):
     assert np.isfinite(mean).all() and (variance.numpy() >= 0).all() and np.isfinite(variance).all()
 
 
+def test_bernoulli_gradients_are_those_of_its_distribution():
+    """At 0, too, where the absolute value of an output has none of its own."""
+    outputs = tf.constant([[-30.0, -1.0, 0.0, 0.0, 2.0, 30.0]])
+    x = tf.constant([[0.0, 1.0, 0.0, 1.0, 0.0, 1.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        value = LIKELIHOODS["bernoulli"]().log_prob(outputs, x, tf.ones_like(x, tf.bool))
+    np.testing.assert_allclose(tape.gradient(value, outputs), x - tf.sigmoid(outputs), rtol=1e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_data_have_their_own_scale_and_type(name):
     likelihood = LIKELIHOODS[name]()

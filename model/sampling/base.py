@@ -30,7 +30,8 @@ def rows_of_records(keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, rows_per
 class State(Protocol):
     """What the chain driver reads of a sampler's state; a sampler may keep more.
 
-    Every tensor has a leading dimension of N, so that a record can move to other rows.
+    Every tensor has a leading dimension of N, so that a record can move to other rows. A state that has a field
+    `log_likelihood`, log p(x_obs | z) in nats [N], spares the driver its computation.
     """
 
     z: tf.Tensor  # [N, K] latent

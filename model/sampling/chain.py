@@ -106,9 +106,15 @@ def advance(
             non_finite=moments.non_finite + tf.where(active, info.non_finite, 0),
         )
         z = z.write(index, state.z)
-        log_lik = log_lik.write(index, log_likelihood(vae.likelihood, state.outputs, rows.x_observed, rows.observed))
+        log_lik = log_lik.write(index, _log_likelihood(vae, rows, state))
         log_weight = log_weight.write(index, info.log_weight)
     return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
+
+
+def _log_likelihood(vae: VAE, rows: Rows, state: Any) -> tf.Tensor:
+    """log p(x_obs | z), where the state does not know it."""
+    known = getattr(state, "log_likelihood", None)
+    return log_likelihood(vae.likelihood, state.outputs, rows.x_observed, rows.observed) if known is None else known
 
 
 @tf.function(jit_compile=True)
