@@ -121,7 +121,7 @@ class Imputer:
         """
         self._check(images, observed, ids)
         unknown = np.full(len(ids), np.nan)
-        results = _untouched(images, self._config, self._vae.likelihood.unit, unknown)
+        results = self._blank(images, unknown)
         for places, part in self.stream(images, observed, ids, truths):
             if len(places):
                 for whole, rows in zip(results, part):
@@ -156,27 +156,26 @@ class Imputer:
             return
         records = self._records(images, observed, ids)
         fit = np.full(len(ids), np.nan)
-        results = _untouched(images, self._config, self._vae.likelihood.unit, fit)
-
-        def of(places: np.ndarray) -> tuple[np.ndarray, Imputed]:
-            return places, Imputed(*(field[places] for field in results))
-
         for first in range(0, len(ids) if self._fit_test else 0, self._slots.num_places):
             part = slice(first, first + self._slots.num_places)
             fit[part] = self._fit_test(records.x[part], records.observed[part])
-            yield of(np.zeros(0, np.int64))
-        results.fit_percentile[:], results.misfit[:] = fit, fit <= self._config.misfit_rate
+            yield np.zeros(0, np.int64), self._blank(images[:0], fit[:0])
         complete = records.observed.all(axis=1)
-        yield of(np.flatnonzero(complete))
-        incomplete = np.flatnonzero(~complete)
-        records = Records(*(field[incomplete] for field in records))
+        whole, incomplete = np.flatnonzero(complete), np.flatnonzero(~complete)
+        yield whole, self._blank(images[whole], fit[whole])
+        if len(whole):
+            records = Records(*(field[incomplete] for field in records))
         for batch in self._in_batches(self._slots.run(records)) if len(incomplete) else ():
             chosen = incomplete[np.array([each.index for each in batch], np.int64)]
+            results = self._blank(images[chosen], fit[chosen])
             if batch:
                 truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
                 for name, rows in self._result(records, batch, images[chosen], observed[chosen], truth).items():
-                    getattr(results, name)[chosen] = rows
-            yield of(chosen)
+                    getattr(results, name)[:] = rows
+            yield chosen, results
+
+    def _blank(self, images: np.ndarray, fit: np.ndarray) -> Imputed:
+        return _untouched(images, self._config, self._vae.likelihood.unit, fit)
 
     def _check(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> None:
         shape, dtype = (len(ids), *self._vae.data_shape), self._vae.likelihood.dtype
@@ -188,7 +187,8 @@ class Imputer:
         x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
         known = observed.reshape(len(ids), -1)
-        return Records(keys, np.where(known, x, np.float32(0)), known)
+        x[~known] = 0
+        return Records(keys, x, known)
 
     def _truth(self, ids: Sequence[bytes], truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
         """Complete records on the model's scale [n, D], NaN for those without; None if no record has one."""

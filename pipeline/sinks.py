@@ -116,15 +116,46 @@ class _Spill(beam.DoFn):
     def finish_bundle(self):
         self._writer.close()
 
+    def _place(self, content: bytes | Place) -> tuple:
+        """The place of bytes as an entry has it: there is an entry for every record, so entries are short."""
+        place = content if isinstance(content, Place) else self._writer.append(content)
+        return tuple(place.relative_to(self._layout.root))
+
+
+def _pack(frame: Frame) -> bytes:
+    return json.dumps([frame.file, frame.offset]).encode() + b"\n" + frame.payload
+
+
+class _Spilled:
+    """What entries stand for.
+
+    Args:
+        root: the staging directory.
+    """
+
+    def __init__(self, root: str):
+        self._root, self._read = root, SpillReader()
+
+    def example(self, place: tuple) -> bytes:
+        """The bytes at a place."""
+        return self._read(Place(*place).below(self._root))
+
+    def frame(self, place: tuple) -> Frame:
+        """The frame at a place."""
+        source, _, payload = self.example(place).partition(b"\n")
+        return Frame(payload, *json.loads(source))
+
+    def close(self) -> None:
+        """Closes the file that is open."""
+        self._read.close()
+
 
 class SpillItems(_Spill):
-    """Item -> (shard, entry); an entry sorts by (id, content hash) and says where the bytes are."""
+    """Item -> (shard, entry); an entry sorts by (id, content hash) and says where Example and frame are."""
 
     def process(self, item: Item):
         content_hash = hashlib.sha256(item.frame.payload or item.example).digest()
-        example = item.example if isinstance(item.example, Place) else self._writer.append(item.example)
-        payload = self._writer.append(item.frame.payload)
-        entry = (item.record_id, content_hash, item.frame.file, item.frame.offset, tuple(example), tuple(payload))
+        entry = (item.record_id, content_hash, self._place(item.example), self._place(_pack(item.frame)))
         yield self._layout.shard_of(item.record_id), entry
 
 
@@ -139,12 +170,12 @@ class SpillDeadLetters(_Spill):
             letter.message,
             letter.record_id,
             letter.num_bytes,
-            self._writer.append(letter.frame.payload),
+            self._place(_pack(letter.frame)),
         )
 
 
-def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: Place) -> tuple:
-    return file, offset, str(reason), message, record_id, num_bytes, tuple(place)
+def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: tuple) -> tuple:
+    return file, offset, str(reason), message, record_id, num_bytes, place
 
 
 class WriteShards(beam.DoFn):
@@ -160,30 +191,49 @@ class WriteShards(beam.DoFn):
 
     def process(self, shard_and_entries):
         shard, entries = shard_and_entries
-        read = SpillReader()
+        spilled = _Spilled(self._layout.root)
         observer = self._observe(shard) if self._observe else None
         path = self._layout.shard(shard)
         temporary = self._layout.temporary()
         num_records = num_bytes = 0
         with tf.io.TFRecordWriter(temporary) as writer:
             for record_id, same_id in itertools.groupby(sorted(entries), key=lambda entry: entry[0]):
-                (_, _, _, _, place, _), *others = same_id
-                example = read(place)
+                (place, _), *others = self._in_order(spilled, same_id)
+                example = spilled.example(place)
                 writer.write(example)
                 num_records, num_bytes = num_records + 1, num_bytes + len(example)
                 if observer:
                     observer.add(example)
-                for _, _, file, offset, _, payload in others:
-                    message = "another record has the same id"
-                    entry = _dead_entry(file, offset, Reason.DUPLICATE_ID, message, record_id, 0, Place(*payload))
-                    yield beam.pvalue.TaggedOutput(DEAD, entry)
-        read.close()
+                for _, frame_place in others:
+                    yield beam.pvalue.TaggedOutput(DEAD, self._duplicate(spilled, record_id, frame_place))
+        spilled.close()
         if observer:
             observer.close()
         FileSystems.rename([temporary], [path])
         counts = {"num_records": num_records, "num_bytes": num_bytes}
         write_whole(self._layout, self._layout.part(f"shard-{shard:05d}.json"), json.dumps(counts).encode())
         yield shard
+
+    @staticmethod
+    def _in_order(spilled: _Spilled, same_id) -> list[tuple[tuple, tuple]]:
+        """The places of example and frame of entries of one id, equal contents in the order of their sources."""
+        entries = list(same_id)
+        if len(entries) > 1:
+
+            def source(entry):
+                _, content_hash, _, place = entry
+                frame = spilled.frame(place)
+                return content_hash, frame.file, frame.offset
+
+            entries.sort(key=source)
+        return [entry[2:] for entry in entries]
+
+    @staticmethod
+    def _duplicate(spilled: _Spilled, record_id: bytes, place: tuple) -> tuple:
+        """The entry of a dead letter."""
+        frame = spilled.frame(place)
+        message = "another record has the same id"
+        return _dead_entry(frame.file, frame.offset, Reason.DUPLICATE_ID, message, record_id, 0, place)
 
 
 class WriteDeadLetters(beam.DoFn):
@@ -194,14 +244,15 @@ class WriteDeadLetters(beam.DoFn):
 
     def process(self, key_and_entries):
         _, entries = key_and_entries
-        read, counts = SpillReader(), DeadLetterCounts.empty()
+        spilled, counts = _Spilled(self._layout.root), DeadLetterCounts.empty()
         temporary = self._layout.temporary()
         with tf.io.TFRecordWriter(temporary) as writer:
             for file, offset, reason, message, record_id, num_bytes, place in sorted(entries):
-                writer.write(_dead_letter_example(file, offset, reason, message, record_id, read(place)))
+                payload = spilled.frame(place).payload
+                writer.write(_dead_letter_example(file, offset, reason, message, record_id, payload))
                 counts.add(reason, num_bytes)
                 count(f"dead_{reason}")
-        read.close()
+        spilled.close()
         FileSystems.rename([temporary], [self._layout.dead_letters])
         write_whole(
             self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()

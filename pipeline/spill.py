@@ -4,7 +4,7 @@ Payloads never go through a shuffle: what is grouped is their places.
 """
 
 import os
-import uuid
+import secrets
 from typing import NamedTuple
 
 import google_crc32c
@@ -20,6 +20,14 @@ class Place(NamedTuple):
     size: int
     crc: int  # CRC-32C of the bytes
 
+    def relative_to(self, root: str) -> "Place":
+        """With a path that is shorter to hand on, for `below` the same root."""
+        return self._replace(path=os.path.relpath(self.path, root))
+
+    def below(self, root: str) -> "Place":
+        """With the whole path again."""
+        return self._replace(path=os.path.normpath(os.path.join(root, self.path)))
+
 
 class SpillWriter:
     """Appends bytes to a file of its own in a directory, made when there is something to write."""
@@ -30,7 +38,7 @@ class SpillWriter:
     def append(self, content: bytes) -> Place:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
         if self._file is None:
-            self._path = os.path.join(self._directory, uuid.uuid4().hex + self._suffix)
+            self._path = os.path.join(self._directory, secrets.token_hex(8) + self._suffix)
             self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
         self._file.write(content)
         self._size += len(content)

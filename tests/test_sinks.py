@@ -70,7 +70,7 @@ def dead_letters(layout: Layout) -> list[dict]:
     found = []
     for record in records(layout.dead_letters):
         features = tf.train.Example.FromString(record).features.feature
-        found.append({name: list((f.bytes_list or f.int64_list).value) for name, f in features.items()})
+        found.append({name: list(getattr(f, f.WhichOneof("kind")).value) for name, f in features.items()})
     return found
 
 
@@ -84,6 +84,19 @@ def test_of_records_with_one_id_the_smallest_content_hash_stays(tmp_path):
     for order in (twins[::-1], twins[1:] + twins[:1]):
         other, _, _ = run(tmp_path / str(order[0].frame.offset), order)
         assert content(other) == content(layout)
+
+
+def test_of_equal_records_the_first_source_stays(tmp_path):
+    """And the example of that one, for what is carried with a record may not be in its frame."""
+    sources = [("b", 3), ("a", 30), ("b", 4), ("a", 200)]
+    twins = [
+        Item(b"same", b"%s %d" % (file.encode(), offset), Frame(b"payload", file, offset)) for file, offset in sources
+    ]
+    for name, order in (("forth", twins), ("back", twins[::-1])):
+        layout, _, _ = run(tmp_path / name, order)
+        assert [example for index in range(3) for example in records(layout.shard(index))] == [b"a 30"]
+        found = [(letter["file"][0], letter["offset"][0]) for letter in dead_letters(layout)]
+        assert found == [(b"a", 200), (b"b", 3), (b"b", 4)]
 
 
 def test_dead_letters_keep_payload_reason_and_place(tmp_path):

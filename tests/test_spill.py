@@ -1,5 +1,7 @@
 """Bytes come back from where they were put, or not at all."""
 
+import os
+
 import pytest
 
 from pipeline.spill import SpillReader, SpillWriter
@@ -15,6 +17,14 @@ def test_bytes_come_back_from_several_files(tmp_path):
     assert [read(place) for place in places[::-1]] == contents[::-1]
     read.close()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_places_are_handed_on_relative_to_a_root(tmp_path):
+    (tmp_path / "computed").mkdir()
+    place = SpillWriter(str(tmp_path / "computed")).append(b"one")
+    root = str(tmp_path / "attempt")
+    short = place.relative_to(root)
+    assert not os.path.isabs(short.path) and short.below(root) == place
 
 
 def test_a_writer_that_writes_nothing_makes_no_file(tmp_path):
