@@ -20,7 +20,7 @@ from model.sampling.base import Draws
 BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
-_SUSPECTS = 2  # of the quantities with the largest plain R-hat; where one of them fails the others need no look
+_SUSPECTS = 2  # quantities that look worst by something cheap; where one of them fails the others need no look
 
 
 class Trace(NamedTuple):
@@ -84,8 +84,12 @@ class Examiner:
         plain = _plain_r_hat(quantities)
         if not plain.max() < 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0):
             return True
-        suspects = np.argsort(plain)[-_SUSPECTS:]
-        return not np.float32(diagnostics.r_hat(quantities[..., suspects]).max()) < self._config.target_r_hat
+        apart = quantities[..., np.argsort(plain)[-_SUSPECTS:]]
+        if not np.float32(diagnostics.r_hat(apart).max()) < self._config.target_r_hat:
+            return True
+        slow = quantities[..., np.argsort(_variance_of_block_means(quantities))[-_SUSPECTS:]]
+        _, ess_bulk, ess_tail = diagnostics.diagnose(slow)
+        return not min(ess_bulk[0], ess_tail[0]) >= self._config.target_ess
 
     def _examine_weights(self, trace: Trace) -> Verdict:
         log_weight = trace.log_weight.astype(np.float64)
@@ -126,6 +130,16 @@ def _split_r_hat(halves: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         within = np.square(halves - means).sum(axis=0).mean(axis=0) / (size - 1)
         return np.sqrt((size - 1) / size + means.var(axis=0, ddof=1) / within)
+
+
+def _variance_of_block_means(quantities: np.ndarray) -> np.ndarray:
+    """Of [T, 1, C, Q], in units of their variance [Q]: the slower a quantity moves, the more they vary."""
+    num = len(quantities) // BLOCK
+    draws = quantities[: num * BLOCK, 0].astype(np.float64)
+    draws -= draws.mean(axis=(0, 1))
+    means = draws.reshape(num, BLOCK, *draws.shape[1:]).mean(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.square(means).mean(axis=(0, 1)) / np.square(draws).mean(axis=(0, 1))
 
 
 def _effective_size(log_weight: np.ndarray) -> float:
