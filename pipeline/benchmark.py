@@ -54,7 +54,7 @@ def training(model: str | None) -> list[Row]:
     return [rate._asdict() for rate in throughput.training_rate()]
 
 
-def converged(model: str | None, num_records: int = 1000) -> list[Row]:
+def converged(model: str | None, num_records: int = 2000) -> list[Row]:
     """Of MNIST test digits, at both precisions.
 
     Raises:
@@ -63,7 +63,7 @@ def converged(model: str | None, num_records: int = 1000) -> list[Row]:
     runs, rows = _Runs(model, num_records), []
     for precision in ("float32", "bfloat16"):
         for mask in ("half at random", "top three quarters"):
-            found, seconds, _ = runs({"precision": precision}, mask)
+            found, seconds, occupancy = runs({"precision": precision}, mask)
             rows.append(
                 {
                     "missing": mask,
@@ -72,12 +72,13 @@ def converged(model: str | None, num_records: int = 1000) -> list[Row]:
                     "converged_per_second": float(found.converged.sum() / seconds),
                     "gradients_per_second": float(found.num_gradients.sum() / seconds),
                     "gradients_of_a_record": float(found.num_gradients.mean()),
+                    "occupancy": occupancy,
                 }
             )
     return rows
 
 
-def adaptive(model: str | None, num_records: int = 1000) -> list[Row]:
+def adaptive(model: str | None, num_records: int = 512) -> list[Row]:
     """Of MNIST test digits, half of their pixels missing, each until it has converged and all equally long.
 
     Raises:
