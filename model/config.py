@@ -126,10 +126,10 @@ class SamplerConfig(Section):
     slots: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
         1024, description="rows of the device batch, a chain (or particle) each; part of the result's identity"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
         "float32",
-        description="of wide products; bfloat16 is faster on processors with AMX or AVX512-BF16, "
-        "and the model that is sampled from is then the rounded one",
+        description="of wide products: tensorfloat32 is faster on GPUs and float32 elsewhere, bfloat16 is faster on "
+        "processors with AMX or AVX512-BF16 too; the model that is sampled from is then the rounded one",
     )
     target_r_hat: Annotated[float, Field(gt=1)] = 1.01
     target_ess: Annotated[float, Field(gt=0)] = 400.0

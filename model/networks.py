@@ -64,18 +64,19 @@ def for_inference(network: Callable, precision: str) -> Callable:
 
     Args:
         network: [N, inputs] -> [N, outputs].
-        precision: `float32` or `bfloat16`: of wide products, their factors and results, forward and backward. Sums
-            within a product, biases and activation functions are computed in float32 in either case.
+        precision: `float32`, `tensorfloat32` or `bfloat16`: of wide products, their factors and, of bfloat16, their
+            results, forward and backward. Sums within a product, biases and activation functions are computed in
+            float32 in any case.
 
     Returns:
         A function of the same shapes and types, float32 to float32, with a gradient by its argument.
     """
     if not isinstance(network, keras.Sequential) or not all(_is_plain(layer) for layer in network.layers):
         return network
-    weights = []
+    weights, rounded = [], precision == "bfloat16"
     for layer in network.layers:
         wide = min(layer.kernel.shape) > _NARROW
-        kernel = tf.cast(tf.constant(layer.kernel.numpy()), precision if wide else tf.float32)
+        kernel = tf.cast(tf.constant(layer.kernel.numpy()), tf.bfloat16 if wide and rounded else tf.float32)
         weights.append((kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
 
     def apply(values: tf.Tensor) -> tf.Tensor:

@@ -87,7 +87,8 @@ def sweeps_of(vae: VAE, config: SamplerConfig) -> Callable[[], Any]:
     )
     chains = tf.function(lambda: chain.begin(vae, kernel, rows, schedule))()
     advance = tf.function(
-        lambda chains: chain.advance(vae, kernel, chains, tf.zeros([config.slots], tf.int32), schedule, BLOCK)
+        lambda chains: chain.advance(vae, kernel, chains, tf.zeros([config.slots], tf.int32), schedule, BLOCK),
+        jit_compile=chain.as_one_program(),
     )
     return lambda: advance(chains)[1].log_likelihood.numpy()
 

@@ -62,7 +62,13 @@ class VAE:
         return _log_prob(self.likelihood, self.decoder(z), x)
 
     def for_inference(self, precision: str) -> "VAE":
-        """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how."""
+        """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how.
+
+        Args:
+            precision: see `sampler.precision`. Whether a GPU rounds float32 factors is one setting of the process,
+                and this sets it.
+        """
+        tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
         encoder, decoder = (for_inference(network, precision) for network in (self.encoder, self.decoder))
         return dataclasses.replace(self, encoder=encoder, decoder=decoder)
 

@@ -5,7 +5,7 @@ Sections, each of which can be run by itself:
 - sweeps: chain-sweeps and gradients a second, beside the matrix products that they are made of.
 - training: images a second, likewise.
 - converged: records that converge a second with the default sampler; needs a trained model.
-- adaptive: the same records where each stops when it has converged, and where all run as long as the last of those.
+- adaptive: records that each stop when they have converged, beside the same ones as long as the last of those takes.
 - job: the whole `impute` command beside the bare sampler on the same records, and how long it takes to start.
 - scaling: time and peak memory of the command for growing numbers of records, at a short chain.
 """
@@ -34,6 +34,7 @@ from pipeline.record import CarriedFeature, MaskedRecord, Schema, encode_masked
 from pipeline.text import markdown_table
 
 _SHAPE = (28, 28, 1)
+_DATA = "tfds:mnist"
 _JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 200}
 _SHORT = {"name": "pseudo_gibbs", "num_start": 4, "num_warmup": 4, "max_sweeps": 20}
 _FIXED = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
@@ -82,24 +83,26 @@ def adaptive(model: str | None, num_records: int = 512) -> list[Row]:
     """Of MNIST test digits, half of their pixels missing, each until it has converged and all equally long.
 
     Raises:
-        ConfigError: there is no model.
+        ConfigError: there is no model, or no record converges.
     """
-    runs, rows, targets = _Runs(model, num_records), [], SamplerConfig()
-    settings: Row = {}
-    for name in ("adaptive", "fixed"):
-        found, seconds, occupancy = runs(settings, "half at random")
+    runs, targets = _Runs(model, num_records), SamplerConfig()
+
+    def row(length: str, found: Imputed, seconds: float, occupancy: float) -> Row:
         enough = np.minimum(found.ess_bulk, found.ess_tail) >= targets.target_ess
-        rows.append(
-            {
-                "length": name,
-                "converged": float(np.mean(enough & (found.r_hat < targets.target_r_hat))),
-                "records_per_second": num_records / seconds,
-                "gradients_of_a_record": float(found.num_gradients.mean()),
-                "occupancy": occupancy,
-            }
-        )
-        settings = _FIXED | {"max_sweeps": int(found.num_sweeps[found.converged].max())}
-    return rows
+        return {
+            "length": length,
+            "converged": float(np.mean(enough & (found.r_hat < targets.target_r_hat))),
+            "records_per_second": num_records / seconds,
+            "gradients_of_a_record": float(found.num_gradients.mean()),
+            "occupancy": occupancy,
+        }
+
+    adaptive_run = runs({}, "half at random")
+    found = adaptive_run[0]
+    if not found.converged.any():
+        raise ConfigError(f"of {num_records} records none converged with this model: nothing to compare with")
+    longest = int(found.num_sweeps[found.converged].max())
+    return [row("adaptive", *adaptive_run), row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "half at random"))]
 
 
 class _Runs:
@@ -109,7 +112,7 @@ class _Runs:
         if model is None:
             raise ConfigError("this section needs a model trained on MNIST: --model runs/mnist")
         self._loaded = checkpoints.load(model)
-        self._records = comparison.task(self._loaded, "tfds:mnist", "test", num_records)
+        self._records = comparison.task(self._loaded, _DATA, "test", num_records)
 
     def __call__(self, settings: Row, mask: str) -> tuple[Imputed, float, float]:
         """Results, seconds without compilation, and the occupancy of the slots."""

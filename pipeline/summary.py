@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
 
 from model import evaluation
 from model.config import SamplerConfig
@@ -68,8 +69,8 @@ class ShardSummary:
         self._block: list[ImputedRecord] = []
         self._groups: dict = {}
         schema = arrow_schema(summarizer.schema)
-        self._sink = pa.BufferOutputStream()
-        self._rows = pq.ParquetWriter(self._sink, schema)
+        self._temporary = summarizer.layout.temporary()
+        self._rows = pq.ParquetWriter(self._temporary, schema)
 
     def add(self, example: bytes) -> None:
         """Takes in the next Example of the shard."""
@@ -83,7 +84,7 @@ class ShardSummary:
             self._flush()
         self._rows.close()
         layout = self._summarizer.layout
-        write_whole(layout, layout.part(f"records-{self._shard:05d}.parquet"), self._sink.getvalue().to_pybytes())
+        FileSystems.rename([self._temporary], [layout.part(f"records-{self._shard:05d}.parquet")])
         write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), _encode_groups(self._groups))
 
     def _flush(self) -> None:

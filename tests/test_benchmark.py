@@ -35,6 +35,14 @@ def test_the_command_as_a_process(monkeypatch):
         benchmark.scaling(None, sizes=(1,))
 
 
+def test_runs_until_records_converge(model_directory, monkeypatch):
+    monkeypatch.setattr(benchmark, "_DATA", "digits")
+    adaptive, fixed = benchmark.adaptive(model_directory, num_records=16)
+    assert 0 < adaptive["gradients_of_a_record"] < fixed["gradients_of_a_record"]
+    assert min(adaptive["converged"], fixed["converged"]) > 0.5
+    assert adaptive["occupancy"] < fixed["occupancy"] == 1
+
+
 def test_an_unknown_section_is_an_error(tmp_path):
     found = CliRunner().invoke(cli.main, ["bench", "--only", "sweep", "--output", str(tmp_path)])
     assert found.exit_code == 2 and "unknown section 'sweep'; known: sweeps, training" in found.output

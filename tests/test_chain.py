@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.sampling import base, chain
+from model.config import SamplerConfig
+from model.sampling import SAMPLERS, base, chain
 from tests import kernels, oracles
 
 NUM_ROWS = 4
@@ -127,3 +128,18 @@ def test_select():
     first, second = chain.select(running, fresh, tf.constant([0, 5, 2]))
     np.testing.assert_array_equal(first, [0, 12, 2])
     np.testing.assert_array_equal(second, [[0], [12], [2]])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_block_compiles_as_one_program(model, name):
+    """As it does on a GPU; to the same numbers but for the order of sums."""
+    config = SamplerConfig(name=name, num_start=1, num_warmup=6, num_particles=2)
+    kernel, schedule = SAMPLERS[name](model, config), chain.Schedule(1, 6, 10)
+    rows = kernels.rows_of(X, OBSERVED, 2 * config.rows_per_record, 1, config.rows_per_record)
+    chains = chain.begin(model, kernel, rows, schedule)
+
+    def advance(chains):
+        return chain.advance(model, kernel, chains, base.everywhere(rows, 0), schedule, 2)
+
+    traces = [tf.function(advance, jit_compile=whole)(chains)[1] for whole in (None, True)]
+    np.testing.assert_allclose(*(trace.z for trace in traces), rtol=1e-4, atol=1e-5)

@@ -68,9 +68,9 @@ def test_masks_from_files_for_all_and_by_id(tmp_path):
         np.testing.assert_array_equal(example["observed"], expected.astype(bool))
 
 
-def test_masking_records_from_files(tmp_path):
-    """The records of one masked data set, complete again, are masked anew: ids, labels and extras stay."""
-    path = str(tmp_path / "complete.tfrecord")
+def write_complete(directory) -> str:
+    """A file of three complete records, and of one that is none."""
+    path = str(directory / "complete.tfrecord")
     with tf.io.TFRecordWriter(path) as writer:
         for i in range(3):
             example = tf.train.Example()
@@ -80,13 +80,33 @@ def test_masking_records_from_files(tmp_path):
             example.features.feature["note"].bytes_list.value.append(b"kept")
             writer.write(example.SerializeToString())
         writer.write(b"\xff\xff")
-    out = tmp_path / "out"
+    return path
+
+
+def test_masking_records_from_files(tmp_path):
+    """The records of one masked data set, complete again, are masked anew: ids, labels and extras stay."""
+    path, out = write_complete(tmp_path), tmp_path / "out"
     examples = mask(out, [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
     assert {i: e["label"] for i, e in examples.items()} == {b"r0": 0, b"r1": 1, b"r2": 2}
     assert results.read_manifest(str(out))["counts"]["dead_by_reason"] == {"not_an_example": 1}
     shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
     for record in tf.data.TFRecordDataset(shards):
         assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
+
+
+def test_input_that_changes_is_an_error(tmp_path, monkeypatch):
+    path, run = write_complete(tmp_path), jobs._run
+
+    def run_and_append(*arguments):
+        found = run(*arguments)
+        with open(path, "ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(jobs, "_run", run_and_append)
+    with pytest.raises(jobs.BadInputError, match="complete.tfrecord has changed while it was read"):
+        mask(tmp_path / "out", [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
+    assert not (tmp_path / "out").exists()
 
 
 REAL = ["data.dtype=float32", "data.binarize=none", "model.likelihood=gaussian", "data.shape=[2, 3, 1]"]

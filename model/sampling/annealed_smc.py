@@ -64,7 +64,7 @@ def _increase(log_likelihood: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """By how much beta can grow: [G], for log_likelihood [G, S] and beta [G]."""
     low, high = tf.zeros_like(beta), 1.0 - beta
     whole = _effective_fraction(high[:, tf.newaxis] * log_likelihood) >= _EFFECTIVE_FRACTION
-    for _ in range(_BISECTIONS):
+    for _ in tf.range(_BISECTIONS):  # unrolled it takes XLA minutes to compile inside a larger program
         middle = 0.5 * (low + high)
         enough = _effective_fraction(middle[:, tf.newaxis] * log_likelihood) >= _EFFECTIVE_FRACTION
         low, high = tf.where(enough, middle, low), tf.where(enough, high, middle)

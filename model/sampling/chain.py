@@ -111,6 +111,11 @@ def advance(
     return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
 
+def as_one_program() -> bool | None:
+    """Whether `advance` is to be compiled as a whole: on a GPU; on a CPU other libraries' products beat XLA's."""
+    return True if tf.config.list_physical_devices("GPU") else None
+
+
 def _log_likelihood(vae: VAE, rows: Rows, state: Any) -> tf.Tensor:
     """log p(x_obs | z), where the state does not know it."""
     known = getattr(state, "log_likelihood", None)

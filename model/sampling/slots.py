@@ -60,7 +60,8 @@ class Slots:
             lambda *records: chain.begin(vae, kernel, rows_of_records(*records, per_record), schedule)
         )
         self._advance = tf.function(
-            lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK)
+            lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK),
+            jit_compile=chain.as_one_program(),
         )
         self._select = tf.function(chain.select)
 
