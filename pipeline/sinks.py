@@ -1,31 +1,36 @@
 """Examples -> a sharded tfds data set and its dead letters, the same bytes in whatever order they come.
 
-Payloads never go through a shuffle. Workers spill them to files in the staging directory, and only
-their places are grouped: by shard, which is a hash of the id. A shard is written in the order of
-(id, content hash). Of several records with one id the first in that order stays; the others become
-dead letters.
+Payloads never go through a shuffle. Workers spill them to files in the staging directory, with sorted blocks of
+entries that say where they are, and only the places of these blocks are grouped: by shard, which is a hash of
+the id. A shard is written in the order of (id, content hash). Of several records with one id the first in that
+order stays; the others become dead letters.
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
 import tensorflow as tf
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindows
 
+from pipeline import entries
 from pipeline.counters import count
+from pipeline.entries import Entry
 from pipeline.record import Reason
 from pipeline.sources import DEAD, DeadLetter, Frame
 from pipeline.spill import Place, SpillReader, SpillWriter
 
 DEAD_LETTERS = "dead_letters"
+_MOST_ENTRIES = 10_000  # that a worker holds before it spills them, some 6 MB
 
 
 class Item(NamedTuple):
@@ -116,10 +121,10 @@ class _Spill(beam.DoFn):
     def finish_bundle(self):
         self._writer.close()
 
-    def _place(self, content: bytes | Place) -> tuple:
-        """The place of bytes as an entry has it: there is an entry for every record, so entries are short."""
+    def _place(self, content: bytes | Place) -> Place:
+        """The place of bytes, as it is handed on."""
         place = content if isinstance(content, Place) else self._writer.append(content)
-        return tuple(place.relative_to(self._layout.root))
+        return place.relative_to(self._layout.root)
 
 
 def _pack(frame: Frame) -> bytes:
@@ -127,7 +132,7 @@ def _pack(frame: Frame) -> bytes:
 
 
 class _Spilled:
-    """What entries stand for.
+    """What places stand for.
 
     Args:
         root: the staging directory.
@@ -136,13 +141,13 @@ class _Spilled:
     def __init__(self, root: str):
         self._root, self._read = root, SpillReader()
 
-    def example(self, place: tuple) -> bytes:
+    def content(self, place: Sequence) -> bytes:
         """The bytes at a place."""
         return self._read(Place(*place).below(self._root))
 
-    def frame(self, place: tuple) -> Frame:
+    def frame(self, place: Sequence) -> Frame:
         """The frame at a place."""
-        source, _, payload = self.example(place).partition(b"\n")
+        source, _, payload = self.content(place).partition(b"\n")
         return Frame(payload, *json.loads(source))
 
     def close(self) -> None:
@@ -151,12 +156,29 @@ class _Spilled:
 
 
 class SpillItems(_Spill):
-    """Item -> (shard, entry); an entry sorts by (id, content hash) and says where Example and frame are."""
+    """Item -> (shard, place of a block of entries)."""
+
+    def start_bundle(self):
+        super().start_bundle()
+        self._entries, self._num_entries = collections.defaultdict(list), 0
 
     def process(self, item: Item):
         content_hash = hashlib.sha256(item.frame.payload or item.example).digest()
-        entry = (item.record_id, content_hash, self._place(item.example), self._place(_pack(item.frame)))
-        yield self._layout.shard_of(item.record_id), entry
+        entry = Entry(item.record_id, content_hash, self._place(item.example), self._place(_pack(item.frame)))
+        self._entries[self._layout.shard_of(item.record_id)].append(entry)
+        self._num_entries += 1
+        if self._num_entries == _MOST_ENTRIES:
+            yield from self._spill_entries()
+
+    def finish_bundle(self):
+        blocks = self._spill_entries()
+        super().finish_bundle()
+        yield from map(GlobalWindows.windowed_value, blocks)
+
+    def _spill_entries(self) -> list[tuple[int, tuple]]:
+        blocks = [(shard, tuple(self._place(entries.encode(block)))) for shard, block in self._entries.items()]
+        self._entries, self._num_entries = collections.defaultdict(list), 0
+        return blocks
 
 
 class SpillDeadLetters(_Spill):
@@ -174,12 +196,12 @@ class SpillDeadLetters(_Spill):
         )
 
 
-def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: tuple) -> tuple:
-    return file, offset, str(reason), message, record_id, num_bytes, place
+def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: Place) -> tuple:
+    return file, offset, str(reason), message, record_id, num_bytes, tuple(place)
 
 
 class WriteShards(beam.DoFn):
-    """(shard, entries) -> the shard's file; entries of dead letters, for repeated ids, under `DEAD`.
+    """(shard, places of blocks) -> the shard's file; entries of dead letters, for repeated ids, under `DEAD`.
 
     Args:
         layout: where to write.
@@ -189,23 +211,24 @@ class WriteShards(beam.DoFn):
     def __init__(self, layout: Layout, observe: Callable[[int], Observer] | None = None):
         self._layout, self._observe = layout, observe
 
-    def process(self, shard_and_entries):
-        shard, entries = shard_and_entries
+    def process(self, shard_and_places):
+        shard, places = shard_and_places
         spilled = _Spilled(self._layout.root)
         observer = self._observe(shard) if self._observe else None
         path = self._layout.shard(shard)
         temporary = self._layout.temporary()
         num_records = num_bytes = 0
         with tf.io.TFRecordWriter(temporary) as writer:
-            for record_id, same_id in itertools.groupby(sorted(entries), key=lambda entry: entry[0]):
-                (place, _), *others = self._in_order(spilled, same_id)
-                example = spilled.example(place)
+            merged = entries.merge(map(spilled.content, places))
+            for _, same_id in itertools.groupby(merged, key=lambda entry: entry.record_id):
+                first, *others = self._in_order(spilled, same_id)
+                example = spilled.content(first.example)
                 writer.write(example)
                 num_records, num_bytes = num_records + 1, num_bytes + len(example)
                 if observer:
                     observer.add(example)
-                for _, frame_place in others:
-                    yield beam.pvalue.TaggedOutput(DEAD, self._duplicate(spilled, record_id, frame_place))
+                for other in others:
+                    yield beam.pvalue.TaggedOutput(DEAD, self._duplicate(spilled, other))
         spilled.close()
         if observer:
             observer.close()
@@ -215,25 +238,24 @@ class WriteShards(beam.DoFn):
         yield shard
 
     @staticmethod
-    def _in_order(spilled: _Spilled, same_id) -> list[tuple[tuple, tuple]]:
-        """The places of example and frame of entries of one id, equal contents in the order of their sources."""
-        entries = list(same_id)
-        if len(entries) > 1:
+    def _in_order(spilled: _Spilled, same_id: Iterable[Entry]) -> list[Entry]:
+        """Entries of one id, equal contents in the order of their sources."""
+        found = list(same_id)
+        if len(found) > 1:
 
             def source(entry):
-                _, content_hash, _, place = entry
-                frame = spilled.frame(place)
-                return content_hash, frame.file, frame.offset
+                frame = spilled.frame(entry.frame)
+                return entry.content_hash, frame.file, frame.offset
 
-            entries.sort(key=source)
-        return [entry[2:] for entry in entries]
+            found.sort(key=source)
+        return found
 
     @staticmethod
-    def _duplicate(spilled: _Spilled, record_id: bytes, place: tuple) -> tuple:
+    def _duplicate(spilled: _Spilled, entry: Entry) -> tuple:
         """The entry of a dead letter."""
-        frame = spilled.frame(place)
+        frame = spilled.frame(entry.frame)
         message = "another record has the same id"
-        return _dead_entry(frame.file, frame.offset, Reason.DUPLICATE_ID, message, record_id, 0, place)
+        return _dead_entry(frame.file, frame.offset, Reason.DUPLICATE_ID, message, entry.record_id, 0, entry.frame)
 
 
 class WriteDeadLetters(beam.DoFn):
@@ -243,11 +265,11 @@ class WriteDeadLetters(beam.DoFn):
         self._layout = layout
 
     def process(self, key_and_entries):
-        _, entries = key_and_entries
+        _, letters = key_and_entries
         spilled, counts = _Spilled(self._layout.root), DeadLetterCounts.empty()
         temporary = self._layout.temporary()
         with tf.io.TFRecordWriter(temporary) as writer:
-            for file, offset, reason, message, record_id, num_bytes, place in sorted(entries):
+            for file, offset, reason, message, record_id, num_bytes, place in sorted(letters):
                 payload = spilled.frame(place).payload
                 writer.write(_dead_letter_example(file, offset, reason, message, record_id, payload))
                 counts.add(reason, num_bytes)

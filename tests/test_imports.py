@@ -47,6 +47,7 @@ LAYERS = [
     "pipeline.logs",
     "pipeline.sources",
     "pipeline.spill",
+    "pipeline.entries",
     "pipeline.computed",
     "pipeline.watchdog",
     "pipeline.statistics",

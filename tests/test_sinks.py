@@ -66,6 +66,14 @@ def test_the_same_bytes_in_any_order_and_bundling(tmp_path):
     assert content(run(tmp_path / "b", shuffled, dead[::-1], num_bundles=4)[0]) == first
 
 
+def test_the_same_bytes_in_blocks_of_any_size(tmp_path, monkeypatch):
+    items = make_items(40)
+    first = content(run(tmp_path / "a", items)[0])
+    monkeypatch.setattr(sinks, "_MOST_ENTRIES", 7)
+    layout, _, _ = run(tmp_path / "b", items)
+    assert content(layout) == first
+
+
 def dead_letters(layout: Layout) -> list[dict]:
     found = []
     for record in records(layout.dead_letters):

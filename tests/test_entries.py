@@ -1,0 +1,28 @@
+"""Entries come back from their blocks in order, whatever the blocks."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import entries
+from pipeline.entries import Entry
+from pipeline.spill import Place
+
+places = st.builds(
+    Place, st.text(max_size=20), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)
+)
+some = st.builds(Entry, st.binary(max_size=8), st.binary(min_size=32, max_size=32), places, places)
+
+
+@given(st.lists(st.lists(some, max_size=5), max_size=4))
+def test_blocks_merge_to_all_of_their_entries_in_order(blocks):
+    merged = list(entries.merge(map(entries.encode, blocks)))
+    assert merged == sorted(entry for block in blocks for entry in block)
+
+
+def test_ids_of_many_lengths_sort_as_bytes():
+    ids = [bytes(length) for length in (0, 1, 300, 70_000)] + [b"\xff", b"a", b"a\x00", b"b"]
+    made = [Entry(record_id, bytes(32), Place("p", 0, 1, 2), Place("ü", 3, 4, 5)) for record_id in ids]
+    random.Random(1).shuffle(made)
+    assert [entry.record_id for entry in entries.merge([entries.encode(made)])] == sorted(ids)
