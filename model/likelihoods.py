@@ -59,7 +59,10 @@ class Likelihood(Protocol):
         """Mean and variance of each value given z, on the model's scale: two tensors [..., D]."""
 
     def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
-        """Values of `dtype` on the data's own scale -> float32 on the model's; `uniform` binarises at random."""
+        """Values of `dtype` on the data's own scale -> a new float32 array on the model's.
+
+        `uniform`, of their shape, binarises at random.
+        """
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
         """Draws on the model's scale -> `dtype` on the data's own."""
