@@ -14,6 +14,7 @@ from model.counter_random import Draw, Streams
 from model.likelihoods import Likelihood
 from model.misfit import FitTest
 from model.sampling import SAMPLERS
+from model.sampling.bands import WHOLE, Bands
 from model.sampling.harvest import Harvester
 from model.sampling.slots import Finished, Records, Slots
 from model.vae import VAE
@@ -85,22 +86,32 @@ class Imputer:
             ids = [b"reference %d" % index for index in range(len(reference))]  # the same for every seed
             values = model_values(vae.likelihood, binarize, 0, ids, reference)
             self._fit_test = FitTest(vae, values, config.slots)
-        self._kernel = SAMPLERS[config.name](vae, config)
-        self._slots = Slots(vae, self._kernel, config)
+        self._kernel, self._bands = SAMPLERS[config.name](vae, config), Bands(vae.data_shape)
+        self._slots = {WHOLE: Slots(vae, self._kernel, config)}
         self._harvester = Harvester(vae, config)
 
     @property
     def occupancy(self) -> float:
         """The fraction of slots that had a record in them, over all kept sweeps so far; NaN before any."""
-        return self._slots.occupied / self._slots.passed if self._slots.passed else math.nan
+        occupied, passed = (
+            sum(getattr(slots, name) for slots in self._slots.values()) for name in ("occupied", "passed")
+        )
+        return occupied / passed if passed else math.nan
 
     def reset_occupancy(self) -> None:
         """Begins to measure `occupancy` anew."""
-        self._slots.occupied = self._slots.passed = 0
+        for slots in self._slots.values():
+            slots.occupied = slots.passed = 0
 
-    def compile(self) -> None:
-        """Compiles what the chains need before the first call does, for those who time it."""
-        self._slots.compile(self._vae.num_values)
+    @property
+    def num_places(self) -> int:
+        """Records whose chains the slots hold at once."""
+        return self._slots[WHOLE].num_places
+
+    def compile(self, observed: np.ndarray) -> None:
+        """Compiles what the chains of records [N, H, W, C] need before a call does, for those who time it."""
+        for band in np.unique(self._bands_of(observed.reshape(len(observed), -1))):
+            self._slots_of(band).compile(self._vae.num_values)
 
     def __call__(
         self,
@@ -156,8 +167,8 @@ class Imputer:
             return
         records = self._records(images, observed, ids)
         fit = np.full(len(ids), np.nan)
-        for first in range(0, len(ids) if self._fit_test else 0, self._slots.num_places):
-            part = slice(first, first + self._slots.num_places)
+        for first in range(0, len(ids) if self._fit_test else 0, self.num_places):
+            part = slice(first, first + self.num_places)
             fit[part] = self._fit_test(records.x[part], records.observed[part])
             yield np.zeros(0, np.int64), self._blank(images[:0], fit[:0])
         complete = records.observed.all(axis=1)
@@ -165,7 +176,7 @@ class Imputer:
         yield whole, self._blank(images[whole], fit[whole])
         if len(whole):
             records = Records(*(field[incomplete] for field in records))
-        for batch in self._in_batches(self._slots.run(records)) if len(incomplete) else ():
+        for batch in self._in_batches(self._run(records)) if len(incomplete) else ():
             chosen = incomplete[np.array([each.index for each in batch], np.int64)]
             results = self._blank(images[chosen], fit[chosen])
             if batch:
@@ -205,6 +216,27 @@ class Imputer:
         )
         return values
 
+    def _bands_of(self, observed: np.ndarray) -> np.ndarray:
+        """The band of every record [N], as far as model and sampler can make use of it."""
+        if self._kernel.uses_view and self._vae.can_look:
+            return self._bands.find(observed)
+        return np.full(len(observed), WHOLE)
+
+    def _slots_of(self, band: int) -> Slots:
+        """The slots of a band, made when it is first met."""
+        if band not in self._slots:
+            vae = self._vae.looking_at(self._bands.values(band))
+            self._slots[band] = Slots(vae, SAMPLERS[self._config.name](vae, self._config), self._config)
+        return self._slots[band]
+
+    def _run(self, records: Records) -> Iterator[list[Finished]]:
+        """Runs the chains of all records, band by band; yields as `Slots.run`."""
+        band_of = self._bands_of(records.observed)
+        for band in np.unique(band_of):
+            members = np.flatnonzero(band_of == band)
+            for finished in self._slots_of(band).run(Records(*(field[members] for field in records))):
+                yield [each._replace(index=int(members[each.index])) for each in finished]
+
     def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
         """Finished records, as many at once as the slots hold or fewer after a while, and none after most calls."""
         waiting: list[Finished] = []
@@ -212,8 +244,8 @@ class Imputer:
         for finished in calls:
             waiting += finished
             num_calls = num_calls + 1 if waiting else 0
-            is_time = len(waiting) >= self._slots.num_places or num_calls >= _PATIENCE
-            batch = waiting[: self._slots.num_places] if is_time else []
+            is_time = len(waiting) >= self.num_places or num_calls >= _PATIENCE
+            batch = waiting[: self.num_places] if is_time else []
             if is_time:
                 num_calls = 0
             waiting = waiting[len(batch) :]

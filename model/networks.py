@@ -5,9 +5,11 @@ maps z [N, K] to [N, D * outputs_per_value], the parameters of the likelihood. A
 these shapes makes a VAE (`model.vae`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model.config import ModelConfig
@@ -73,22 +75,50 @@ def for_inference(network: Callable, precision: str) -> Callable:
     """
     if not isinstance(network, keras.Sequential) or not all(_is_plain(layer) for layer in network.layers):
         return network
-    weights, rounded = [], precision == "bfloat16"
+    layers, rounded = [], precision == "bfloat16"
     for layer in network.layers:
         wide = min(layer.kernel.shape) > _NARROW
         kernel = tf.cast(tf.constant(layer.kernel.numpy()), tf.bfloat16 if wide and rounded else tf.float32)
-        weights.append((kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
+        layers.append(Layer(kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
+    return Stack(layers)
 
-    def apply(values: tf.Tensor) -> tf.Tensor:
-        for kernel, transposed, bias, activation in weights:
-            values = _multiply(tf.cast(values, kernel.dtype), kernel, transposed)
-            if activation is keras.activations.linear:
-                values = tf.cast(values, tf.float32) + bias
-            else:
-                values = _activate(activation, values, bias)
+
+class Layer(NamedTuple):
+    """A Dense layer whose weights do not change."""
+
+    kernel: tf.Tensor  # [inputs, outputs]
+    transposed: tf.Tensor  # [outputs, inputs]
+    bias: tf.Tensor  # [outputs]
+    activation: Callable
+
+    def __call__(self, values: tf.Tensor) -> tf.Tensor:
+        """[N, inputs] -> [N, outputs], in the kernel's type but for a linear layer's, which is float32."""
+        product = _multiply(tf.cast(values, self.kernel.dtype), self.kernel, self.transposed)
+        if self.activation is keras.activations.linear:
+            return tf.cast(product, tf.float32) + self.bias
+        return _activate(self.activation, product, self.bias)
+
+    def only(self, outputs: np.ndarray) -> "Layer":
+        """The layer that makes some of the outputs, and has no others."""
+        kernel = tf.gather(self.kernel, outputs, axis=1)
+        return Layer(kernel, tf.transpose(kernel), tf.gather(self.bias, outputs), self.activation)
+
+
+class Stack:
+    """Layers one after another: [N, inputs] -> [N, outputs]."""
+
+    def __init__(self, layers: Sequence[Layer]):
+        self._layers = tuple(layers)
+
+    def __call__(self, values: tf.Tensor) -> tf.Tensor:
+        """What the last layer makes of what the others make of the values."""
+        for layer in self._layers:
+            values = layer(values)
         return values
 
-    return apply
+    def split(self) -> tuple["Stack", Layer]:
+        """All layers but the last, and the last."""
+        return Stack(self._layers[:-1]), self._layers[-1]
 
 
 def _is_plain(layer: keras.layers.Layer) -> bool:

@@ -7,17 +7,31 @@ an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al. 2014).
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from model.config import ModelConfig
 from model.likelihoods import LIKELIHOODS, Likelihood
-from model.networks import ARCHITECTURES, for_inference
+from model.networks import ARCHITECTURES, Stack, for_inference
 
 tfd = tfp.distributions
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
+
+
+class View(NamedTuple):
+    """The decoder where no values but some can be observed: for p(x_obs | z) the outputs of the others are not needed.
+
+    A VAE that has all values in view has the outputs themselves for features.
+    """
+
+    values: np.ndarray  # [S] those that are in view, of D
+    features: Callable[[tf.Tensor], tf.Tensor]  # z [N, K] -> what outputs are made from
+    seen: Callable[[tf.Tensor], tf.Tensor]  # features -> outputs of the values in view, [N, S * outputs_per_value]
+    outputs: Callable[[tf.Tensor], tf.Tensor]  # features -> outputs of all values, [N, D * outputs_per_value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +44,7 @@ class VAE:
         likelihood: decoder outputs -> distribution of x.
         data_shape: (H, W, C) with H W C = D.
         latent_size: K.
+        view: for samplers that need p(x_obs | z) alone.
     """
 
     encoder: Callable[[tf.Tensor], tf.Tensor]
@@ -37,6 +52,25 @@ class VAE:
     likelihood: Likelihood
     data_shape: tuple[int, int, int]
     latent_size: int
+    restricted: View | None = None
+
+    @property
+    def view(self) -> View:
+        """Of all values, but for a VAE made by `looking_at`."""
+        if self.restricted is not None:
+            return self.restricted
+        return View(np.arange(self.num_values), self.decoder, tf.identity, tf.identity)
+
+    @property
+    def can_look(self) -> bool:
+        """Whether the decoder can make some outputs without the others, for `looking_at`."""
+        return isinstance(self.decoder, Stack)
+
+    def looking_at(self, values: np.ndarray) -> "VAE":
+        """This VAE with some values [S] in view, of `num_values`."""
+        features, last = self.decoder.split()
+        outputs = (np.arange(self.likelihood.outputs_per_value)[:, np.newaxis] * self.num_values + values).ravel()
+        return dataclasses.replace(self, restricted=View(values, features, last.only(outputs), last))
 
     @property
     def num_values(self) -> int:
@@ -70,7 +104,7 @@ class VAE:
         """
         tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
         encoder, decoder = (for_inference(network, precision) for network in (self.encoder, self.decoder))
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder)
+        return dataclasses.replace(self, encoder=encoder, decoder=decoder, restricted=None)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)  # a quarter of the time of the separate operations

@@ -91,7 +91,7 @@ def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> Sam
 
 def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed, float]:
     """Imputes, and how many seconds it took without compilation."""
-    imputer.compile()
+    imputer.compile(observed)
     began = time.perf_counter()
     with tqdm.tqdm(total=len(records.ids), unit="record", leave=False) as bar:
         result = imputer(records.images, observed, records.ids, report=lambda converged: bar.update(len(converged)))

@@ -31,6 +31,7 @@ LAYERS = [
     "model.sampling.latent_hmc",
     "model.sampling.annealed_smc",
     "model.sampling",
+    "model.sampling.bands",
     "model.sampling.chain",
     "model.sampling.stopping",
     "model.sampling.slots",

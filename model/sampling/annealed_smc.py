@@ -29,7 +29,7 @@ _BISECTIONS = 24  # halvings of the interval in which beta lies: as fine as floa
 
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
-    outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
     beta: tf.Tensor  # [N], the same in a group
@@ -126,4 +126,6 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         passes=config.num_leapfrog_steps,
         rows_per_chain=config.num_particles,
         draws=base.Draws.POPULATION,
+        outputs=lambda state: vae.view.outputs(state.features),
+        uses_view=True,
     )

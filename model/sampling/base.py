@@ -2,6 +2,7 @@
 
 import enum
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -31,7 +32,8 @@ class State(Protocol):
     """What the chain driver reads of a sampler's state; a sampler may keep more.
 
     Every tensor has a leading dimension of N, so that a record can move to other rows. A state that has a field
-    `log_likelihood`, log p(x_obs | z) in nats [N], spares the driver its computation.
+    `log_likelihood`, log p(x_obs | z) in nats [N], spares the driver its computation. Where it has no field `outputs`
+    the kernel says how they are found.
     """
 
     z: tf.Tensor  # [N, K] latent
@@ -86,6 +88,8 @@ class Kernel(NamedTuple):
     warm_up_passes: int | None = None  # of a row in all of warm-up, if they are not `passes` a sweep
     rows_per_chain: int = 1
     draws: Draws = Draws.CHAIN
+    outputs: Callable[[Any], tf.Tensor] = operator.attrgetter("outputs")  # state -> decoder outputs of all values
+    uses_view: bool = False  # whether it reads `vae.view`, so that records of which little is in view are cheaper
 
 
 def everywhere(rows: Rows, sweep) -> tf.Tensor:

@@ -100,13 +100,15 @@ def advance(
         state, info = kernel.step(rows, schedule.first_kept + clock, state)
         active = clock < schedule.max_kept
         if index % vae.likelihood.moments_every == 0:
-            moments = _average(vae.likelihood, moments, state.outputs, tf.where(active, info.log_weight, float("-inf")))
+            moments = _average(
+                vae.likelihood, moments, kernel.outputs(state), tf.where(active, info.log_weight, float("-inf"))
+            )
         moments = moments._replace(
             acceptance=moments.acceptance + tf.where(active, info.acceptance, 0.0),
             non_finite=moments.non_finite + tf.where(active, info.non_finite, 0),
         )
         z = z.write(index, state.z)
-        log_lik = log_lik.write(index, _log_likelihood(vae, rows, state))
+        log_lik = log_lik.write(index, _log_likelihood(vae, kernel, rows, state))
         log_weight = log_weight.write(index, info.log_weight)
     return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
@@ -116,10 +118,12 @@ def as_one_program() -> bool | None:
     return True if tf.config.list_physical_devices("GPU") else None
 
 
-def _log_likelihood(vae: VAE, rows: Rows, state: Any) -> tf.Tensor:
-    """log p(x_obs | z), where the state does not know it."""
+def _log_likelihood(vae: VAE, kernel: Kernel, rows: Rows, state: Any) -> tf.Tensor:
+    """log p(x_obs | z), computed where the state does not know it."""
     known = getattr(state, "log_likelihood", None)
-    return log_likelihood(vae.likelihood, state.outputs, rows.x_observed, rows.observed) if known is None else known
+    if known is not None:
+        return known
+    return log_likelihood(vae.likelihood, kernel.outputs(state), rows.x_observed, rows.observed)
 
 
 @tf.function(jit_compile=True)

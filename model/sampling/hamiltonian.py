@@ -32,28 +32,43 @@ class Point(NamedTuple):
     """A latent and all that was computed there, so that nothing is computed twice."""
 
     z: tf.Tensor  # [N, K]
-    outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
     log_likelihood: tf.Tensor  # [N] log p(x_obs | z), nats
     gradient: tf.Tensor  # [N, K] of log_likelihood by z
 
 
+class _Seen(NamedTuple):
+    """The S values that `vae.view` has in view."""
+
+    x: tf.Tensor  # [N, S]
+    observed: tf.Tensor  # [N, S] bool
+
+
+def _in_view(vae: VAE, rows: base.Rows) -> _Seen:
+    values = vae.view.values
+    if len(values) == rows.observed.shape[1]:
+        return _Seen(rows.x_observed, rows.observed)
+    return _Seen(tf.gather(rows.x_observed, values, axis=1), tf.gather(rows.observed, values, axis=1))
+
+
 def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
     """The point at z: forward and backward through the decoder, one network pass."""
-    outputs, gradient = _forward_and_backward(vae, rows, z)
-    return Point(z, outputs, _log_likelihood(vae, rows, outputs), gradient)
+    seen = _in_view(vae, rows)
+    features, outputs, gradient = _forward_and_backward(vae, seen, z)
+    return Point(z, features, base.log_likelihood(vae.likelihood, outputs, *seen), gradient)
 
 
-def _forward_and_backward(vae: VAE, rows: base.Rows, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decoder outputs at z, and the gradient [N, K] of log p(x_obs | z); its value only the ends of a path need."""
+def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Features and outputs seen at z, and the gradient [N, K] of log p(x_obs | z).
+
+    The value of that only the ends of a path need.
+    """
     with tf.GradientTape() as tape:
         tape.watch(z)
-        outputs = vae.decoder(z)
-    by_outputs = base.log_likelihood_gradient(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    return outputs, tape.gradient(outputs, z, by_outputs)
-
-
-def _log_likelihood(vae: VAE, rows: base.Rows, outputs: tf.Tensor) -> tf.Tensor:
-    return base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
+        features = vae.view.features(z)
+        outputs = vae.view.seen(features)
+    by_outputs = base.log_likelihood_gradient(vae.likelihood, outputs, *seen)
+    return features, outputs, tape.gradient(outputs, z, by_outputs)
 
 
 def move(
@@ -82,15 +97,16 @@ def move(
     momentum = start = base.draw_latent(rows, sweep, Draw.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
     beta = beta * tf.ones_like(step_size)
-    z, outputs, gradient = point.z, point.outputs, point.gradient
+    seen, (z, features, _, gradient) = _in_view(vae, rows), point
+    outputs = tf.zeros([z.shape[0], seen.x.shape[1] * vae.likelihood.outputs_per_value])  # none before the first step
     u = _whiten(reference, z)
     momentum = _kick(reference, 0.5 * time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps):
         z, u, momentum = _rotate(reference, time, u, momentum)
-        outputs, gradient = _forward_and_backward(vae, rows, z)
+        features, outputs, gradient = _forward_and_backward(vae, seen, z)
         momentum = _kick(reference, time, beta, z, gradient, u, momentum)
     momentum = _kick(reference, -0.5 * time, beta, z, gradient, u, momentum)  # the last one was twice too long
-    new = Point(z, outputs, _log_likelihood(vae, rows, outputs), gradient)
+    new = Point(z, features, base.log_likelihood(vae.likelihood, outputs, *seen), gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)

@@ -32,7 +32,7 @@ _PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have co
 
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
-    outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
     reference: hamiltonian.Reference  # the same for all chains of a record
@@ -165,4 +165,6 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
         passes=config.num_leapfrog_steps,
         warm_up_passes=warm_up_passes(config),
+        outputs=lambda state: vae.view.outputs(state.features),
+        uses_view=True,
     )
