@@ -195,9 +195,12 @@ class Imputer:
                 raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
-        x = model_values(self._vae.likelihood, self._binarize, self._seed, ids, images)
         keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
         known = observed.reshape(len(ids), -1)
+        x = np.empty(known.shape, np.float32)
+        for first in range(0, len(ids), self.num_places):  # on the way there are several copies in float32
+            part = slice(first, first + self.num_places)
+            x[part] = model_values(self._vae.likelihood, self._binarize, self._seed, ids[part], images[part])
         x[~known] = 0
         return Records(keys, x, known)
 
@@ -230,12 +233,10 @@ class Imputer:
         return self._slots[band]
 
     def _run(self, records: Records) -> Iterator[list[Finished]]:
-        """Runs the chains of all records, band by band; yields as `Slots.run`."""
+        """Runs all records, band by band; yields as `Slots.run`."""
         band_of = self._bands_of(records.observed)
         for band in np.unique(band_of):
-            members = np.flatnonzero(band_of == band)
-            for finished in self._slots_of(band).run(Records(*(field[members] for field in records))):
-                yield [each._replace(index=int(members[each.index])) for each in finished]
+            yield from self._slots_of(band).run(records, np.flatnonzero(band_of == band))
 
     def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
         """Finished records, as many at once as the slots hold or fewer after a while, and none after most calls."""

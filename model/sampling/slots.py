@@ -6,7 +6,7 @@ random numbers, a record's result does not depend on when it is let in or on who
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,9 +75,13 @@ class Slots:
         chains = self._select(chains, chains, tf.constant(self._of_rows(np.arange(size))))
         self._advance(chains, tf.zeros([size * self.rows_per_record], tf.int32))
 
-    def run(self, records: Records) -> Iterator[list[Finished]]:
-        """Runs all records; yields after every device call those that it has finished, most often none."""
-        queue = collections.deque(range(len(records.keys)))
+    def run(self, records: Records, chosen: Sequence[int] | None = None) -> Iterator[list[Finished]]:
+        """Runs records, all or those that are chosen.
+
+        Yields:
+            After every device call the records that it has finished, most often none.
+        """
+        queue = collections.deque(range(len(records.keys)) if chosen is None else chosen)
         begun = collections.deque()  # (record, place in `fresh`) of records that wait for a place
         place_of = np.full(self.num_places, _EMPTY)
         kept = np.zeros(self.num_places, np.int32)
@@ -86,11 +90,11 @@ class Slots:
         while queue or begun or (place_of != _EMPTY).any():
             while (place_of == _EMPTY).any() and (queue or begun):
                 if not begun:
-                    chosen = [queue.popleft() for _ in range(min(len(queue), self.num_places))]
+                    starting = [queue.popleft() for _ in range(min(len(queue), self.num_places))]
                     fresh = self._begin(
-                        *(tf.constant(field) for field in records.take(np.array(chosen), self.num_places))
+                        *(tf.constant(field) for field in records.take(np.array(starting), self.num_places))
                     )
-                    begun.extend(zip(chosen, range(len(chosen))))
+                    begun.extend(zip(starting, range(len(starting))))
                     yield []
                 source = np.arange(self.num_places)
                 for place in np.flatnonzero(place_of == _EMPTY)[: len(begun)]:
