@@ -16,7 +16,8 @@ from model.misfit import FitTest
 from model.sampling import SAMPLERS
 from model.sampling.bands import WHOLE, Bands
 from model.sampling.harvest import Harvester
-from model.sampling.slots import Finished, Records, Slots
+from model.sampling.lanes import available, side_by_side
+from model.sampling.slots import Finished, Records, Slots, Waiting
 from model.vae import VAE
 
 _PATIENCE = 100  # device calls, of many seconds together, that a finished record waits for others at most
@@ -77,11 +78,21 @@ class Imputer:
         seed: int,
         binarize: str = "threshold",
         reference: np.ndarray | None = None,
+        num_lanes: int | None = None,
     ):
-        """Takes the rule of `data.binarize`, and the reference [M, H, W, C] that misfits are told by, if any."""
+        """Compiles nothing yet.
+
+        Args:
+            vae: the model.
+            config: the sampler's configuration.
+            seed: the run's seed.
+            binarize: the rule of `data.binarize`.
+            reference: [M, H, W, C] that misfits are told by, if any.
+            num_lanes: device programs side by side, by default as many as `lanes.share_cores` has made room for.
+        """
         vae = vae.for_inference(config.precision)
         self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
-        self._fit_test = None
+        self._num_lanes, self._fit_test = num_lanes or available(), None
         if reference is not None:
             ids = [b"reference %d" % index for index in range(len(reference))]  # the same for every seed
             values = model_values(vae.likelihood, binarize, 0, ids, reference)
@@ -166,24 +177,25 @@ class Imputer:
         if not len(ids):
             return
         records = self._records(images, observed, ids)
-        fit = np.full(len(ids), np.nan)
-        for first in range(0, len(ids) if self._fit_test else 0, self.num_places):
-            part = slice(first, first + self.num_places)
-            fit[part] = self._fit_test(records.x[part], records.observed[part])
-            yield np.zeros(0, np.int64), self._blank(images[:0], fit[:0])
         complete = records.observed.all(axis=1)
-        whole, incomplete = np.flatnonzero(complete), np.flatnonzero(~complete)
-        yield whole, self._blank(images[whole], fit[whole])
-        if len(whole):
-            records = Records(*(field[incomplete] for field in records))
-        for batch in self._in_batches(self._run(records)) if len(incomplete) else ():
-            chosen = incomplete[np.array([each.index for each in batch], np.int64)]
-            results = self._blank(images[chosen], fit[chosen])
+        whole = np.flatnonzero(complete)
+        for first in range(0, len(whole), self.num_places):
+            chosen = whole[first : first + self.num_places]
+            yield chosen, self._blank(images[chosen], self._fit(records, chosen))
+        for batch in self._in_batches(self._run(records, np.flatnonzero(~complete))):
+            chosen = np.array([each.index for each in batch], np.int64)
+            results = self._blank(images[chosen], self._fit(records, chosen))
             if batch:
                 truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
                 for name, rows in self._result(records, batch, images[chosen], observed[chosen], truth).items():
                     getattr(results, name)[:] = rows
             yield chosen, results
+
+    def _fit(self, records: Records, chosen: np.ndarray) -> np.ndarray:
+        """Percentiles of fit [n] of some records, NaN where nothing tells."""
+        if self._fit_test is None or not len(chosen):
+            return np.full(len(chosen), np.nan)
+        return self._fit_test(records.x[chosen], records.observed[chosen])
 
     def _blank(self, images: np.ndarray, fit: np.ndarray) -> Imputed:
         return _untouched(images, self._config, self._vae.likelihood.unit, fit)
@@ -232,11 +244,12 @@ class Imputer:
             self._slots[band] = Slots(vae, SAMPLERS[self._config.name](vae, self._config), self._config)
         return self._slots[band]
 
-    def _run(self, records: Records) -> Iterator[list[Finished]]:
-        """Runs all records, band by band; yields as `Slots.run`."""
-        band_of = self._bands_of(records.observed)
+    def _run(self, records: Records, chosen: np.ndarray) -> Iterator[list[Finished]]:
+        """Runs some records, band by band; yields as `Slots.run`."""
+        band_of = self._bands_of(records.observed[chosen])
         for band in np.unique(band_of):
-            yield from self._slots_of(band).run(records, np.flatnonzero(band_of == band))
+            slots, waiting = self._slots_of(band), Waiting(chosen[band_of == band].tolist())
+            yield from side_by_side([slots.run(records, waiting) for _ in range(self._num_lanes)])
 
     def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
         """Finished records, as many at once as the slots hold or fewer after a while, and none after most calls."""

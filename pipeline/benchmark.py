@@ -10,7 +10,9 @@ Sections, each of which can be run by itself:
 - scaling: time and peak memory of the command for growing numbers of records, at a short chain.
 """
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -27,6 +29,7 @@ from model import checkpoints, datasets, throughput
 from model import vae as vae_lib
 from model.config import ModelConfig, SamplerConfig
 from model.imputer import Imputed, Imputer
+from model.sampling.lanes import share_cores
 from pipeline import comparison
 from pipeline.config import ConfigError
 from pipeline.jobs import JobError
@@ -163,6 +166,7 @@ def scaling(model: str | None, sizes: Sequence[int] = _SIZES) -> list[Row]:
 SECTIONS: dict[str, Callable[[str | None], list[Row]]] = {
     section.__name__: section for section in (sweeps, training, converged, adaptive, job, scaling)
 }
+_IN_LANES = {"converged", "adaptive", "job"}
 
 
 def _untrained_model(directory: str) -> str:
@@ -235,13 +239,21 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
             found = json.load(file)
     for name in sections:
         report(name)
-        found[name] = {"machine": machine(), "rows": SECTIONS[name](model)}
+        found[name] = {"machine": machine(), "rows": _in_a_process(name, model)}
         with open(path, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
     text = "\n\n".join(_table(name, section) for name, section in found.items())
     with open(os.path.join(directory, "bench.md"), "w", encoding="utf-8") as file:
         file.write(text + "\n")
     return text
+
+
+def _in_a_process(name: str, model: str | None) -> list[Row]:
+    """A section's rows; what runs records to their end does it in lanes, which a process must begin with."""
+    prepare = share_cores if name in _IN_LANES else None
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=prepare) as pool:
+        return pool.submit(SECTIONS[name], model).result()
 
 
 def machine() -> str:

@@ -173,8 +173,10 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     """
     with _job("impute", metrics) as run:
         config = _load(path, settings)
+        from model.sampling import lanes
         from pipeline import jobs
 
+        lanes.share_cores()
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
         run.outcome = outcome or {}
     if outcome is None:
@@ -216,9 +218,10 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     with errors_in_one_line():
         start()
         from model import checkpoints
-        from model.sampling import SAMPLERS
+        from model.sampling import SAMPLERS, lanes
         from pipeline import comparison
 
+        lanes.share_cores()
         for kind, chosen, known in (("sampler", samplers, SAMPLERS), ("mask", masks, comparison.MASKS)):
             for name in chosen:
                 if name not in known:

@@ -9,11 +9,16 @@ from pipeline import benchmark, cli
 from pipeline.jobs import JobError
 
 
+def first(model):
+    return [{"name": "x", "per_second": 12345.6}]
+
+
+def second(model):
+    return [{"name": "y", "ratio": 0.51234}]
+
+
 def test_sections_are_kept_and_tabulated(tmp_path, monkeypatch):
-    sections = {
-        "first": lambda model: [{"name": "x", "per_second": 12345.6}],
-        "second": lambda model: [{"name": "y", "ratio": 0.51234}],
-    }
+    sections = {"first": first, "second": second}
     monkeypatch.setattr(benchmark, "SECTIONS", sections)
     benchmark.run(str(tmp_path), ["first"], None, str)
     text = benchmark.run(str(tmp_path), ["second"], None, str)

@@ -35,6 +35,7 @@ LAYERS = [
     "model.sampling.chain",
     "model.sampling.stopping",
     "model.sampling.slots",
+    "model.sampling.lanes",
     "model.sampling.evidence",
     "model.sampling.harvest",
     "model.evaluation",

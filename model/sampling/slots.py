@@ -6,7 +6,9 @@ random numbers, a record's result does not depend on when it is let in or on who
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,28 @@ class Finished(NamedTuple):
     num_non_finite: int
 
 
+class Waiting:
+    """Records that wait: for their chains to begin, and then for a place. Threads may share it."""
+
+    def __init__(self, records: Iterable[int]):
+        self.new = collections.deque(records)
+        self.begun = collections.deque()  # (record, place in `fresh`, fresh)
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.begun)
+
+
+def _take(queue: collections.deque, most: int) -> list:
+    """The first entries of a queue that others may take from at the same time."""
+    taken = []
+    try:
+        while len(taken) < most:
+            taken.append(queue.popleft())
+    except IndexError:
+        pass
+    return taken
+
+
 class Slots:
     """Runs the chains of any number of records through the slots."""
 
@@ -52,6 +76,7 @@ class Slots:
         self.num_places = config.slots // self.rows_per_record
         self.schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
         self.occupied, self.passed = 0, 0  # places times blocks: with a record in them, and all
+        self._counting = threading.Lock()
         self._latent_size = vae.latent_size
         self._examine = stopping.Examiner(config, kernel.draws, self.schedule.max_kept)
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
@@ -75,36 +100,43 @@ class Slots:
         chains = self._select(chains, chains, tf.constant(self._of_rows(np.arange(size))))
         self._advance(chains, tf.zeros([size * self.rows_per_record], tf.int32))
 
-    def run(self, records: Records, chosen: Sequence[int] | None = None) -> Iterator[list[Finished]]:
-        """Runs records, all or those that are chosen.
+    def run(self, records: Records, waiting: "Waiting | None" = None) -> Iterator[list[Finished]]:
+        """Runs records, all or those that are waiting; several runs side by side may share what is waiting.
 
         Yields:
             After every device call the records that it has finished, most often none.
         """
-        queue = collections.deque(range(len(records.keys)) if chosen is None else chosen)
-        begun = collections.deque()  # (record, place in `fresh`) of records that wait for a place
+        waiting = Waiting(range(len(records.keys))) if waiting is None else waiting
         place_of = np.full(self.num_places, _EMPTY)
         kept = np.zeros(self.num_places, np.int32)
         traces = self._empty_traces()
-        running = fresh = None
-        while queue or begun or (place_of != _EMPTY).any():
-            while (place_of == _EMPTY).any() and (queue or begun):
-                if not begun:
-                    starting = [queue.popleft() for _ in range(min(len(queue), self.num_places))]
+        running = None
+        while waiting or (place_of != _EMPTY).any():
+            while waiting and (place_of == _EMPTY).any():
+                if not waiting.begun and (starting := _take(waiting.new, self.num_places)):
                     fresh = self._begin(
                         *(tf.constant(field) for field in records.take(np.array(starting), self.num_places))
                     )
-                    begun.extend(zip(starting, range(len(starting))))
+                    waiting.begun.extend((index, origin, fresh) for origin, index in enumerate(starting))
                     yield []
-                source = np.arange(self.num_places)
-                for place in np.flatnonzero(place_of == _EMPTY)[: len(begun)]:
-                    place_of[place], origin = begun.popleft()
-                    source[place], kept[place] = self.num_places + origin, 0
-                running = self._select(fresh if running is None else running, fresh, tf.constant(self._of_rows(source)))
+                places = iter(np.flatnonzero(place_of == _EMPTY))
+                taken = _take(waiting.begun, int((place_of == _EMPTY).sum()))
+                for _, together in itertools.groupby(taken, key=lambda entry: id(entry[2])):
+                    source, entries = np.arange(self.num_places), list(together)
+                    for place, (index, origin, _) in zip(places, entries):
+                        place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
+                    fresh = entries[0][2]
+                    running = self._select(
+                        fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
+                    )
+            if running is None:  # others took all that was waiting
+                continue
             running, block = self._advance(running, tf.constant(np.repeat(kept, self.rows_per_record)))
             self._record(traces, kept, block)
             kept = np.minimum(kept + stopping.BLOCK, self.schedule.max_kept).astype(np.int32)
-            self.occupied, self.passed = self.occupied + int((place_of != _EMPTY).sum()), self.passed + self.num_places
+            with self._counting:
+                self.occupied += int((place_of != _EMPTY).sum())
+                self.passed += self.num_places
             finished = []
             for place, verdict in self._examined(traces, place_of, kept):
                 finished.append(self._finish(place_of[place], place, kept[place], traces, running.moments, verdict))

@@ -1,0 +1,74 @@
+"""Lanes hand over everything, stop together, and do not show in a result."""
+
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from model import imputer, vae
+from model.config import ModelConfig, SamplerConfig
+from model.sampling import lanes
+
+
+def test_everything_comes_and_of_each_in_its_order():
+    made = list(lanes.side_by_side([iter(range(first, first + 50)) for first in (0, 100, 200)]))
+    assert sorted(made) == [*range(50), *range(100, 150), *range(200, 250)]
+    for first in (0, 100, 200):
+        assert [each for each in made if first <= each < first + 50] == list(range(first, first + 50))
+
+
+def wait_until_lanes_end():
+    for _ in range(100):
+        if not any(thread.name.startswith("lane-") for thread in threading.enumerate()):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_error_ends_all_lanes():
+    def fails():
+        yield 0
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(lanes.side_by_side([fails(), itertools.count()]))
+    assert wait_until_lanes_end()
+
+
+def test_closing_ends_all_lanes():
+    running = lanes.side_by_side([itertools.count(), itertools.count()])
+    assert next(running) == 0
+    running.close()
+    assert wait_until_lanes_end()
+
+
+def test_a_single_one_runs_in_this_thread():
+    def thread():
+        yield threading.current_thread()
+
+    assert list(lanes.side_by_side([thread()])) == [threading.current_thread()]
+
+
+def test_a_process_at_work_has_one_lane():
+    np.testing.assert_array_equal(vae.build(ModelConfig(), (6, 5, 1)).decoder(np.zeros((1, 32))).shape, (1, 30))
+    lanes.share_cores()
+    assert lanes.available() == 1
+
+
+def test_the_same_bits_in_any_number_of_lanes():
+    """Of 60 records 8 fit into the slots at once, so that lanes share what waits; they finish one by one."""
+    model = vae.build(ModelConfig(latent_size=3, hidden=(16,)), (6, 5, 1), seed=1)
+    settings = {"target_r_hat": 1.02, "target_ess": 40.0, "max_sweeps": 200, "num_start": 2, "num_warmup": 7}
+    config = SamplerConfig(name="pseudo_gibbs", num_chains=4, slots=32, num_evidence_draws=8, **settings)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 6, 5, 1), dtype=np.uint8)
+    observed = generator.random(images.shape) < 0.5
+    ids = [b"%d" % index for index in range(60)]
+    one, three = (
+        imputer.Imputer(model, config, seed=7, num_lanes=num_lanes)(images, observed, ids) for num_lanes in (1, 3)
+    )
+    assert len(set(one.num_sweeps)) > 3
+    for name, first, second in zip(imputer.Imputed._fields, one, three):
+        assert first.tobytes() == second.tobytes(), name
