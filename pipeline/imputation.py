@@ -104,6 +104,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
                     found.append(Item(record.id, self._keep(record, results, index), frame))
                     done[place] = culprits.any_success = True
                 self._report_progress(results)
+            if not done.all():
+                raise RuntimeError(f"{np.count_nonzero(~done)} of {len(reads)} records did not come back")
         except (DeviceError, OSError):
             raise
         except Exception as error:

@@ -85,7 +85,7 @@ def test_where_nothing_can_be_written_is_one_line(model_directory, masked, tmp_p
 def stuck(arguments, log: str) -> None:
     """The command line where the device answers once, and then no more."""
 
-    def run(slots, records):
+    def run(slots, records, waiting):
         yield []
         tf.function(lambda: tf.py_function(lambda: time.sleep(1000), [], tf.float32))()
 

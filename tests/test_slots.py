@@ -9,7 +9,7 @@ import tensorflow as tf
 from model.config import SamplerConfig
 from model.counter_random import Draw
 from model.sampling import base, stopping
-from model.sampling.slots import Finished, Records, Slots
+from model.sampling.slots import Finished, Records, Slots, Waiting
 from tests import oracles
 
 ORACLE = oracles.LinearGaussian()
@@ -87,6 +87,19 @@ def test_each_runs_until_it_has_converged_or_to_the_end(together):
         assert each.verdict.finished and each.verdict.converged == (index % 3 != 0)
         assert each.trace.z.shape == (2, each.trace.z.shape[1], 2) and each.trace.z.shape[1] in points
         assert (each.trace.z.shape[1] == 95) == (index % 3 == 0)
+
+
+def test_what_others_have_begun_is_let_in_from_any_of_their_batches(slots, together):
+    """Runs side by side share what is waiting: 9 records of one batch and 7 of another fill the places."""
+    records, halves = make_records(53), (Waiting(range(16)), Waiting(range(16, 32)))
+    for half in halves:
+        assert next(slots.run(records, half)) == []
+    shared = Waiting([])
+    shared.begun.extend([*list(halves[0].begun)[7:], *list(halves[1].begun)[:7]])
+    finished = [each for call in slots.run(records, shared) for each in call]
+    assert sorted(each.index for each in finished) == list(range(7, 23))
+    for each in finished:
+        assert_same_bits(each, together[each.index])
 
 
 def test_places_are_refilled_as_soon_as_they_are_free(together):

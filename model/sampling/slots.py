@@ -119,13 +119,12 @@ class Slots:
                     )
                     waiting.begun.extend((index, origin, fresh) for origin, index in enumerate(starting))
                     yield []
-                places = iter(np.flatnonzero(place_of == _EMPTY))
-                taken = _take(waiting.begun, int((place_of == _EMPTY).sum()))
-                for _, together in itertools.groupby(taken, key=lambda entry: id(entry[2])):
-                    source, entries = np.arange(self.num_places), list(together)
-                    for place, (index, origin, _) in zip(places, entries):
+                places = np.flatnonzero(place_of == _EMPTY)
+                let_in = zip(places, _take(waiting.begun, len(places)))
+                for _, together in itertools.groupby(let_in, key=lambda pair: id(pair[1][2])):
+                    source = np.arange(self.num_places)
+                    for place, (index, origin, fresh) in together:  # noqa: B007
                         place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
-                    fresh = entries[0][2]
                     running = self._select(
                         fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
                     )
