@@ -408,6 +408,23 @@ def test_a_record_that_fails_its_batch_is_found_and_the_others_keep_their_bits(
     assert faulty.calls <= 2 * 5 + 1  # halving, not one by one
 
 
+class Forgetful:
+    """An imputer that leaves out the last record of a batch of several, the first time."""
+
+    def __init__(self, imputer):
+        self._imputer, self._last = imputer, -1
+
+    def stream(self, images, observed, ids, truths):
+        kept, self._last = slice(0, self._last), None
+        return self._imputer.stream(images[kept], observed[kept], ids[kept], truths[kept])
+
+
+def test_a_record_that_does_not_come_back_is_tried_again(config, model_directory, loaded, tmp_path):
+    reads = make_reads(6)
+    found = make_handler(config, model_directory, tmp_path).run_inference(reads, Forgetful(loaded))
+    assert sorted(item.record_id for item in found) == sorted(record.id for _, record in reads)
+
+
 def test_where_every_record_fails_it_is_not_the_records(config, model_directory, loaded, tmp_path):
     reads = make_reads(40)
     faulty = Faulty(loaded, [record.id for _, record in reads], ValueError("broken"))
