@@ -6,6 +6,7 @@ random numbers, a record's result does not depend on when it is let in or on who
 """
 
 import collections
+import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
@@ -60,11 +61,9 @@ class Waiting:
 def _take(queue: collections.deque, most: int) -> list:
     """The first entries of a queue that others may take from at the same time."""
     taken = []
-    try:
+    with contextlib.suppress(IndexError):  # it is empty: to ask before would be no answer
         while len(taken) < most:
             taken.append(queue.popleft())
-    except IndexError:
-        pass
     return taken
 
 
@@ -128,7 +127,7 @@ class Slots:
                     running = self._select(
                         fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
                     )
-            if running is None:  # others took all that was waiting
+            if (place_of == _EMPTY).all():  # others took all that was waiting
                 continue
             running, block = self._advance(running, tf.constant(np.repeat(kept, self.rows_per_record)))
             self._record(traces, kept, block)
