@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/vaefill demo --output runs/demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # With a model trained on MNIST: make bench MODEL=runs/mnist
 bench: $(INSTALLED)

@@ -47,7 +47,14 @@ setup(
         "aws": ["apache-beam[aws]>=2.65,<3"],  # files on S3
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "fuzz": ["atheris>=3"],
-        "test": ["arviz-stats>=0.8,<0.9", "hypothesis>=6.100", "pytest>=8", "ruff>=0.6", "scipy>=1.10"],
+        "test": [
+            "arviz-stats>=0.8,<0.9",
+            "hypothesis>=6.100",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+            "scipy>=1.10",
+        ],
     },
     entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
 )

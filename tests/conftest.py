@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -32,19 +33,27 @@ def model_directory(config, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def masked(config, tmp_path_factory) -> str:
-    """30 masked digits in 3 files: their pattern."""
-    directory = str(tmp_path_factory.mktemp("masked") / "masked")
-    jobs.mask(config, "digits/test[:30]", directory)
-    return os.path.join(directory, "*.tfrecord-*")
+def mask_digits(config, tmp_path_factory) -> Callable[[int], str]:
+    """Masks so many digits in a few files, and returns their pattern."""
+
+    def mask(number: int) -> str:
+        directory = str(tmp_path_factory.mktemp("masked") / "masked")
+        jobs.mask(config, f"digits/test[:{number}]", directory)
+        return os.path.join(directory, "*.tfrecord-*")
+
+    return mask
 
 
 @pytest.fixture(scope="session")
-def masked_many(config, tmp_path_factory) -> str:
+def masked(mask_digits) -> str:
+    """30 masked digits in 3 files: their pattern."""
+    return mask_digits(30)
+
+
+@pytest.fixture(scope="session")
+def masked_many(mask_digits) -> str:
     """150 of them: ten device batches."""
-    directory = str(tmp_path_factory.mktemp("masked") / "masked")
-    jobs.mask(config, "digits/test[:150]", directory)
-    return os.path.join(directory, "*.tfrecord-*")
+    return mask_digits(150)
 
 
 @pytest.fixture(scope="session")

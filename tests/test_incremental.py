@@ -14,11 +14,9 @@ ALIKE = {"model": "m", "seed": 0, "sampler": {}, "data": {}}
 
 
 @pytest.fixture(scope="module")
-def more(config, tmp_path_factory) -> str:
+def more(mask_digits) -> str:
     """The 30 records of `masked`, and 15 more."""
-    directory = str(tmp_path_factory.mktemp("more") / "masked")
-    jobs.mask(config, "digits/test[:45]", directory)
-    return os.path.join(directory, "*.tfrecord-*")
+    return mask_digits(45)
 
 
 @pytest.fixture(scope="module")
