@@ -38,7 +38,6 @@ _LOGGER = logging.getLogger("vaefill.compare")
 _SEED = 0
 _NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
 _OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "num_chains": 4, "max_sweeps": 200}}
-_SLOTS = 512  # the last records of a cell keep few of them busy
 _REFERENCE = {"max_sweeps": 3080}
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Fixed lengths, at which a record takes about 1,000, 2,000, 4,000 and 16,000 gradients.
@@ -84,9 +83,10 @@ def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
     """A sampler by its own defaults and `settings`, in no more slots than the records fill."""
     values = {"name": name, "num_evidence_draws": 0, **_OF_SAMPLER.get(name, {}), **settings}
-    rows = SamplerConfig.model_construct(**values).rows_per_record
-    unit = math.lcm(32, rows)
-    return SamplerConfig(**values, slots=max(unit, min(_SLOTS // unit * unit, unit * -(-num_records * rows // unit))))
+    bare = SamplerConfig.model_construct(**values)
+    rows, unit = bare.rows_per_record, math.lcm(32, bare.rows_per_record)
+    slots = max(unit, min(bare.slots // unit * unit, unit * -(-num_records * rows // unit)))
+    return SamplerConfig(**values | {"slots": slots})
 
 
 def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed, float]:

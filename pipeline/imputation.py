@@ -16,6 +16,7 @@ from model import checkpoints
 from model.config import SamplerConfig
 from model.imputer import Imputed, Imputer
 from model.likelihoods import LIKELIHOODS
+from model.sampling.lanes import share_cores
 from pipeline import counters, logs
 from pipeline.computed import Computed
 from pipeline.counters import count
@@ -26,7 +27,7 @@ from pipeline.watchdog import StuckError, within
 
 _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
-_DEVICE_BATCHES = 32  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
+_DEVICE_BATCHES = 64  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
 _BATCH_BYTES = 256 << 20  # but no more than so many, with their results
 _MOST_CULPRITS = 8  # if more records than this fail one by one, and none succeeds, it is not the records
 
@@ -71,6 +72,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
     def load_model(self) -> Imputer:
         """Loads the model and checks that it is the one the job was started with."""
         logs.start_worker()
+        share_cores()
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise checkpoints.ModelError(f"{self._model} has changed since the job was started")

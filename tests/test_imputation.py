@@ -364,7 +364,7 @@ def test_batches_have_a_fixed_size(config, model_directory, tmp_path, monkeypatc
     handler = make_handler(config, model_directory, tmp_path)
     places = config.sampler.slots // config.sampler.rows_per_record
     record = 784 * (3 + config.sampler.num_imputations + 8)
-    for num_bytes, num_batches in ((1 << 30, 32), (3 * places * record, 3), (1, 1)):
+    for num_bytes, num_batches in ((1 << 30, 64), (3 * places * record, 3), (1, 1)):
         monkeypatch.setattr(imputation, "_BATCH_BYTES", num_bytes)
         sizes = handler.batch_elements_kwargs()
         assert sizes["min_batch_size"] == sizes["max_batch_size"] == num_batches * places

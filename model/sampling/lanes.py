@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 _T = TypeVar("_T")
-_MOST = 4  # with more cores than that a lane has several: more lanes would leave few records for each
+_MOST = 8  # with more cores than that a lane has several: more lanes would leave few records for each
 _LOOK_AROUND = 0.5  # seconds between two looks at whether somebody is still there to take what a lane has made
 
 
