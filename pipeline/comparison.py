@@ -37,7 +37,7 @@ MASKS = {
 _LOGGER = logging.getLogger("vaefill.compare")
 _SEED = 0
 _NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
-_OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "num_chains": 4, "max_sweeps": 200}}
+_OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 115}}
 _REFERENCE = {"max_sweeps": 3080}
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Fixed lengths, at which a record takes about 1,000, 2,000, 4,000 and 16,000 gradients.
@@ -48,7 +48,7 @@ _LENGTHS = {
         {"num_warmup": 60, "max_sweeps": 288},
         {"max_sweeps": 1037},
     ),
-    "annealed_smc": ({"max_sweeps": 115},),
+    "annealed_smc": ({"num_particles": 32}, {}),
     "lair": tuple({"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)),
 }
 _PLAIN_LENGTHS = tuple({"max_sweeps": sweeps} for sweeps in (250, 500, 1000, 4000))
