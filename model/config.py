@@ -126,7 +126,7 @@ class SamplerConfig(Section):
     slots: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
         256,
         description="rows of the device batch, a chain (or particle) each; part of the result's identity. More are "
-        "faster on GPUs, and on processors for very many records; fewer leave less idle while the last records run",
+        "faster for many thousands of records; fewer leave less idle while the last records run",
     )
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
         "float32",
