@@ -64,6 +64,12 @@ def model_values(
     return likelihood.from_data(flat, uniform.numpy())
 
 
+def fit_test(vae: VAE, reference: np.ndarray, binarize: str, slots: int) -> FitTest:
+    """The test of fit against reference records [M, H, W, C], whose values are the same for every seed."""
+    ids = [b"reference %d" % index for index in range(len(reference))]
+    return FitTest(vae, model_values(vae.likelihood, binarize, 0, ids, reference), slots)
+
+
 class Imputer:
     """A sampler compiled for one model and one configuration, at one fixed shape.
 
@@ -94,9 +100,7 @@ class Imputer:
         self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
         self._num_lanes, self._fit_test = num_lanes or available(), None
         if reference is not None:
-            ids = [b"reference %d" % index for index in range(len(reference))]  # the same for every seed
-            values = model_values(vae.likelihood, binarize, 0, ids, reference)
-            self._fit_test = FitTest(vae, values, config.slots)
+            self._fit_test = fit_test(vae, reference, binarize, config.slots)
         self._kernel, self._bands = SAMPLERS[config.name](vae, config), Bands(vae.data_shape)
         self._slots = {WHOLE: Slots(vae, self._kernel, config)}
         self._harvester = Harvester(vae, config)

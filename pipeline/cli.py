@@ -210,6 +210,8 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 def compare(directory, data, split, num_records, num_distance_records, samplers, masks, max_sweeps, output) -> None:
     """Compares the samplers on one model: scores, convergence, and distance to the model's own conditional.
 
+    Says too how many of the records are misfits, and how many are when their values are inverted.
+
     Stopped and started again, it goes on with what is not there yet.
 
     \b
@@ -229,6 +231,7 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
         model = checkpoints.load(directory)
         records = comparison.task(model, data, split, num_records)
         runner = comparison.Comparison(model, records, output, masks or tuple(comparison.MASKS))
+        runner.fits()
         for name in samplers or SAMPLERS:
             runner.convergence(name, max_sweeps)
             runner.distances(name, num_distance_records)

@@ -1,12 +1,13 @@
 """`vaefill compare`: every sampler on the same records and masks, scored, timed, and set beside a reference.
 
-Two experiments, each a list of cells whose results are kept in a JSON file of their own, so that a comparison
+Three experiments, each a list of cells whose results are kept in a JSON file of their own, so that a comparison
 that was stopped goes on:
 
 - convergence: records run until they converge or reach `max_sweeps`; scores against the truth, the fraction
   converged, sweeps, gradients and seconds.
 - distance: chains of fixed lengths; how far `mean` is from the model's own conditional mean, taken from long
   chains of `latent_hmc`, against wall time. Unlike a score against the truth it is the sampler's error alone.
+- fit: how many of the records are misfits, whatever the sampler, and how many are with their values inverted.
 """
 
 import functools
@@ -24,7 +25,7 @@ import tqdm
 from model import datasets, evaluation, missingness
 from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
-from model.imputer import Imputed, Imputer, model_values
+from model.imputer import Imputed, Imputer, fit_test, model_values
 from pipeline import figures
 from pipeline.text import markdown_table
 
@@ -36,6 +37,7 @@ MASKS = {
 }
 _LOGGER = logging.getLogger("vaefill.compare")
 _SEED = 0
+_BINARIZE = "threshold"
 _NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
 _OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 115}}
 _REFERENCE = {"max_sweeps": 3080}
@@ -77,7 +79,7 @@ def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
     images = datasets.load_images(data, split, model.vae.data_shape)[:num_records]
     images = images.reshape(-1, *model.vae.data_shape)
     ids = [f"{split}-{index:08d}".encode() for index in range(len(images))]
-    return Task(images, ids, model_values(model.vae.likelihood, "threshold", _SEED, ids, images))
+    return Task(images, ids, model_values(model.vae.likelihood, _BINARIZE, _SEED, ids, images))
 
 
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
@@ -158,6 +160,21 @@ def _nll(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
     return float(scores.nll.sum() / scores.num_values.sum())
 
 
+def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, Any]:
+    """A cell of the third experiment."""
+    began, config = time.perf_counter(), SamplerConfig()
+    test, flat = fit_test(model.vae, model.reference, _BINARIZE, config.slots), observed.reshape(len(observed), -1)
+    inverted = model_values(model.vae.likelihood, _BINARIZE, _SEED, records.ids, 255 - records.images)
+    misfits, found = (float(np.mean(test(values, flat) <= config.misfit_rate)) for values in (records.truth, inverted))
+    return {
+        "num_records": len(observed),
+        "misfit_rate": config.misfit_rate,
+        "misfits": misfits,
+        "misfits_inverted": found,
+        "seconds": time.perf_counter() - began,
+    }
+
+
 class Comparison:
     """Runs the cells that are not there yet, and keeps each in a file of `directory`."""
 
@@ -173,6 +190,14 @@ class Comparison:
         for mask in self._masks:
             compute = functools.partial(converge, imputer, self._records, self._records.observed(mask))
             self._cell(f"convergence-{name}", mask, compute)
+
+    def fits(self) -> None:
+        """The third experiment; nothing for a model without reference records."""
+        if self._model.reference is not None:
+            for mask in self._masks:
+                self._cell(
+                    "fit", mask, functools.partial(fit, self._model, self._records, self._records.observed(mask))
+                )
 
     def distances(self, name: str, num_records: int) -> None:
         """The second experiment for one sampler, on the first `num_records` records."""
@@ -241,13 +266,14 @@ def write_tables(directory: str) -> None:
 
 
 def tables(cells: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a table of convergence for each mask, and one of distances."""
+    """Markdown: a table of convergence for each mask, one of distances, and one of fit."""
     lines = []
     for mask in MASKS:
         chosen = [cell for cell in cells if cell["row"].startswith("convergence-") and cell["mask"] == mask]
         if chosen:
             lines += ["", f"Missing: {mask}; {chosen[0]['num_records']:,} records", "", *_convergence_table(chosen)]
     lines += ["", *_distance_table([cell for cell in cells if cell["row"].startswith("distance-")])]
+    lines += ["", *_fit_table([cell for cell in cells if cell["row"] == "fit"])]
     return "\n".join(lines) + "\n"
 
 
@@ -297,3 +323,19 @@ def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         ]
         rows.append((f"`{row.removeprefix('distance-')[:-2]}`", f"{gradients:,.0f}", *texts))
     return markdown_table(("sampler", "gradients a record", *masks), rows)
+
+
+def _fit_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    if not cells:
+        return []
+    rows = [
+        (
+            cell["mask"],
+            f"{cell['num_records']:,}",
+            f"{cell['misfit_rate']:.1%}",
+            f"{cell['misfits']:.1%}",
+            f"{cell['misfits_inverted']:.1%}",
+        )
+        for cell in cells
+    ]
+    return markdown_table(("missing", "records", "misfit rate", "misfits", "misfits when inverted"), rows)

@@ -67,6 +67,15 @@ def test_distance_to_itself_is_nothing_and_to_others_what_they_are_off(model, re
     assert off["rms"] == pytest.approx(0.1, rel=1e-4)
 
 
+def test_inverted_records_are_misfits(model, tmp_path):
+    records = comparison.task(model, "digits", "test", 40)
+    comparison.Comparison(model, records, str(tmp_path), [MASK]).fits()
+    (cell,) = comparison.load_cells(str(tmp_path))
+    assert cell["num_records"] == 40 and cell["misfit_rate"] == 0.01
+    assert cell["misfits"] <= 5 / 40 and cell["misfits_inverted"] > 0.9  # six have a chance of 1e-4
+    assert "| half at random | 40 | 1.0% |" in comparison.tables([cell])
+
+
 def test_tables_and_figure(directory, tmp_path):
     cell = {**comparison.load_cells(directory)[0], "gradients_when_converged": [1000, 2000], "converged": 2 / 6}
     distance = {"row": "distance-lair-0", "mask": MASK, "rms": 0.0123, "rms_standard_error": 0.001}
