@@ -33,7 +33,7 @@ def test_the_command_as_a_process(monkeypatch):
     short = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 10}
     monkeypatch.setattr(benchmark, "_SHORT", short)
     monkeypatch.setattr(benchmark, "_JOB", short)
-    (row,) = benchmark.job(None, num_records=5)
+    (row,) = benchmark.job(None, num_records=5, num_starts=1)
     assert row["records"] == 5 and row["job_seconds"] > 1 and row["sampler_seconds"] > 0 and 0.1 < row["peak_gib"] < 16
     monkeypatch.setattr(benchmark, "_SHORT", short | {"max_sweeps": 0})
     with pytest.raises(JobError, match="ended with 2.*max_sweeps"):
