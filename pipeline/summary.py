@@ -18,6 +18,7 @@ from pipeline import statistics
 from pipeline.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
 from pipeline.sinks import DeadLetterCounts, Layout, write_whole
 
+_ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
 _QUANTILES_OF = (
     "r_hat",
     "ess_bulk",
@@ -152,8 +153,8 @@ def combine(
                 with open(layout.part(f"groups-{shard:05d}.json"), "rb") as file:
                     groups = statistics.merge_groups(groups, _decode_groups(file.read(), int(np.prod(schema.shape))))
                 with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
-                    for index in range(table.num_row_groups):
-                        rows.write_table(table.read_row_group(index))
+                    for batch in table.iter_batches(_ROW_GROUP):
+                        rows.write_batch(batch)
     summary = {
         "records": {"read": num_imputed + dead.total, "imputed": num_imputed, **dead.as_dict()},
         "log_likelihood": _log_likelihood(sampler),
