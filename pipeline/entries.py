@@ -1,16 +1,19 @@
 """Entries: where a record's Example and its frame were spilled, by which a data set is put in order.
 
-There is one for every record, so not even entries go through a shuffle: workers spill them in sorted blocks, and
-whoever writes a shard merges its blocks. An entry exists as an object only while it is its turn.
+There is one for every record, so not even entries go through a shuffle: workers spill them in sorted runs, and
+whoever writes a shard merges its runs. A run is read a block at a time, so what a merge holds at once is a block of
+each run, however many records there are.
 """
 
 import heapq
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pipeline.spill import Place
 
+_BLOCK = 256  # entries, some 50 KB
 _HASH_SIZE = 32  # bytes of a SHA-256
 # The content hash; of two places offset, size and CRC; the lengths of the id and of the two paths that follow.
 _HEAD = struct.Struct(f"<{_HASH_SIZE}s QQI QQI III")
@@ -25,9 +28,11 @@ class Entry(NamedTuple):
     frame: Place
 
 
-def encode(entries: Iterable[Entry]) -> bytes:
-    """A block of entries, sorted."""
-    return b"".join(map(_encode, sorted(entries)))
+def encode(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """The blocks of a sorted run of entries."""
+    run = sorted(entries)
+    for first in range(0, len(run), _BLOCK):
+        yield b"".join(map(_encode, run[first : first + _BLOCK]))
 
 
 def _encode(entry: Entry) -> bytes:
@@ -36,9 +41,9 @@ def _encode(entry: Entry) -> bytes:
     return b"".join((_HEAD.pack(entry.content_hash, *example, *frame, *map(len, names)), *names))
 
 
-def merge(blocks: Iterable[bytes]) -> Iterator[Entry]:
-    """The entries of all blocks, sorted."""
-    return heapq.merge(*map(_decode, blocks))
+def merge(runs: Iterable[Iterable[bytes]]) -> Iterator[Entry]:
+    """The entries of all runs, sorted; the blocks of each are asked for as they are needed."""
+    return heapq.merge(*(itertools.chain.from_iterable(map(_decode, blocks)) for blocks in runs))
 
 
 def _decode(block: bytes) -> Iterator[Entry]:

@@ -42,8 +42,8 @@ def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) 
     return sorted(digests)
 
 
-def content_hashes(directories: Sequence[str]) -> list[bytes]:
-    """The content hashes of all records of earlier results.
+def content_hashes(directories: Sequence[str]) -> bytes:
+    """The content hashes of all records of earlier results, one after another.
 
     Raises:
         ResultError: one of them has no readable table of its records.
@@ -55,4 +55,4 @@ def content_hashes(directories: Sequence[str]) -> list[bytes]:
             found += pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist()
         except (OSError, KeyError, pa.ArrowException) as error:
             raise ResultError(f"cannot read {path}: {error}") from None
-    return found
+    return b"".join(found)

@@ -1,7 +1,7 @@
 """Examples -> a sharded tfds data set and its dead letters, the same bytes in whatever order they come.
 
-Payloads never go through a shuffle. Workers spill them to files in the staging directory, with sorted blocks of
-entries that say where they are, and only the places of these blocks are grouped: by shard, which is a hash of
+Payloads never go through a shuffle. Workers spill them to files in the staging directory, with sorted runs of
+entries that say where they are, and only the places of these runs are grouped: by shard, which is a hash of
 the id. A shard is written in the order of (id, content hash). Of several records with one id the first in that
 order stays; the others become dead letters.
 """
@@ -156,7 +156,7 @@ class _Spilled:
 
 
 class SpillItems(_Spill):
-    """Item -> (shard, place of a block of entries)."""
+    """Item -> (shard, places of the blocks of a run of entries)."""
 
     def start_bundle(self):
         super().start_bundle()
@@ -171,14 +171,17 @@ class SpillItems(_Spill):
             yield from self._spill_entries()
 
     def finish_bundle(self):
-        blocks = self._spill_entries()
+        runs = self._spill_entries()
         super().finish_bundle()
-        yield from map(GlobalWindows.windowed_value, blocks)
+        yield from map(GlobalWindows.windowed_value, runs)
 
     def _spill_entries(self) -> list[tuple[int, tuple]]:
-        blocks = [(shard, tuple(self._place(entries.encode(block)))) for shard, block in self._entries.items()]
+        runs = [
+            (shard, tuple(tuple(self._place(block)) for block in entries.encode(run)))
+            for shard, run in self._entries.items()
+        ]
         self._entries, self._num_entries = collections.defaultdict(list), 0
-        return blocks
+        return runs
 
 
 class SpillDeadLetters(_Spill):
@@ -201,7 +204,7 @@ def _dead_entry(file, offset, reason, message, record_id, num_bytes, place: Plac
 
 
 class WriteShards(beam.DoFn):
-    """(shard, places of blocks) -> the shard's file; entries of dead letters, for repeated ids, under `DEAD`.
+    """(shard, runs of places of blocks) -> the shard's file; entries of dead letters, for repeated ids, under `DEAD`.
 
     Args:
         layout: where to write.
@@ -211,15 +214,15 @@ class WriteShards(beam.DoFn):
     def __init__(self, layout: Layout, observe: Callable[[int], Observer] | None = None):
         self._layout, self._observe = layout, observe
 
-    def process(self, shard_and_places):
-        shard, places = shard_and_places
+    def process(self, shard_and_runs):
+        shard, runs = shard_and_runs
         spilled = _Spilled(self._layout.root)
         observer = self._observe(shard) if self._observe else None
         path = self._layout.shard(shard)
         temporary = self._layout.temporary()
         num_records = num_bytes = 0
         with tf.io.TFRecordWriter(temporary) as writer:
-            merged = entries.merge(map(spilled.content, places))
+            merged = entries.merge(map(spilled.content, places) for places in runs)
             for _, same_id in itertools.groupby(merged, key=lambda entry: entry.record_id):
                 first, *others = self._in_order(spilled, same_id)
                 example = spilled.content(first.example)

@@ -71,7 +71,7 @@ class ShardSummary:
         self._groups: dict = {}
         schema = arrow_schema(summarizer.schema)
         self._temporary = summarizer.layout.temporary()
-        self._rows = pq.ParquetWriter(self._temporary, schema)
+        self._writer, self._rows = pq.ParquetWriter(self._temporary, schema), schema.empty_table()
 
     def add(self, example: bytes) -> None:
         """Takes in the next Example of the shard."""
@@ -83,7 +83,8 @@ class ShardSummary:
         """Leaves the shard's part for `combine`."""
         if self._block:
             self._flush()
-        self._rows.close()
+        self._write_rows()
+        self._writer.close()
         layout = self._summarizer.layout
         FileSystems.rename([self._temporary], [layout.part(f"records-{self._shard:05d}.parquet")])
         write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), _encode_groups(self._groups))
@@ -97,8 +98,15 @@ class ShardSummary:
             {"content_hash": content_hash(record.masked, schema)} | statistics.row(record, scores, index)
             for index, record in enumerate(self._block)
         ]
-        self._rows.write_table(pa.Table.from_pylist(rows, schema=self._rows.schema))
+        self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)])
         self._block = []
+        if len(self._rows) >= _ROW_GROUP:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        """Writes a group of rows; small groups would fill memory with what the file's footer says of them."""
+        self._writer.write_table(self._rows)
+        self._rows = self._rows.schema.empty_table()
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -177,16 +185,31 @@ def _log_likelihood(sampler: SamplerConfig) -> dict[str, Any] | None:
 
 
 def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema, parquet: str) -> dict[str, Any]:
-    names = list(_QUANTILES_OF)
-    columns = pq.read_table(parquet, columns=names + (["label"] if "label" in schema.carried else []))
-    labels = None
-    if "label" in schema.carried:
-        labels = np.array([statistics.group_name(label) for label in columns["label"].to_pylist()], object)
-
-    def group_result(group):
-        chosen = slice(None) if group is None else labels == group
-        found = {name: statistics.quantiles(columns[name].to_numpy()[chosen]) for name in names}
-        return statistics.result(groups[group], schema.shape) | {"diagnostics": found}
-
+    members = _members(list(groups), parquet) if "label" in schema.carried else {None: slice(None)}
+    diagnostics: dict[str | None, dict[str, Any]] = {group: {} for group in groups}
+    for name in _QUANTILES_OF:  # a column at a time: there is a value for every record
+        values = _column(parquet, name).to_numpy()
+        for group, rows in members.items():
+            diagnostics[group][name] = statistics.quantiles(values[rows])
+    found = {
+        group: statistics.result(accumulator, schema.shape) | {"diagnostics": diagnostics[group]}
+        for group, accumulator in groups.items()
+    }
     by_label = sorted((group for group in groups if group is not None), key=lambda label: (len(label), label))
-    return {"all": group_result(None), "by_label": {label: group_result(label) for label in by_label}}
+    return {"all": found[None], "by_label": {label: found[label] for label in by_label}}
+
+
+def _members(groups: list[str | None], parquet: str) -> dict[str | None, slice | np.ndarray]:
+    """The rows of each group; all of them of None."""
+    labels = _column(parquet, "label").dictionary_encode()
+    names = [statistics.group_name(label) for label in labels.dictionary.to_pylist()]
+    places = {group: place for place, group in enumerate(groups)}
+    group_of_row = np.array([places.get(name, len(groups)) for name in names])[labels.indices.to_numpy()]
+    order = np.argsort(group_of_row, kind="stable")
+    bounds = np.searchsorted(group_of_row[order], np.arange(len(groups) + 1))
+    rows = {group: order[bounds[place] : bounds[place + 1]] for group, place in places.items()}
+    return rows | {None: slice(None)}
+
+
+def _column(parquet: str, name: str) -> pa.Array:
+    return pq.read_table(parquet, columns=[name])[name].combine_chunks()
