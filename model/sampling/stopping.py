@@ -21,6 +21,7 @@ BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
 _SUSPECTS = 2  # quantities that look worst by something cheap; where one of them fails the others need no look
+_UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")  # and NaN does not converge
 
 
 class Trace(NamedTuple):
@@ -112,6 +113,7 @@ def _quantities(trace: Trace) -> np.ndarray:
     return np.concatenate([trace.z, last[..., np.newaxis]], axis=-1).swapaxes(0, 1)[:, np.newaxis]
 
 
+@_UNDEFINED_IS_NAN
 def _plain_r_hat(quantities: np.ndarray) -> np.ndarray:
     """Split R-hat [Q] of [T, 1, C, Q] without ranks, of the draws or of their distances from the mean.
 
@@ -123,23 +125,23 @@ def _plain_r_hat(quantities: np.ndarray) -> np.ndarray:
     return np.fmax(_split_r_hat(halves), _split_r_hat(distances))  # equal distances say nothing
 
 
+@_UNDEFINED_IS_NAN
 def _split_r_hat(halves: np.ndarray) -> np.ndarray:
     """R-hat [Q] of half-chains [n, M, Q]."""
     size = len(halves)
     means = halves.mean(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        within = np.square(halves - means).sum(axis=0).mean(axis=0) / (size - 1)
-        return np.sqrt((size - 1) / size + means.var(axis=0, ddof=1) / within)
+    within = np.square(halves - means).sum(axis=0).mean(axis=0) / (size - 1)
+    return np.sqrt((size - 1) / size + means.var(axis=0, ddof=1) / within)
 
 
+@_UNDEFINED_IS_NAN
 def _variance_of_block_means(quantities: np.ndarray) -> np.ndarray:
     """Of [T, 1, C, Q], in units of their variance [Q]: the slower a quantity moves, the more they vary."""
     num = len(quantities) // BLOCK
     draws = quantities[: num * BLOCK, 0].astype(np.float64)
     draws -= draws.mean(axis=(0, 1))
     means = draws.reshape(num, BLOCK, *draws.shape[1:]).mean(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.square(means).mean(axis=(0, 1)) / np.square(draws).mean(axis=(0, 1))
+    return np.square(means).mean(axis=(0, 1)) / np.square(draws).mean(axis=(0, 1))
 
 
 def _effective_size(log_weight: np.ndarray) -> float:
