@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -197,28 +196,29 @@ def _digits(num_records: int) -> tuple[np.ndarray, np.ndarray]:
 def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[float, float]:
     """Seconds and peak memory, GiB, of the command in a process of its own."""
     settings = [f"--set=sampler.{name}={value}" for name, value in (_FIXED | sampler).items()]
-    output = os.path.join(directory, "imputed")
-    command = [sys.executable, "-m", "pipeline.cli", "impute", *settings, "--replace"]
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, f"--model={model}", f"--input={masked}", f"--output={output}"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process.stderr:
-        errors = process.stderr.read().splitlines()
-    _, status, usage = os.wait4(process.pid, 0)
+    command = [sys.executable, "-m", "pipeline.cli", "impute", *settings, f"--model={model}", f"--input={masked}"]
+    with tempfile.TemporaryDirectory(dir=directory) as fresh:  # beside a result of the same run nothing would be done
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, f"--output={os.path.join(fresh, 'imputed')}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process.stderr:
+            errors = process.stderr.read().splitlines()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise JobError(f"impute ended with {process.returncode}: {errors[-1] if errors else 'it said nothing'}")
-    return time.perf_counter() - began, usage.ru_maxrss / (1 << 20)
+    return seconds, usage.ru_maxrss / (1 << 20)
 
 
 def _start_seconds(directory: str, model: str, sampler: Row, num_starts: int) -> float:
     """Seconds that the command takes for one record, which is next to nothing beside its start: the median."""
     masked = _masked_records(directory, 1)
-    return statistics.median(_impute(directory, model, masked, sampler)[0] for _ in range(num_starts))
+    return float(np.median([_impute(directory, model, masked, sampler)[0] for _ in range(num_starts)]))
 
 
 def _bare_seconds(model: str, num_records: int, sampler: Row) -> float:

@@ -29,7 +29,7 @@ class HashIndex:
         self._path = path
 
     @staticmethod
-    def write(path: str, hashes: bytes) -> np.ndarray:
+    def write(path: str, hashes: bytes | bytearray) -> np.ndarray:
         """Writes an index of N hashes, given one after another; returns the order [N] that they stand in there."""
         rows = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64)
         order = np.lexsort((rows[:, 1], rows[:, 0]))
@@ -82,10 +82,11 @@ class Computed:
                     hashes += found.payload[:HASH_SIZE]
                     place = (number, start, len(example), google_crc32c.value(example))
                     places += np.array(place, _PLACE).tobytes()
-        order = HashIndex.write(self._path(_HASHES), bytes(hashes))
+        order = HashIndex.write(self._path(_HASHES), hashes)
         np.save(self._path(_PLACES), np.frombuffer(places, _PLACE)[order])
         np.save(self._path(_FILES), np.array(files, np.str_))
-        return len(np.unique(_map(self._path(_HASHES)), axis=0))
+        rows = _map(self._path(_HASHES))
+        return len(rows) and 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum())  # an attempt may repeat another's
 
     @functools.cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:

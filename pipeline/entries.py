@@ -2,7 +2,7 @@
 
 There is one for every record, so not even entries go through a shuffle: workers spill them in sorted runs, and
 whoever writes a shard merges its runs. A run is read a block at a time, so what a merge holds at once is a block of
-each run, however many records there are.
+each run: with N records in runs of R in S shards, N / R blocks of at most R / S entries.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pipeline.spill import Place
 
-_BLOCK = 256  # entries, some 50 KB
+_BLOCK = 256  # entries, some 40 KB
 _HASH_SIZE = 32  # bytes of a SHA-256
 # The content hash; of two places offset, size and CRC; the lengths of the id and of the two paths that follow.
 _HEAD = struct.Struct(f"<{_HASH_SIZE}s QQI QQI III")

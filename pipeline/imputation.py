@@ -227,7 +227,7 @@ class _Culprits:
 
 
 def _return_free_memory() -> None:
-    """Gives the system back what is free in the C library's heaps, in milliseconds.
+    """Gives the system back what is free in the C library's heaps; that takes milliseconds.
 
     Each thread has a heap of its own, where the buffers of batch after batch leave holes: a long run would grow.
     Only glibc needs to be told.

@@ -48,11 +48,13 @@ def content_hashes(directories: Sequence[str]) -> bytes:
     Raises:
         ResultError: one of them has no readable table of its records.
     """
-    found: list[bytes] = []
+    found = bytearray()
     for directory in directories:
         path = os.path.join(directory, _TABLE)
         try:
-            found += pq.read_table(path, columns=["content_hash"])["content_hash"].to_pylist()
+            with pq.ParquetFile(path) as table:
+                for batch in table.iter_batches(columns=["content_hash"]):
+                    found += b"".join(batch["content_hash"].to_pylist())
         except (OSError, KeyError, pa.ArrowException) as error:
             raise ResultError(f"cannot read {path}: {error}") from None
-    return b"".join(found)
+    return bytes(found)

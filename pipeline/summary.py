@@ -188,7 +188,7 @@ def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema
     members = _members(list(groups), parquet) if "label" in schema.carried else {None: slice(None)}
     diagnostics: dict[str | None, dict[str, Any]] = {group: {} for group in groups}
     for name in _QUANTILES_OF:  # a column at a time: there is a value for every record
-        values = _column(parquet, name).to_numpy()
+        values = pq.read_table(parquet, columns=[name])[name].to_numpy()
         for group, rows in members.items():
             diagnostics[group][name] = statistics.quantiles(values[rows])
     found = {
@@ -200,8 +200,8 @@ def _results(groups: Mapping[str | None, statistics.Accumulator], schema: Schema
 
 
 def _members(groups: list[str | None], parquet: str) -> dict[str | None, slice | np.ndarray]:
-    """The rows of each group; all of them of None."""
-    labels = _column(parquet, "label").dictionary_encode()
+    """Group -> the places of its rows, None -> all rows; a row whose group was not taken up is in that alone."""
+    labels = pq.read_table(parquet, columns=["label"])["label"].dictionary_encode("encode").combine_chunks()
     names = [statistics.group_name(label) for label in labels.dictionary.to_pylist()]
     places = {group: place for place, group in enumerate(groups)}
     group_of_row = np.array([places.get(name, len(groups)) for name in names])[labels.indices.to_numpy()]
@@ -209,7 +209,3 @@ def _members(groups: list[str | None], parquet: str) -> dict[str | None, slice |
     bounds = np.searchsorted(group_of_row[order], np.arange(len(groups) + 1))
     rows = {group: order[bounds[place] : bounds[place + 1]] for group, place in places.items()}
     return rows | {None: slice(None)}
-
-
-def _column(parquet: str, name: str) -> pa.Array:
-    return pq.read_table(parquet, columns=[name])[name].combine_chunks()

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import sinks
+from pipeline import entries, sinks
 from pipeline.record import Reason
 from pipeline.sinks import Item, Layout
 from pipeline.sources import DeadLetter, Frame
@@ -66,10 +66,11 @@ def test_the_same_bytes_in_any_order_and_bundling(tmp_path):
     assert content(run(tmp_path / "b", shuffled, dead[::-1], num_bundles=4)[0]) == first
 
 
-def test_the_same_bytes_in_blocks_of_any_size(tmp_path, monkeypatch):
+def test_the_same_bytes_in_runs_and_blocks_of_any_size(tmp_path, monkeypatch):
     items = make_items(40)
     first = content(run(tmp_path / "a", items)[0])
-    monkeypatch.setattr(sinks, "_MOST_ENTRIES", 7)
+    monkeypatch.setattr(sinks, "_MOST_ENTRIES", 17)
+    monkeypatch.setattr(entries, "_BLOCK", 2)
     layout, _, _ = run(tmp_path / "b", items)
     assert content(layout) == first
 

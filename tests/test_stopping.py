@@ -88,9 +88,11 @@ def test_what_never_moved_has_not_converged(examine, num_kept):
     assert not found.converged and found.finished == (num_kept == MAX_KEPT)
 
 
-def test_what_is_not_a_number_has_not_converged(examine):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_a_number_has_not_converged(examine, value):
     broken = trace(4)
-    broken.log_likelihood[2, 50] = np.nan
+    broken.log_likelihood[2, 50] = value
     assert not examine([broken])[0].converged
 
 
