@@ -1,6 +1,5 @@
 """The RunInference `ModelHandler` around `model.imputer`."""
 
-import ctypes
 import logging
 import math
 import threading
@@ -95,7 +94,6 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         with _ONE_AT_A_TIME:
             found += self._impute(left, model, _Culprits(any_success=bool(found)))
         self._computed.flush()
-        _return_free_memory()
         return found
 
     def _impute(self, reads: Sequence[Read], model: Imputer, culprits: "_Culprits") -> list[Item | DeadLetter]:
@@ -224,17 +222,6 @@ class _Culprits:
         self._num += 1
         if self._num > _MOST_CULPRITS and not self.any_success:
             raise DeviceError(f"{self._num} records failed one by one, the last: {_one_line(error)}") from error
-
-
-def _return_free_memory() -> None:
-    """Gives the system back what is free in the C library's heaps; that takes milliseconds.
-
-    Each thread has a heap of its own, where the buffers of batch after batch leave holes: a long run would grow.
-    Only glibc needs to be told.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _one_line(error: Exception) -> str:
