@@ -6,7 +6,9 @@ cores of the others work. Which lane a record runs in does not show in its resul
 """
 
 import contextlib
+import ctypes
 import os
+import platform
 import queue
 import threading
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import tensorflow as tf
 
 _T = TypeVar("_T")
 _MOST = 8  # with more cores than that a lane has several: more lanes would leave few records for each
+_ARENA_MAX, _HEAPS = -8, 2  # glibc's M_ARENA_MAX, and the heaps that all threads share
 _LOOK_AROUND = 0.5  # seconds between two looks at whether somebody is still there to take what a lane has made
 
 
@@ -24,6 +27,9 @@ def share_cores() -> None:
 
     Where TensorFlow is at work already, where the user has set its threads, and on a GPU, there will be one lane.
     """
+    if platform.libc_ver()[0] == "glibc" and "MALLOC_ARENA_MAX" not in os.environ:
+        # Or the threads of batch after batch would take heaps of their own, and leave them behind, up to eight a core.
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, _HEAPS)
     if "TF_NUM_INTRAOP_THREADS" in os.environ or tf.config.list_physical_devices("GPU"):
         return
     with contextlib.suppress(RuntimeError):  # too late
