@@ -31,7 +31,7 @@ def imputed(index: int, label) -> ImputedRecord:
 
 def summarize(root, kind: str, labels, num_shards: int = 3):
     """summary.json and the table of records, dealt out to shards of which the last is empty."""
-    schema, layout = Schema(SHAPE, {"label": CarriedFeature(kind)}, 1, np.dtype(np.uint8)), None
+    schema = Schema(SHAPE, {"label": CarriedFeature(kind)}, 1, np.dtype(np.uint8))
     layout = Layout(str(root), "imputed", "imputed", "train", num_shards)
     sinks.prepare(layout)
     for shard in range(num_shards - 1):

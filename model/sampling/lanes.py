@@ -26,6 +26,7 @@ def share_cores() -> None:
     """Prepares a process that has done nothing yet with TensorFlow for lanes.
 
     Where TensorFlow is at work already, where the user has set its threads, and on a GPU, there will be one lane.
+    With glibc all threads of the process share two heaps from then on, unless MALLOC_ARENA_MAX says how many.
     """
     if platform.libc_ver()[0] == "glibc" and "MALLOC_ARENA_MAX" not in os.environ:
         # Or the threads of batch after batch would take heaps of their own, and leave them behind, up to eight a core.

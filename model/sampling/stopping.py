@@ -21,9 +21,7 @@ BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
 _SUSPECTS = 2  # quantities that look worst by something cheap; where one of them fails the others need no look
-_UNDEFINED_IS_NAN = np.errstate(
-    invalid="ignore", divide="ignore"
-)  # NaN does not converge; safe in threads since NumPy 2
+_UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")  # a decorator that threads share, since NumPy 2
 
 
 class Trace(NamedTuple):
