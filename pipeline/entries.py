@@ -2,7 +2,7 @@
 
 There is one for every record, so not even entries go through a shuffle: workers spill them in sorted runs, and
 whoever writes a shard merges its runs. A run is read a block at a time, so what a merge holds at once is a block of
-each run: with N records in runs of R in S shards, N / R blocks of at most R / S entries.
+each run: with N records in runs of R and S shards N / R blocks, of `_BLOCK` entries or of R / S if that is fewer.
 """
 
 import heapq
