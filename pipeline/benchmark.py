@@ -12,6 +12,7 @@ Sections, each of which can be run by itself:
 
 import concurrent.futures
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,13 @@ from model import vae as vae_lib
 from model.config import ModelConfig, SamplerConfig
 from model.imputer import Imputed, Imputer
 from model.sampling.lanes import share_cores
-from pipeline import comparison
+from pipeline import comparison, console
 from pipeline.config import ConfigError
 from pipeline.jobs import JobError
 from pipeline.record import CarriedFeature, MaskedRecord, Schema, encode_masked
 from pipeline.text import markdown_table
 
+_LOGGER = logging.getLogger("vaefill.bench")
 _SHAPE = (28, 28, 1)
 _DATA = "tfds:mnist"
 _JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 200}
@@ -46,43 +48,41 @@ _SIZES = (1_000, 10_000, 100_000)
 Row = dict[str, Any]
 
 
-def sweeps(model: str | None) -> list[Row]:
+def sweeps(model: str | None) -> Iterator[Row]:
     """Of samplers."""
     del model  # any weights are as fast
-    return [rate._asdict() for rate in (*throughput.gibbs_rates(), *throughput.gradient_rates())]
+    for rates in (throughput.gibbs_rates, throughput.gradient_rates):
+        yield from (rate._asdict() for rate in rates())
 
 
-def training(model: str | None) -> list[Row]:
+def training(model: str | None) -> Iterator[Row]:
     """Of the model of `mnist.yaml`."""
     del model
-    return [rate._asdict() for rate in throughput.training_rate()]
+    yield from (rate._asdict() for rate in throughput.training_rate())
 
 
-def converged(model: str | None, num_records: int = 2000) -> list[Row]:
+def converged(model: str | None, num_records: int = 2000) -> Iterator[Row]:
     """Of MNIST test digits, at both precisions.
 
     Raises:
         ConfigError: there is no model.
     """
-    runs, rows = _Runs(model, num_records), []
+    runs = _Runs(model, num_records)
     for precision in ("float32", "bfloat16"):
         for mask in ("half at random", "top three quarters"):
             found, seconds, occupancy = runs({"precision": precision}, mask)
-            rows.append(
-                {
-                    "missing": mask,
-                    "precision": precision,
-                    "converged": float(found.converged.mean()),
-                    "converged_per_second": float(found.converged.sum() / seconds),
-                    "gradients_per_second": float(found.num_gradients.sum() / seconds),
-                    "gradients_of_a_record": float(found.num_gradients.mean()),
-                    "occupancy": occupancy,
-                }
-            )
-    return rows
+            yield {
+                "missing": mask,
+                "precision": precision,
+                "converged": float(found.converged.mean()),
+                "converged_per_second": float(found.converged.sum() / seconds),
+                "gradients_per_second": float(found.num_gradients.sum() / seconds),
+                "gradients_of_a_record": float(found.num_gradients.mean()),
+                "occupancy": occupancy,
+            }
 
 
-def adaptive(model: str | None, num_records: int = 512) -> list[Row]:
+def adaptive(model: str | None, num_records: int = 512) -> Iterator[Row]:
     """Of MNIST test digits, half of their pixels missing, each until it has converged and all equally long.
 
     Raises:
@@ -104,8 +104,9 @@ def adaptive(model: str | None, num_records: int = 512) -> list[Row]:
     found = adaptive_run[0]
     if not found.converged.any():
         raise ConfigError(f"of {num_records} records none converged with this model: nothing to compare with")
+    yield row("adaptive", *adaptive_run)
     longest = int(found.num_sweeps[found.converged].max())
-    return [row("adaptive", *adaptive_run), row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "half at random"))]
+    yield row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "half at random"))
 
 
 class _Runs:
@@ -127,7 +128,7 @@ class _Runs:
         return *comparison.run(imputer, self._records, self._records.observed(mask)), imputer.occupancy
 
 
-def job(model: str | None, num_records: int = 10_000, num_starts: int = 3) -> list[Row]:
+def job(model: str | None, num_records: int = 10_000, num_starts: int = 3) -> Iterator[Row]:
     """Of pseudo-Gibbs, 4 chains of 200 sweeps."""
     del model
     with tempfile.TemporaryDirectory() as directory:
@@ -136,34 +137,29 @@ def job(model: str | None, num_records: int = 10_000, num_starts: int = 3) -> li
         start = _start_seconds(directory, trained, _JOB | {"max_sweeps": 10}, num_starts)
         seconds, peak = _impute(directory, trained, masked, _JOB)
         bare = _bare_seconds(trained, num_records, _JOB)
-    return [
-        {
-            "records": num_records,
-            "start_seconds": start,
-            "job_seconds": seconds,
-            "sampler_seconds": bare,
-            "of_sampler": bare / (seconds - start),
-            "peak_gib": peak,
-        }
-    ]
+    yield {
+        "records": num_records,
+        "start_seconds": start,
+        "job_seconds": seconds,
+        "sampler_seconds": bare,
+        "of_sampler": bare / (seconds - start),
+        "peak_gib": peak,
+    }
 
 
-def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 3) -> list[Row]:
+def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 3) -> Iterator[Row]:
     """Of pseudo-Gibbs, 4 chains of 20 sweeps."""
     del model
-    rows = []
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
         start = _start_seconds(directory, trained, _SHORT, num_starts)
         for size in sizes:
             seconds, peak = _impute(directory, trained, _masked_records(directory, size), _SHORT)
-            rows.append(
-                {"records": size, "seconds": seconds, "records_per_second": size / (seconds - start), "peak_gib": peak}
-            )
-    return rows
+            rate = size / (seconds - start)
+            yield {"records": size, "seconds": seconds, "records_per_second": rate, "peak_gib": peak}
 
 
-SECTIONS: dict[str, Callable[[str | None], list[Row]]] = {
+SECTIONS: dict[str, Callable[[str | None], Iterable[Row]]] = {
     section.__name__: section for section in (sweeps, training, converged, adaptive, job, scaling)
 }
 _IN_LANES = {"converged", "adaptive", "job"}
@@ -257,10 +253,20 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
 
 def _in_a_process(name: str, model: str | None) -> list[Row]:
     """A section's rows; what runs records to their end does it in lanes, which a process must begin with."""
-    prepare = share_cores if name in _IN_LANES else None
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=prepare) as pool:
-        return pool.submit(SECTIONS[name], model).result()
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=console.start) as pool:
+        return pool.submit(_rows, SECTIONS[name], model, name in _IN_LANES).result()
+
+
+def _rows(section: Callable[[str | None], Iterable[Row]], model: str | None, in_lanes: bool) -> list[Row]:
+    """A section's rows, each told as soon as it is there."""
+    if in_lanes:
+        share_cores()
+    rows = []
+    for row in section(model):
+        _LOGGER.info(", ".join(f"{title.replace('_', ' ')} {_cell(value)}" for title, value in row.items()))
+        rows.append(row)
+    return rows
 
 
 def machine() -> str:

@@ -29,6 +29,7 @@ _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device
 _DEVICE_BATCHES = 64  # of records that RunInference hands over at once: the last ones of a batch leave slots idle
 _BATCH_BYTES = 256 << 20  # but no more than so many, with their results
+_PROGRESS_SECONDS = 10  # between two lines of progress, or more
 _MOST_CULPRITS = 8  # if more records than this fail one by one, and none succeeds, it is not the records
 
 Read = tuple[Frame, MaskedRecord]
@@ -67,7 +68,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         self._model, self._fingerprint = model, fingerprint
         self._sampler, self._seed, self._binarize, self._schema = sampler, seed, binarize, schema
         self._computed, self._call_seconds = Computed(computed), call_seconds
-        self._started, self._done, self._converged = None, 0, 0
+        self._started, self._next_line, self._done, self._converged = None, 0.0, 0, 0
 
     def load_model(self) -> Imputer:
         """Loads the model and checks that it is the one the job was started with."""
@@ -178,7 +179,11 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             count(name, number)
         self._done += num
         self._converged += int(results.converged.sum())
-        rate, share = self._done / (time.monotonic() - self._started), self._converged / self._done
+        now = time.monotonic()
+        if now < self._next_line:
+            return
+        self._next_line = now + _PROGRESS_SECONDS
+        rate, share = self._done / (now - self._started), self._converged / self._done
         _LOGGER.info(
             "imputed %s records, %.1f %% of them converged, %.1f a second",
             f"{self._done:,}",

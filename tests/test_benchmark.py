@@ -17,12 +17,15 @@ def second(model):
     return [{"name": "y", "ratio": 0.51234}]
 
 
-def test_sections_are_kept_and_tabulated(tmp_path, monkeypatch):
+def test_sections_are_kept_and_tabulated(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("VAEFILL_LOGS", "lines")
     sections = {"first": first, "second": second}
     monkeypatch.setattr(benchmark, "SECTIONS", sections)
     benchmark.run(str(tmp_path), ["first"], None, str)
     text = benchmark.run(str(tmp_path), ["second"], None, str)
     assert "| x | 12,346 |" in text and "| y | 0.512 |" in text
+    told = capfd.readouterr().err.splitlines()
+    assert [line[9:] for line in told] == ["name x, per second 12,346", "name y, ratio 0.512"]  # after the time
     assert (tmp_path / "bench.md").read_text() == text + "\n"
     found = json.loads((tmp_path / "bench.json").read_text())
     assert set(found) == set(sections) and "cores" in found["first"]["machine"]
@@ -40,7 +43,7 @@ def test_the_command_as_a_process(monkeypatch):
     assert len(set(outputs)) == 3  # or the second start would find the result of the first, and stop
     monkeypatch.setattr(benchmark, "_SHORT", short | {"max_sweeps": 0})
     with pytest.raises(JobError, match="ended with 2.*max_sweeps"):
-        benchmark.scaling(None, sizes=(1,))
+        list(benchmark.scaling(None, sizes=(1,)))
 
 
 def test_runs_until_records_converge(model_directory, monkeypatch):

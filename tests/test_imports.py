@@ -66,10 +66,10 @@ LAYERS = [
     "pipeline.text",
     "pipeline.scores",
     "pipeline.comparison",
-    "pipeline.benchmark",
     "pipeline.report",
     "pipeline.metrics",
     "pipeline.console",
+    "pipeline.benchmark",
     "pipeline.cli",
 ]
 WITHOUT_BEAM = {

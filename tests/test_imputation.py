@@ -468,6 +468,19 @@ def test_a_device_that_gives_no_answer_ends_by_the_time_limit(config, model_dire
     assert time.monotonic() - began < 10
 
 
+def test_lines_of_progress_keep_their_distance(config, model_directory, loaded, tmp_path, caplog, monkeypatch):
+    num_lines = []
+    for seconds in (0, 1000):
+        monkeypatch.setattr(imputation, "_PROGRESS_SECONDS", seconds)
+        (tmp_path / str(seconds)).mkdir()
+        caplog.clear()
+        with caplog.at_level("INFO", "vaefill.impute"):
+            make_handler(config, model_directory, tmp_path / str(seconds)).run_inference(make_reads(30), loaded)
+        num_lines.append(len(caplog.records))
+        assert caplog.records[0].records > 0 and "converged" in caplog.text
+    assert num_lines[0] > num_lines[1] == 1
+
+
 def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory, loaded, tmp_path):
     reads = make_reads(20)
     first = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[:12], loaded))
