@@ -112,21 +112,9 @@ class Slots:
         running = None
         while waiting or (place_of != _EMPTY).any():
             while waiting and (place_of == _EMPTY).any():
-                if not waiting.begun and (starting := _take(waiting.new, self.num_places)):
-                    fresh = self._begin(
-                        *(tf.constant(field) for field in records.take(np.array(starting), self.num_places))
-                    )
-                    waiting.begun.extend((index, origin, fresh) for origin, index in enumerate(starting))
+                if self._begin_some(records, waiting):
                     yield []
-                places = np.flatnonzero(place_of == _EMPTY)
-                let_in = zip(places, _take(waiting.begun, len(places)))
-                for _, together in itertools.groupby(let_in, key=lambda pair: id(pair[1][2])):
-                    source = np.arange(self.num_places)
-                    for place, (index, origin, fresh) in together:  # noqa: B007
-                        place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
-                    running = self._select(
-                        fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
-                    )
+                running = self._let_in(waiting, place_of, kept, running)
             if (place_of == _EMPTY).all():  # others took all that was waiting
                 continue
             running, block = self._advance(running, tf.constant(np.repeat(kept, self.rows_per_record)))
@@ -140,6 +128,27 @@ class Slots:
                 finished.append(self._finish(place_of[place], place, kept[place], traces, running.moments, verdict))
                 place_of[place] = _EMPTY
             yield finished
+
+    def _begin_some(self, records: Records, waiting: Waiting) -> bool:
+        """Begins the chains of the next records, unless some that have begun still wait; whether the device worked."""
+        if waiting.begun or not (starting := _take(waiting.new, self.num_places)):
+            return False
+        fresh = self._begin(*(tf.constant(field) for field in records.take(np.array(starting), self.num_places)))
+        waiting.begun.extend((index, origin, fresh) for origin, index in enumerate(starting))
+        return True
+
+    def _let_in(
+        self, waiting: Waiting, place_of: np.ndarray, kept: np.ndarray, running: chain.Chains | None
+    ) -> chain.Chains | None:
+        """Moves records that wait, begun, to empty places, whose entries in `place_of` and `kept` it sets."""
+        places = np.flatnonzero(place_of == _EMPTY)
+        let_in = zip(places, _take(waiting.begun, len(places)))
+        for _, together in itertools.groupby(let_in, key=lambda pair: id(pair[1][2])):
+            source = np.arange(self.num_places)
+            for place, (index, origin, fresh) in together:  # noqa: B007
+                place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
+            running = self._select(fresh if running is None else running, fresh, tf.constant(self._of_rows(source)))
+        return running
 
     def _empty_traces(self) -> stopping.Trace:
         """Room for the traces of all places: [places, P, T, ...]."""
