@@ -17,6 +17,7 @@ may share a `Draw`.
 
 import enum
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -138,14 +139,12 @@ def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: in
 
 
 def normal(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
-    """Standard normal numbers, by Box and Muller (1958), at most 5.7 from the mean.
+    """Standard normal numbers, by inversion, at most 5.3 from the mean.
 
     Args: as for `bits`.
 
     Returns:
         [N, size] float32.
     """
-    first, second = bits(streams, sweep, draw, size)
-    radius = tf.sqrt(-2.0 * tf.math.log(_to_unit_interval(first)))
-    angle = (2.0 * np.pi) * _to_unit_interval(second)
-    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :size]
+    # 2 u - 1 is exact. XLA's sine and cosine, for the method of Box and Muller, take four times as long on a CPU.
+    return np.float32(math.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform(streams, sweep, draw, size) - 1.0)

@@ -75,11 +75,12 @@ def for_inference(network: Callable, precision: str) -> Callable:
     """
     if not isinstance(network, keras.Sequential) or not all(_is_plain(layer) for layer in network.layers):
         return network
-    layers, rounded = [], precision == "bfloat16"
-    for layer in network.layers:
-        wide = min(layer.kernel.shape) > _NARROW
-        kernel = tf.cast(tf.constant(layer.kernel.numpy()), tf.bfloat16 if wide and rounded else tf.float32)
-        layers.append(Layer(kernel, tf.transpose(kernel), tf.constant(layer.bias.numpy()), layer.activation))
+    rounded = [precision == "bfloat16" and min(layer.kernel.shape) > _NARROW for layer in network.layers]
+    types = [tf.bfloat16 if each else tf.float32 for each in rounded]
+    layers = []
+    for layer, dtype, result in zip(network.layers, types, [*types[1:], tf.float32]):
+        kernel, bias = tf.cast(tf.constant(layer.kernel.numpy()), dtype), tf.constant(layer.bias.numpy())
+        layers.append(Layer(kernel, tf.transpose(kernel), bias, _FUSED.get(layer.activation, layer.activation), result))
     return Stack(layers)
 
 
@@ -90,18 +91,19 @@ class Layer(NamedTuple):
     transposed: tf.Tensor  # [outputs, inputs]
     bias: tf.Tensor  # [outputs]
     activation: Callable
+    result: tf.DType  # that of the next layer's kernel; of the last, float32
 
     def __call__(self, values: tf.Tensor) -> tf.Tensor:
-        """[N, inputs] -> [N, outputs], in the kernel's type but for a linear layer's, which is float32."""
-        product = _multiply(tf.cast(values, self.kernel.dtype), self.kernel, self.transposed)
-        if self.activation is keras.activations.linear:
-            return tf.cast(product, tf.float32) + self.bias
-        return _activate(self.activation, product, self.bias)
+        """[N, inputs] -> [N, outputs]."""
+        if values.dtype != self.kernel.dtype:
+            values = _cast(values, self.kernel.dtype)
+        product = _multiply(values, self.kernel, self.transposed)
+        return _activate(self.activation, product, self.bias, self.result)
 
     def only(self, outputs: np.ndarray) -> "Layer":
         """The layer that makes some of the outputs, and has no others."""
         kernel = tf.gather(self.kernel, outputs, axis=1)
-        return Layer(kernel, tf.transpose(kernel), tf.gather(self.bias, outputs), self.activation)
+        return Layer(kernel, tf.transpose(kernel), tf.gather(self.bias, outputs), self.activation, self.result)
 
 
 class Stack:
@@ -135,21 +137,29 @@ def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf
     return of_values(values)
 
 
-def _activate(activation: Callable, product: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """activation(product + bias) in the product's type; backward it is computed again, not kept."""
+def _activate(activation: Callable, product: tf.Tensor, bias: tf.Tensor, result: tf.DType) -> tf.Tensor:
+    """activation(product + bias) in the type `result`; backward it is computed again, not kept."""
 
     @tf.custom_gradient
     def of_product(product):
-        return _activated(activation, product, bias), lambda upstream: _activated_gradient(
+        return _activated(activation, product, bias, result), lambda upstream: _activated_gradient(
             activation, product, bias, upstream
         )
 
     return of_product(product)
 
 
+# Fused clusters: as separate operations what lies between two products takes up to three times as long.
+
+
 @tf.function(jit_compile=True)
-def _activated(activation, product, bias):
-    return tf.cast(activation(tf.cast(product, tf.float32) + bias), product.dtype)
+def _cast(values, dtype):
+    return tf.cast(values, dtype)
+
+
+@tf.function(jit_compile=True)
+def _activated(activation, product, bias, result):
+    return tf.cast(activation(tf.cast(product, tf.float32) + bias), result)
 
 
 @tf.function(jit_compile=True)
@@ -159,3 +169,11 @@ def _activated_gradient(activation, product, bias, upstream):
         tape.watch(values)
         activated = activation(values)
     return tf.cast(tape.gradient(activated, values, tf.cast(upstream, tf.float32)), product.dtype)
+
+
+def _silu(values: tf.Tensor) -> tf.Tensor:
+    """values sigmoid(values), within 1e-7 of the larger of 1 and |values|; in half the time of TensorFlow's own."""
+    return values * (0.5 + 0.5 * tf.tanh(0.5 * values))
+
+
+_FUSED = {keras.activations.silu: _silu}  # activations that have a faster form for a fused cluster

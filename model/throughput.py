@@ -2,9 +2,11 @@
 
 The limit is measured, not looked up: NumPy's float32 products of the same shapes, and TensorFlow's in
 bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. A limit is
-the best of its rounds, a program's figure the median of its own.
+the best of its rounds, a program's figure the median of its own. All have all cores: NumPy in a process of its
+own, since it is slower beside the threads of TensorFlow; the others in lanes, as a job runs them.
 """
 
+import concurrent.futures
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +18,13 @@ import tensorflow as tf
 from model import training
 from model import vae as vae_lib
 from model.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from model.products import Shape, network_shapes, numpy_alone
 from model.sampling import SAMPLERS, chain
 from model.sampling.base import rows_of_records
+from model.sampling.lanes import available
 from model.sampling.stopping import BLOCK
 from model.vae import VAE
 
-Shape = tuple[int, int]  # of a weight matrix
 _SHAPE = (28, 28, 1)
 _NUM_VALUES = 784
 _OBSERVED = 0.5
@@ -36,27 +39,17 @@ class Rate(NamedTuple):
     of_limit: float  # its ratio to NumPy's float32 products of the same shapes
 
 
-def network_shapes(inputs: int, hidden: Sequence[int], outputs: int) -> list[Shape]:
-    """Weight matrices of a stack of Dense layers."""
-    widths = [inputs, *hidden, outputs]
-    return list(zip(widths, widths[1:]))
-
-
-def numpy_products(shapes: Sequence[Shape], rows: int) -> Callable[[], Any]:
-    """float32 products [rows, inputs] x [inputs, outputs], one of each shape."""
-    rng = np.random.default_rng(0)
-    factors = [
-        (rng.normal(size=(rows, first)).astype(np.float32), rng.normal(size=(first, second)).astype(np.float32))
-        for first, second in shapes
-    ]
-    return lambda: [left @ right for left, right in factors]
-
-
 def tensorflow_products(shapes: Sequence[Shape], rows: int) -> Callable[[], Any]:
     """As `numpy_products`, of bfloat16 factors."""
     pairs = [(tf.ones([rows, first], tf.bfloat16), tf.ones([first, second], tf.bfloat16)) for first, second in shapes]
     run = tf.function(lambda pairs: [tf.matmul(left, right) for left, right in pairs])
     return lambda: [product[0, 0].numpy() for product in run(pairs)]  # waits for the device
+
+
+def in_lanes(programs: Sequence[Callable[[], Any]]) -> Callable[[], list[Any]]:
+    """Programs side by side, each in a thread of its own: a program that ends when all have."""
+    pool = concurrent.futures.ThreadPoolExecutor(len(programs))
+    return lambda: list(pool.map(lambda program: program(), programs))
 
 
 def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, np.ndarray]:
@@ -71,8 +64,8 @@ def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[
     return seconds
 
 
-def sweeps_of(vae: VAE, config: SamplerConfig) -> Callable[[], Any]:
-    """A block of `BLOCK` kept sweeps of a sampler in all slots, as a job runs it."""
+def sweeps_of(vae: VAE, config: SamplerConfig, num_lanes: int = 1) -> Callable[[], list[np.ndarray]]:
+    """A block of `BLOCK` kept sweeps of a sampler in all slots of every lane, as a job runs it."""
     vae = vae.for_inference(config.precision)
     kernel = SAMPLERS[config.name](vae, config)
     schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
@@ -85,12 +78,13 @@ def sweeps_of(vae: VAE, config: SamplerConfig) -> Callable[[], Any]:
         tf.constant(rng.random((num_records, vae.num_values)) < _OBSERVED),
         per_record,
     )
-    chains = tf.function(lambda: chain.begin(vae, kernel, rows, schedule))()
+    begin = tf.function(lambda: chain.begin(vae, kernel, rows, schedule))
     advance = tf.function(
         lambda chains: chain.advance(vae, kernel, chains, tf.zeros([config.slots], tf.int32), schedule, BLOCK),
         jit_compile=chain.as_one_program(),
     )
-    return lambda: advance(chains)[1].log_likelihood.numpy()
+    starts = [begin() for _ in range(num_lanes)]
+    return in_lanes([lambda chains=chains: advance(chains)[1].log_likelihood.numpy() for chains in starts])
 
 
 def gibbs_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
@@ -115,37 +109,46 @@ def _decoder_shapes(config: ModelConfig) -> list[Shape]:
 
 
 def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list[Rate]:
-    """The limits, and samplers, all programs of `passes` passes of matrices of `shapes`."""
-    model, keys = vae_lib.build(config, _SHAPE), {}
-    # As long as a block: NumPy's threads go on spinning for a while, and disturb what runs next.
-    limits = {"limit": numpy_products(shapes, slots), "rounded": tensorflow_products(shapes, slots)}
-    programs = {name: lambda run=run: [run() for _ in range(passes)] for name, run in limits.items()}
-    keys["limit"] = f"products of {unit}, NumPy", "float32"
-    keys["rounded"] = f"products of {unit}, TensorFlow", "bfloat16"
-    for name in names:
-        for precision in ("float32", "bfloat16"):
-            sampler = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
-            key = f"{name} {precision}"
-            programs[key], keys[key] = sweeps_of(model, sampler), (f"{unit} of {name}", precision)
-    seconds = {key: each / passes for key, each in in_turn(programs, num_rounds).items()}
+    """The limits, and samplers, all programs of `passes` passes of matrices of `shapes`, in all lanes."""
+    model, lanes = vae_lib.build(config, _SHAPE), available()
+    rounded = [tensorflow_products(shapes, slots) for _ in range(lanes)]
+    keys = {
+        "limit": (f"products of {unit}, NumPy", "float32"),
+        "rounded": (f"products of {unit}, TensorFlow", "bfloat16"),
+    }
+    with numpy_alone(shapes, slots) as limit:
+        # As long as a block of sweeps, so that what runs next is disturbed no more by one program than by another.
+        programs = {
+            "limit": lambda: limit(lanes * passes),
+            "rounded": in_lanes([lambda run=run: [run() for _ in range(passes)] for run in rounded]),
+        }
+        for name in names:
+            for precision in ("float32", "bfloat16"):
+                sampler = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
+                key = f"{name} {precision}"
+                programs[key], keys[key] = sweeps_of(model, sampler, lanes), (f"{unit} of {name}", precision)
+        seconds = in_turn(programs, num_rounds)
     # A limit is what the machine can do: its best round, whatever disturbed the others.
-    seconds = {key: float(np.min(each) if key in limits else np.median(each)) for key, each in seconds.items()}
-    return [Rate(*keys[key], slots / each, seconds["limit"] / each) for key, each in seconds.items()]
+    rates = {
+        key: lanes * passes * slots / float(np.min(each) if key in ("limit", "rounded") else np.median(each))
+        for key, each in seconds.items()
+    }
+    return [Rate(*keys[key], rate, rate / rates["limit"]) for key, rate in rates.items()]
 
 
 def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 200) -> list[Rate]:
     """Images a second in training the model of `mnist.yaml`, beside the products of its forward and backward pass."""
     config = ModelConfig()
     forward = network_shapes(_NUM_VALUES, config.hidden, 2 * config.latent_size) + _decoder_shapes(config)
-    limit = numpy_products(forward, batch_size)
     images = np.random.default_rng(0).integers(0, 256, (batch_size * num_steps, _NUM_VALUES), dtype=np.uint8)
     seconds: dict[str, list[float]] = {"limit": [], "training": []}
-    for _ in range(num_rounds):
-        times = in_turn({"limit": limit}, 20)["limit"]
-        seconds["limit"].append(3 * float(np.median(times)) / batch_size)  # backward is two products for each forward
-        # Both compile, so that their difference is steps alone.
-        lengths = [_training_seconds(images, batch_size, epochs) for epochs in (1, 3)]
-        seconds["training"].append((lengths[1] - lengths[0]) / (2 * num_steps * batch_size))
+    with numpy_alone(forward, batch_size) as limit:
+        for _ in range(num_rounds):
+            times = in_turn({"limit": lambda: limit(num_steps)}, 1)["limit"] / num_steps
+            seconds["limit"].append(3 * float(times[0]) / batch_size)  # backward is two products for each forward
+            # Both compile, so that their difference is steps alone.
+            lengths = [_training_seconds(images, batch_size, epochs) for epochs in (1, 3)]
+            seconds["training"].append((lengths[1] - lengths[0]) / (2 * num_steps * batch_size))
     ratio = float(np.median(np.divide(seconds["limit"], seconds["training"])))
     return [
         Rate("images, products, NumPy float32", "float32", 1 / float(np.median(seconds["limit"])), 1.0),

@@ -162,7 +162,7 @@ def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 
 SECTIONS: dict[str, Callable[[str | None], Iterable[Row]]] = {
     section.__name__: section for section in (sweeps, training, converged, adaptive, job, scaling)
 }
-_IN_LANES = {"converged", "adaptive", "job"}
+_IN_LANES = {"sweeps", "converged", "adaptive", "job"}
 
 
 def _untrained_model(directory: str) -> str:

@@ -66,7 +66,7 @@ def test_uniform_law():
 
 
 def test_normal_law():
-    """As for uniforms, through the normal distribution function; both halves of Box-Muller are covered."""
+    """As for uniforms, through the normal distribution function; both words of a block are covered."""
     numbers = counter_random.normal(streams(500), tf.constant(1), Draw.LATENT, 801).numpy()
     for part in (numbers[:, :401], numbers[:, 401:]):
         values = np.sort(0.5 * (1 + np.vectorize(math.erf)(part.ravel() / math.sqrt(2))))

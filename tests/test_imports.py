@@ -41,6 +41,7 @@ LAYERS = [
     "model.evaluation",
     "model.misfit",
     "model.imputer",
+    "model.products",
     "model.throughput",
     "pipeline.values",
     "pipeline.record",

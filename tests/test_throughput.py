@@ -7,10 +7,7 @@ from model import throughput, vae
 from model.config import ModelConfig, SamplerConfig
 
 
-def test_the_products_are_those_of_a_network():
-    assert throughput.network_shapes(5, (7, 3), 2) == [(5, 7), (7, 3), (3, 2)]
-    products = throughput.numpy_products([(5, 7), (7, 3)], rows=4)()
-    assert [product.shape for product in products] == [(4, 7), (4, 3)]
+def test_the_limit_in_bfloat16():
     assert throughput.tensorflow_products([(5, 7)], rows=4)() == [5.0]
 
 
@@ -23,13 +20,14 @@ def test_programs_run_in_turn_after_a_run_that_does_not_count():
 
 
 @pytest.mark.parametrize("name", ["pseudo_gibbs", "latent_hmc"])
-def test_a_block_of_sweeps_runs_in_all_slots(name):
+def test_a_block_of_sweeps_runs_in_all_slots_of_every_lane(name):
     model = vae.build(ModelConfig(latent_size=3, hidden=(8,)), (2, 2, 1))
     config = SamplerConfig(name=name, num_start=1, num_warmup=6, slots=32, num_chains=2)
-    run = throughput.sweeps_of(model, config)
-    first, again = run(), run()
+    run = throughput.sweeps_of(model, config, num_lanes=2)
+    (first, other), again = run(), run()
     assert first.shape == (10, 32) and np.isfinite(first).all()
-    np.testing.assert_array_equal(first, again)  # from the same chains
+    np.testing.assert_array_equal([first, other], again)  # from the same chains
+    np.testing.assert_array_equal(first, other)  # whose lanes are alike
     assert (first[0] != first[1]).any()
 
 

@@ -110,6 +110,8 @@ def advance(
         z = z.write(index, state.z)
         log_lik = log_lik.write(index, _log_likelihood(vae, kernel, rows, state))
         log_weight = log_weight.write(index, info.log_weight)
+    if vae.likelihood.binary:  # x^2 is x
+        moments = moments._replace(variance=moments.mean * (1.0 - moments.mean))
     return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
 
@@ -130,17 +132,17 @@ def _log_likelihood(vae: VAE, kernel: Kernel, rows: Rows, state: Any) -> tf.Tens
 def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor) -> Moments:
     """Takes a sweep's conditional moments in; they vary less than its draws would (Rao-Blackwell).
 
-    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large.
+    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large. The variance
+    of binary values is left to the end of a block: it follows from their mean.
     """
     log_total = tf.reduce_logsumexp(tf.stack([moments.log_total, log_weight]), axis=0)
     share = tf.where(log_weight > float("-inf"), tf.exp(log_weight - log_total), 0.0)[:, tf.newaxis]
     mean, variance = likelihood.moments(outputs)
     change = mean - moments.mean
-    return moments._replace(
-        log_total=log_total,
-        mean=moments.mean + share * change,
-        variance=(1.0 - share) * (moments.variance + share * tf.square(change)) + share * variance,
-    )
+    moments = moments._replace(log_total=log_total, mean=moments.mean + share * change)
+    if likelihood.binary:
+        return moments
+    return moments._replace(variance=(1.0 - share) * (moments.variance + share * tf.square(change)) + share * variance)
 
 
 def select(running: Any, fresh: Any, source: tf.Tensor) -> Any:
