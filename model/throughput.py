@@ -1,9 +1,9 @@
 """How fast chains and training run, beside the matrix products that they consist of.
 
 The limit is measured, not looked up: NumPy's float32 products of the same shapes, and TensorFlow's in
-bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. A limit is
-the best of its rounds, a program's figure the median of its own. All have all cores: NumPy in a process of its
-own, since it is slower beside the threads of TensorFlow; the others in lanes, as a job runs them.
+bfloat16, in turn with the programs themselves, since machines are shared and their speed drifts. A figure is the
+median of its rounds, a ratio the median of the rounds' ratios. All have all cores: NumPy in a process of its own,
+since it is slower beside the threads of TensorFlow; the others in lanes, as a job runs them.
 """
 
 import concurrent.futures
@@ -128,12 +128,11 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
                 key = f"{name} {precision}"
                 programs[key], keys[key] = sweeps_of(model, sampler, lanes), (f"{unit} of {name}", precision)
         seconds = in_turn(programs, num_rounds)
-    # A limit is what the machine can do: its best round, whatever disturbed the others.
-    rates = {
-        key: lanes * passes * slots / float(np.min(each) if key in ("limit", "rounded") else np.median(each))
+    num = lanes * passes * slots
+    return [
+        Rate(*keys[key], num / float(np.median(each)), float(np.median(seconds["limit"] / each)))
         for key, each in seconds.items()
-    }
-    return [Rate(*keys[key], rate, rate / rates["limit"]) for key, rate in rates.items()]
+    ]
 
 
 def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 200) -> list[Rate]:
