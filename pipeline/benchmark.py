@@ -243,8 +243,9 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
     for name in sections:
         report(name)
         found[name] = {"machine": machine(), "rows": _in_a_process(name, model)}
-        with open(path, "w", encoding="utf-8") as file:
+        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
+        os.replace(f"{path}.tmp", path)
     text = "\n\n".join(_table(name, section) for name, section in found.items())
     with open(os.path.join(directory, "bench.md"), "w", encoding="utf-8") as file:
         file.write(text + "\n")
