@@ -1,5 +1,8 @@
 """The products that a network consists of."""
 
+import subprocess
+import sys
+
 from model import products
 
 
@@ -7,6 +10,12 @@ def test_the_products_are_those_of_a_network():
     assert products.network_shapes(5, (7, 3), 2) == [(5, 7), (7, 3), (3, 2)]
     found = products.numpy_products(((5, 7), (7, 3)), rows=4)()
     assert [product.shape for product in found] == [(4, 7), (4, 3)]
+
+
+def test_beside_numpy_there_is_no_tensorflow():
+    """What the process of `numpy_alone` imports: this module, and that of the command."""
+    code = "import sys, model.products, pipeline.cli; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_in_a_process_of_its_own_as_often_as_wanted():

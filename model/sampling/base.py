@@ -165,7 +165,7 @@ def accept(uniform_numbers: tf.Tensor, log_ratio: tf.Tensor) -> Decision:
     return Decision(accepted, tf.exp(log_probability), tf.cast(bad, tf.int32))
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True)  # of large tensors: fused as above
 def choose(accepted: tf.Tensor, proposed: Any, current: Any) -> Any:
     """Rows of `proposed` where accepted [N], of `current` elsewhere; any structure of [N, ...] tensors."""
 

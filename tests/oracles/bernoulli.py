@@ -1,5 +1,6 @@
 """Bernoulli VAEs so small that every answer follows by quadrature over z."""
 
+import abc
 import itertools
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from model.vae import VAE
 from tests.oracles.scale import raw_scale
 
 
-class _BernoulliOracle:
+class _BernoulliOracle(abc.ABC):
     """A Bernoulli VAE with at most two latents and ten pixels: everything follows by quadrature over z.
 
     The nodes are 0.05 apart within 6 standard deviations of the prior. What is integrated is smooth and
@@ -31,19 +32,21 @@ class _BernoulliOracle:
         self._node_logits = self.logits(self._nodes)
         self.vae = VAE(self._encoder, self._decoder, Bernoulli(), (1, num_values, 1), latent_size)
 
+    @abc.abstractmethod
     def logits(self, z: np.ndarray) -> np.ndarray:
         """The decoder in float64: z [S, K] -> [S, D]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _decoder(self, z: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
+        """The same in float32: z [S, K] -> [S, D]."""
 
+    @abc.abstractmethod
     def _encoder(self, x: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
+        """Location and raw scale of q(z | x): x [N, D] -> [N, 2 K]."""
 
+    @abc.abstractmethod
     def encoder_moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean [N, K] and standard deviation [K] of q(z | x) for binary x [N, D]."""
-        raise NotImplementedError
 
     def completions(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """All completions of a record, the last missing value changing fastest: [2^m, D]."""
