@@ -89,7 +89,7 @@ class Layer(NamedTuple):
 
     kernel: tf.Tensor  # [inputs, outputs]
     transposed: tf.Tensor  # [outputs, inputs]
-    bias: tf.Tensor  # [outputs]
+    bias: tf.Tensor | None  # [outputs]; None: the products are the layer's outputs
     activation: Callable
     result: tf.DType  # that of the next layer's kernel; of the last, float32
 
@@ -98,12 +98,15 @@ class Layer(NamedTuple):
         if values.dtype != self.kernel.dtype:
             values = _cast(values, self.kernel.dtype)
         product = _multiply(values, self.kernel, self.transposed)
+        if self.bias is None:
+            return product
         return _activate(self.activation, product, self.bias, self.result)
 
     def only(self, outputs: np.ndarray) -> "Layer":
         """The layer that makes some of the outputs, and has no others."""
         kernel = tf.gather(self.kernel, outputs, axis=1)
-        return Layer(kernel, tf.transpose(kernel), tf.gather(self.bias, outputs), self.activation, self.result)
+        bias = None if self.bias is None else tf.gather(self.bias, outputs)
+        return Layer(kernel, tf.transpose(kernel), bias, self.activation, self.result)
 
 
 class Stack:
@@ -121,6 +124,16 @@ class Stack:
     def split(self) -> tuple["Stack", Layer]:
         """All layers but the last, and the last."""
         return Stack(self._layers[:-1]), self._layers[-1]
+
+    def unbiased(self) -> tuple["Stack", tf.Tensor | None]:
+        """The stack without its last bias, whose outputs are of the last product's type, and that bias [outputs].
+
+        A stack that does not end in a sum stays as it is.
+        """
+        first, last = self._layers[:-1], self._layers[-1]
+        if last.activation is not keras.activations.linear:
+            return self, None
+        return Stack([*first, last._replace(bias=None)]), last.bias
 
 
 def _is_plain(layer: keras.layers.Layer) -> bool:

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from model.config import ModelConfig
-from model.likelihoods import LIKELIHOODS, Likelihood
+from model.likelihoods import LIKELIHOODS, Likelihood, Unbiased
 from model.networks import ARCHITECTURES, Stack, for_inference
 
 tfd = tfp.distributions
@@ -32,6 +32,7 @@ class View(NamedTuple):
     features: Callable[[tf.Tensor], tf.Tensor]  # z [N, K] -> what outputs are made from
     seen: Callable[[tf.Tensor], tf.Tensor]  # features -> outputs of the values in view, [N, S * outputs_per_value]
     outputs: Callable[[tf.Tensor], tf.Tensor]  # features -> outputs of all values, [N, D * outputs_per_value]
+    likelihood: Likelihood  # of the outputs of the values in view
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class VAE:
 
     Attributes:
         encoder: x [N, D] -> [N, 2 K].
-        decoder: z [N, K] -> [N, D * likelihood.outputs_per_value].
+        decoder: z [N, K] -> [N, D * likelihood.outputs_per_value], of the type that the likelihood takes.
         likelihood: decoder outputs -> distribution of x.
         data_shape: (H, W, C) with H W C = D.
         latent_size: K.
@@ -59,7 +60,7 @@ class VAE:
         """Of all values, but for a VAE made by `looking_at`."""
         if self.restricted is not None:
             return self.restricted
-        return View(np.arange(self.num_values), self.decoder, tf.identity, tf.identity)
+        return View(np.arange(self.num_values), self.decoder, tf.identity, tf.identity, self.likelihood)
 
     @property
     def can_look(self) -> bool:
@@ -70,7 +71,8 @@ class VAE:
         """This VAE with some values [S] in view, of `num_values`."""
         features, last = self.decoder.split()
         outputs = (np.arange(self.likelihood.outputs_per_value)[:, np.newaxis] * self.num_values + values).ravel()
-        return dataclasses.replace(self, restricted=View(values, features, last.only(outputs), last))
+        likelihood = self.likelihood.only(outputs) if isinstance(self.likelihood, Unbiased) else self.likelihood
+        return dataclasses.replace(self, restricted=View(values, features, last.only(outputs), last, likelihood))
 
     @property
     def num_values(self) -> int:
@@ -98,13 +100,20 @@ class VAE:
     def for_inference(self, precision: str) -> "VAE":
         """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how.
 
+        Where that is faster its decoder leaves its last bias to the likelihood.
+
         Args:
             precision: see `sampler.precision`. Whether a GPU rounds float32 factors is one setting of the process,
                 and this sets it.
         """
         tf.config.experimental.enable_tensor_float_32_execution(precision == "tensorfloat32")
         encoder, decoder = (for_inference(network, precision) for network in (self.encoder, self.decoder))
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder, restricted=None)
+        likelihood, bias = self.likelihood, None
+        if isinstance(decoder, Stack):
+            decoder, bias = decoder.unbiased()
+        if bias is not None:
+            likelihood = Unbiased(likelihood, bias)
+        return dataclasses.replace(self, encoder=encoder, decoder=decoder, likelihood=likelihood, restricted=None)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)  # a quarter of the time of the separate operations

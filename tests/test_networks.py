@@ -58,6 +58,21 @@ def test_narrow_products_are_not_rounded():
         np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.parametrize("precision", [SINGLE, HALF])
+def test_the_last_bias_can_be_left_out(precision):
+    network = networks.for_inference(make(), precision)
+    bare, bias = network.unbiased()
+    assert bare(Z).dtype == (tf.bfloat16 if precision == HALF else tf.float32)
+    np.testing.assert_array_equal(tf.cast(bare(Z), tf.float32) + bias, network(Z))
+
+
+def test_a_bias_within_a_last_activation_stays():
+    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(90, activation="tanh")])
+    network = networks.for_inference(network, SINGLE)
+    same, bias = network.unbiased()
+    assert same is network and bias is None
+
+
 def test_weights_are_those_of_the_moment():
     network = make()
     fixed = networks.for_inference(network, SINGLE)

@@ -55,7 +55,7 @@ def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
     """The point at z: forward and backward through the decoder, one network pass."""
     seen = _in_view(vae, rows)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
-    return Point(z, features, base.log_likelihood(vae.likelihood, outputs, *seen), gradient)
+    return Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
 
 
 def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -67,7 +67,7 @@ def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tenso
         tape.watch(z)
         features = vae.view.features(z)
         outputs = vae.view.seen(features)
-    by_outputs = base.log_likelihood_gradient(vae.likelihood, outputs, *seen)
+    by_outputs = base.log_likelihood_gradient(vae.view.likelihood, outputs, *seen)
     return features, outputs, tape.gradient(outputs, z, by_outputs)
 
 
@@ -98,7 +98,7 @@ def move(
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
     beta = beta * tf.ones_like(step_size)
     seen, (z, features, _, gradient) = _in_view(vae, rows), point
-    outputs = tf.zeros([z.shape[0], seen.x.shape[1] * vae.likelihood.outputs_per_value])  # none before the first step
+    outputs = tf.zeros_like(vae.view.seen(features))  # none before the first step
     u = _whiten(reference, z)
     momentum = _kick(reference, 0.5 * time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps):
@@ -106,7 +106,7 @@ def move(
         features, outputs, gradient = _forward_and_backward(vae, seen, z)
         momentum = _kick(reference, time, beta, z, gradient, u, momentum)
     momentum = _kick(reference, -0.5 * time, beta, z, gradient, u, momentum)  # the last one was twice too long
-    new = Point(z, features, base.log_likelihood(vae.likelihood, outputs, *seen), gradient)
+    new = Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)
