@@ -278,7 +278,7 @@ class Gaussian:
         return x
 
 
-class Unbiased:
+class Shifted:
     """A likelihood of decoder outputs that lack the bias of the decoder's last layer, of any floating type.
 
     Adding it is then fused with whatever reads them, instead of a pass over all outputs of its own.
@@ -310,9 +310,9 @@ class Unbiased:
     def moments(self, outputs):
         return self._likelihood.moments(self._whole(outputs))
 
-    def only(self, outputs: np.ndarray) -> "Unbiased":
+    def only(self, outputs: np.ndarray) -> "Shifted":
         """The likelihood of some of the outputs, given their indices."""
-        return Unbiased(self._likelihood, tf.gather(self._bias, outputs))
+        return Shifted(self._likelihood, tf.gather(self._bias, outputs))
 
 
 class _ValueWise(tfd.Distribution):

@@ -125,7 +125,7 @@ class Stack:
         """All layers but the last, and the last."""
         return Stack(self._layers[:-1]), self._layers[-1]
 
-    def unbiased(self) -> tuple["Stack", tf.Tensor | None]:
+    def without_bias(self) -> tuple["Stack", tf.Tensor | None]:
         """The stack without its last bias, whose outputs are of the last product's type, and that bias [outputs].
 
         A stack that does not end in a sum stays as it is.

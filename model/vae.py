@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from model.config import ModelConfig
-from model.likelihoods import LIKELIHOODS, Likelihood, Unbiased
+from model.likelihoods import LIKELIHOODS, Likelihood, Shifted
 from model.networks import ARCHITECTURES, Stack, for_inference
 
 tfd = tfp.distributions
@@ -71,7 +71,7 @@ class VAE:
         """This VAE with some values [S] in view, of `num_values`."""
         features, last = self.decoder.split()
         outputs = (np.arange(self.likelihood.outputs_per_value)[:, np.newaxis] * self.num_values + values).ravel()
-        likelihood = self.likelihood.only(outputs) if isinstance(self.likelihood, Unbiased) else self.likelihood
+        likelihood = self.likelihood.only(outputs) if isinstance(self.likelihood, Shifted) else self.likelihood
         return dataclasses.replace(self, restricted=View(values, features, last.only(outputs), last, likelihood))
 
     @property
@@ -94,7 +94,7 @@ class VAE:
         return self.likelihood.distribution(self.decoder(z))
 
     def log_likelihood(self, z: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """log p(x | z) of complete x [N, D]: [N], nats; `decode(z).log_prob(x)`, fused."""
+        """log p(x | z) of complete x [N, D]: [N], nats."""
         return _log_prob(self.likelihood, self.decoder(z), x)
 
     def for_inference(self, precision: str) -> "VAE":
@@ -110,15 +110,15 @@ class VAE:
         encoder, decoder = (for_inference(network, precision) for network in (self.encoder, self.decoder))
         likelihood, bias = self.likelihood, None
         if isinstance(decoder, Stack):
-            decoder, bias = decoder.unbiased()
+            decoder, bias = decoder.without_bias()
         if bias is not None:
-            likelihood = Unbiased(likelihood, bias)
+            likelihood = Shifted(likelihood, bias)
         return dataclasses.replace(self, encoder=encoder, decoder=decoder, likelihood=likelihood, restricted=None)
 
 
 @tf.function(jit_compile=True, reduce_retracing=True)  # a quarter of the time of the separate operations
 def _log_prob(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    return likelihood.distribution(outputs).log_prob(x)
+    return likelihood.log_prob(outputs, x, tf.ones_like(x, tf.bool))
 
 
 def build(config: ModelConfig, data_shape: tuple[int, int, int], seed: int = 0) -> VAE:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture, Unbiased
+from model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture, Shifted
 from tests.oracles import hoeffding
 
 NAMES = sorted(LIKELIHOODS)
@@ -124,23 +124,23 @@ def test_a_bias_left_to_the_likelihood_is_added_to_the_outputs(name):
     whole = tf.cast(bare, tf.float32) + bias
     uniform = tf.constant(np.random.default_rng(1).random((4, 10)), tf.float32)
     x, chosen = likelihood.sample(whole, uniform), uniform < 0.7
-    unbiased = Unbiased(likelihood, bias)
-    np.testing.assert_array_equal(unbiased.sample(bare, uniform), x)
-    np.testing.assert_array_equal(unbiased.log_prob(bare, x, chosen), likelihood.log_prob(whole, x, chosen))
-    np.testing.assert_array_equal(unbiased.distribution(bare).log_prob(x), likelihood.distribution(whole).log_prob(x))
-    for ours, expected in zip(unbiased.moments(bare), likelihood.moments(whole)):
+    shifted = Shifted(likelihood, bias)
+    np.testing.assert_array_equal(shifted.sample(bare, uniform), x)
+    np.testing.assert_array_equal(shifted.log_prob(bare, x, chosen), likelihood.log_prob(whole, x, chosen))
+    np.testing.assert_array_equal(shifted.distribution(bare).log_prob(x), likelihood.distribution(whole).log_prob(x))
+    for ours, expected in zip(shifted.moments(bare), likelihood.moments(whole)):
         np.testing.assert_array_equal(ours, expected)
     some = np.arange(whole.shape[1]).reshape(-1, 10)[:, 2:7].ravel()
-    part = unbiased.only(some).log_prob(tf.gather(bare, some, axis=1), x[:, 2:7], chosen[:, 2:7])
+    part = shifted.only(some).log_prob(tf.gather(bare, some, axis=1), x[:, 2:7], chosen[:, 2:7])
     expected = likelihood.log_prob(tf.gather(whole, some, axis=1), x[:, 2:7], chosen[:, 2:7])
     np.testing.assert_array_equal(part, expected)
 
 
 def test_attributes_of_a_likelihood_do_not_depend_on_its_bias():
     for likelihood in (LIKELIHOODS[name]() for name in NAMES):
-        unbiased = Unbiased(likelihood, tf.zeros([3 * likelihood.outputs_per_value]))
+        shifted = Shifted(likelihood, tf.zeros([3 * likelihood.outputs_per_value]))
         for attribute in ("name", "outputs_per_value", "dtype", "unit", "binary", "moments_every"):
-            assert getattr(unbiased, attribute) == getattr(likelihood, attribute)
+            assert getattr(shifted, attribute) == getattr(likelihood, attribute)
 
 
 @pytest.mark.parametrize("name", NAMES)

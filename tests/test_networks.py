@@ -61,7 +61,7 @@ def test_narrow_products_are_not_rounded():
 @pytest.mark.parametrize("precision", [SINGLE, HALF])
 def test_the_last_bias_can_be_left_out(precision):
     network = networks.for_inference(make(), precision)
-    bare, bias = network.unbiased()
+    bare, bias = network.without_bias()
     assert bare(Z).dtype == (tf.bfloat16 if precision == HALF else tf.float32)
     np.testing.assert_array_equal(tf.cast(bare(Z), tf.float32) + bias, network(Z))
 
@@ -69,7 +69,7 @@ def test_the_last_bias_can_be_left_out(precision):
 def test_a_bias_within_a_last_activation_stays():
     network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(90, activation="tanh")])
     network = networks.for_inference(network, SINGLE)
-    same, bias = network.unbiased()
+    same, bias = network.without_bias()
     assert same is network and bias is None
 
 
