@@ -100,7 +100,7 @@ def threefry_2x32(key0, key1, counter0, counter1):
     return x0, x1
 
 
-def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int):
+def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
     """Random words of every row.
 
     Args:
@@ -110,14 +110,20 @@ def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int):
         size: how many numbers a row needs, at most `MAX_ELEMENTS`.
 
     Returns:
-        A pair of [N, ceil(size / 2)] uint32 tensors.
+        [N, size] uint32.
     """
     if not 1 <= size <= MAX_ELEMENTS:
         raise ValueError(f"size must be from 1 to {MAX_ELEMENTS}, got {size}")
+    # Every element computes its whole block, and takes a word of it. To compute a block once and join the words takes
+    # XLA longer on a CPU: it has no loop with two results, and what is joined is not fused with what reads it.
+    element, num_blocks = np.arange(size, dtype=np.uint32), (size + 1) // 2
+    is_first = element < num_blocks
     purpose = tf.bitwise.left_shift(tf.cast(draw, tf.uint32), tf.constant(22, tf.uint32))
-    blocks = tf.constant(np.arange((size + 1) // 2, dtype=np.uint32)) | purpose
+    blocks = tf.constant(np.where(is_first, element, element - np.uint32(num_blocks))) | purpose
     place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(sweep, tf.uint32)
-    return threefry_2x32(streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis, :], place[:, tf.newaxis])
+    return tf.where(
+        is_first, *threefry_2x32(streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis], place[:, tf.newaxis])
+    )
 
 
 def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
@@ -134,8 +140,7 @@ def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: in
     Returns:
         [N, size] float32.
     """
-    first, second = bits(streams, sweep, draw, size)
-    return _to_unit_interval(tf.concat([first, second], axis=1))[:, :size]
+    return _to_unit_interval(bits(streams, sweep, draw, size))
 
 
 def normal(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
