@@ -27,6 +27,7 @@ from model.vae import VAE
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
     outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    log_likelihood: tf.Tensor  # [N] log p(x_obs | z)
     loc: tf.Tensor  # [N, H, K] of the components in the history
     scale: tf.Tensor  # [N, H, K]
     available: tf.Tensor  # [N] int32, components that can be chosen, at least 1
@@ -46,6 +47,7 @@ def init(vae: VAE, history_size: int, rows: base.Rows, sweep: tf.Tensor, z: tf.T
     return State(
         z,
         outputs,
+        base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed),
         loc=tf.pad(loc[:, tf.newaxis], unused),
         scale=tf.pad(scale[:, tf.newaxis], unused, constant_values=1.0),
         available=tf.ones([z.shape[0]], tf.int32),
@@ -63,17 +65,17 @@ def step(
     )
     z = proposal.draw(rows, sweep)
     outputs = vae.decoder(z)
+    log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
 
-    def log_weight(z, outputs):
-        log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
+    def log_weight(z, log_lik):
         return log_lik + base.standard_normal_log_prob(z) - proposal.log_prob(z)
 
     decision = base.accept(
-        base.draw_uniform(rows, sweep, Draw.ACCEPT), log_weight(z, outputs) - log_weight(state.z, state.outputs)
+        base.draw_uniform(rows, sweep, Draw.ACCEPT), log_weight(z, log_lik) - log_weight(state.z, state.log_likelihood)
     )
-    z, outputs = base.choose(decision.accepted, (z, outputs), (state.z, state.outputs))
+    z, outputs, log_lik = base.choose(decision.accepted, (z, outputs, log_lik), state[:3])
     info = base.Info.of_chain(decision.probability, decision.non_finite)
-    return state._replace(z=z, outputs=outputs), info, decision.accepted
+    return state._replace(z=z, outputs=outputs, log_likelihood=log_lik), info, decision.accepted
 
 
 def warm_up(vae: VAE, prior_fraction: float, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:

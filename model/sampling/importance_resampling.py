@@ -22,6 +22,7 @@ from model.vae import VAE
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
     outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    log_likelihood: tf.Tensor  # [N] log p(x_obs | z)
     loc: tf.Tensor  # [N, K] of the proposal
     scale: tf.Tensor  # [N, K]
 
@@ -30,7 +31,8 @@ def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     """Fixes each chain's proposal at a completion drawn from the latents z."""
     outputs = vae.decoder(z)
     posterior = vae.encode(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs))
-    return State(z, outputs, posterior.loc, posterior.stddev())
+    log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
+    return State(z, outputs, log_lik, posterior.loc, posterior.stddev())
 
 
 def step(vae: VAE, prior_fraction: float, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
@@ -40,7 +42,7 @@ def step(vae: VAE, prior_fraction: float, rows: base.Rows, sweep: tf.Tensor, sta
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
     log_weight = log_lik + base.standard_normal_log_prob(z) - proposal.log_prob(z)
-    return State(z, outputs, state.loc, state.scale), base.Info.of_weights(log_weight)
+    return State(z, outputs, log_lik, state.loc, state.scale), base.Info.of_weights(log_weight)
 
 
 def build(vae: VAE, config: SamplerConfig) -> base.Kernel:

@@ -26,12 +26,14 @@ class State(NamedTuple):
     x: tf.Tensor  # [N, D] completions after resampling; of the R replenishing rows unused
     z: tf.Tensor  # [N, K] the proposals z_j, before resampling
     outputs: tf.Tensor  # [N, D * outputs_per_value] decoder outputs at z
+    log_likelihood: tf.Tensor  # [N] log p(x_obs | z)
 
 
 def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     """Particles at the latents z: x_mis ~ p(x_mis | z)."""
     outputs = vae.decoder(z)
-    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs)
+    log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
+    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs, log_lik)
 
 
 def _components(vae: VAE, x: tf.Tensor, size: int, num_replenishing: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -61,7 +63,7 @@ def step(
     info = base.Info.of_weights(log_weight)
     chosen = base.resample(base.draw_uniform(rows, sweep, Draw.RESAMPLE), info.log_weight, size)
     x = base.draw_values(vae, rows, sweep, Draw.VALUES, tf.gather(outputs, chosen))
-    return State(x, z, outputs), info
+    return State(x, z, outputs, log_lik), info
 
 
 def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
