@@ -26,12 +26,17 @@ def test_distributions_have_the_right_shapes(activation, shape):
 @pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
 def test_for_inference_it_is_the_same_model(likelihood):
     model = vae.build(ModelConfig(latent_size=3, hidden=(8, 6), likelihood=likelihood), (4, 3, 1))
-    model.decoder.layers[-1].bias.assign(tf.linspace(-1.0, 1.0, model.decoder.layers[-1].bias.shape[0]))
+    for network in (model.encoder, model.decoder):
+        network.layers[-1].bias.assign(tf.linspace(-1.0, 1.0, network.layers[-1].bias.shape[0]))
     fixed, z = model.for_inference("float32"), tf.constant(np.random.default_rng(0).normal(size=(5, 3)), tf.float32)
     x = tf.cast(model.decode(z).sample(seed=1), tf.float32)
     np.testing.assert_allclose(fixed.decode(z).log_prob(x), model.decode(z).log_prob(x), rtol=1e-4)
     np.testing.assert_allclose(fixed.log_likelihood(z, x), model.log_likelihood(z, x), rtol=1e-4)
-    np.testing.assert_allclose(fixed.encode(x).mean(), model.encode(x).mean(), rtol=1e-4, atol=1e-6)
+    for ours, expected in zip(
+        (fixed.encode(x).loc, fixed.encode(x).stddev()), (model.encode(x).loc, model.encode(x).stddev())
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(model.encode(x).loc, 0.0)
     view = fixed.looking_at(np.arange(2, 9)).view
     some = view.likelihood.log_prob(view.seen(view.features(z)), x[:, 2:9], tf.fill([5, 7], True))
     expected = model.likelihood.log_prob(
