@@ -91,6 +91,8 @@ def advance(
         num_sweeps: B.
     """
     rows, state, moments = chains
+    if vae.likelihood.binary:  # x^2 is x: the variance follows from the mean, and meanwhile would only be copied
+        moments = moments._replace(variance=())
     num_rows, latent_size = state.z.shape
     z = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows, latent_size])
     log_lik = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
@@ -110,7 +112,7 @@ def advance(
         z = z.write(index, state.z)
         log_lik = log_lik.write(index, _log_likelihood(vae, kernel, rows, state))
         log_weight = log_weight.write(index, info.log_weight)
-    if vae.likelihood.binary:  # x^2 is x
+    if vae.likelihood.binary:
         moments = moments._replace(variance=moments.mean * (1.0 - moments.mean))
     return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
@@ -132,8 +134,7 @@ def _log_likelihood(vae: VAE, kernel: Kernel, rows: Rows, state: Any) -> tf.Tens
 def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor) -> Moments:
     """Takes a sweep's conditional moments in; they vary less than its draws would (Rao-Blackwell).
 
-    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large. The variance
-    of binary values is left to the end of a block: it follows from their mean.
+    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large.
     """
     log_total = tf.reduce_logsumexp(tf.stack([moments.log_total, log_weight]), axis=0)
     share = tf.where(log_weight > float("-inf"), tf.exp(log_weight - log_total), 0.0)[:, tf.newaxis]
