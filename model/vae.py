@@ -100,7 +100,8 @@ class VAE:
     def for_inference(self, precision: str) -> "VAE":
         """This VAE with its weights as they are now, for many passes; `networks.for_inference` says how.
 
-        Where that is faster its decoder leaves its last bias to the likelihood.
+        A decoder that ends in a sum leaves its last bias to the likelihood: its outputs are without it, and of the type
+        of its last product.
 
         Args:
             precision: see `sampler.precision`. Whether a GPU rounds float32 factors is one setting of the process,

@@ -73,7 +73,8 @@ def step(
     decision = base.accept(
         base.draw_uniform(rows, sweep, Draw.ACCEPT), log_weight(z, log_lik) - log_weight(state.z, state.log_likelihood)
     )
-    z, outputs, log_lik = base.choose(decision.accepted, (z, outputs, log_lik), state[:3])
+    current = (state.z, state.outputs, state.log_likelihood)
+    z, outputs, log_lik = base.choose(decision.accepted, (z, outputs, log_lik), current)
     info = base.Info.of_chain(decision.probability, decision.non_finite)
     return state._replace(z=z, outputs=outputs, log_likelihood=log_lik), info, decision.accepted
 

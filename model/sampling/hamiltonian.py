@@ -98,7 +98,8 @@ def move(
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
     beta = beta * tf.ones_like(step_size)
     seen, (z, features, _, gradient) = _in_view(vae, rows), point
-    outputs = tf.zeros_like(vae.view.seen(features))  # none before the first step
+    # None before the first step; of these the shape and type are all that is used, so that nothing is computed.
+    outputs = tf.zeros_like(vae.view.seen(features))
     u = _whiten(reference, z)
     momentum = _kick(reference, 0.5 * time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps):
