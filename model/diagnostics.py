@@ -43,7 +43,7 @@ class Diagnostics(NamedTuple):
 
 class _Sorted(NamedTuple):
     values: np.ndarray  # [R, S] ascending
-    order: np.ndarray  # [R, S] integer, where in its row each value stood
+    order: np.ndarray  # [R, S] integer, where among all R S values each one stood
 
 
 def diagnose(draws: np.ndarray) -> Diagnostics:
@@ -185,7 +185,8 @@ def _restore(values, valid, shape):
 def _sort(halves):
     pool = _pool(halves)
     order = np.argsort(pool, axis=1)
-    return _Sorted(np.take_along_axis(pool, order, axis=1), order)
+    order += np.arange(0, pool.size, pool.shape[1])[:, np.newaxis]
+    return _Sorted(np.take(pool, order), order)
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,15 +212,13 @@ def _normal_scores(halves, pooled):
     """
     values, order = pooled
     size = values.shape[1]
-    place = np.arange(size)
-    differs = values[:, 1:] != values[:, :-1]
-    first = np.ones((len(values), 1), bool)
-    # Of each value the place of the first and of the last that are equal to it.
-    begin = np.maximum.accumulate(np.where(np.hstack([first, differs]), place, 0), axis=1)
-    end = np.where(np.hstack([differs, first]), place, size)
-    end = np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]
-    scores = np.empty(values.shape)
-    np.put_along_axis(scores, order, _score_table(size)[begin + end], axis=1)  # r = (begin + end) / 2 + 1
+    is_first = np.ones(values.shape, bool)  # of the values equal to it
+    np.not_equal(values[:, 1:], values[:, :-1], out=is_first[:, 1:])
+    first = np.flatnonzero(is_first)
+    num_equal = np.diff(first, append=values.size)
+    by_rank = _score_table(size)[2 * (first % size) + num_equal - 1]  # index 2 r - 2
+    scores = np.empty(values.size)
+    scores[order.ravel()] = np.repeat(by_rank, num_equal)
     return scores.reshape(halves.shape)
 
 
@@ -240,9 +239,10 @@ def _centre(series):
     """Means along the last axis, and what remains: [..., n] to [...] and [..., n]."""
     # Relative to the first value: what remains of equal values is then exactly 0, not a rounding error.
     first = series[..., :1]
-    shifted = series - first
-    mean = shifted.mean(axis=-1, keepdims=True)
-    return (first + mean)[..., 0], shifted - mean
+    remainder = series - first
+    mean = remainder.mean(axis=-1, keepdims=True)
+    remainder -= mean
+    return (first + mean)[..., 0], remainder
 
 
 def _variance_of_means(means):
@@ -264,7 +264,7 @@ def _split_r_hat(series):
     """
     size = series.shape[-1]
     means, remainder = _centre(series)
-    within = np.square(remainder).sum(axis=-1).mean(axis=1) / (size - 1)
+    within = np.einsum("rmt,rmt->rm", remainder, remainder).mean(axis=1) / (size - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.sqrt(_variance_of_means(means) / within + (size - 1) / size)
 
@@ -322,8 +322,9 @@ def _mean_autocovariance(remainder):
     """
     size = remainder.shape[-1]
     length = _fast_length(2 * size)  # filled up with zeros, or lags would run around the end
-    transform = np.fft.rfft(remainder, length)
-    power = (np.square(transform.real) + np.square(transform.imag)).mean(axis=1)
+    parts = np.fft.rfft(remainder, length).view(np.float64)  # real, imaginary, real, ...
+    squares = np.einsum("rmk,rmk->rk", parts, parts)
+    power = (squares[:, ::2] + squares[:, 1::2]) / remainder.shape[1]
     return np.fft.irfft(power, length)[:, :size] / size
 
 

@@ -8,7 +8,7 @@ force.
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,9 +82,12 @@ class Examiner:
 
     def _is_hopeless(self, quantities: np.ndarray) -> bool:
         """Whether a record cannot pass, by less than all of its diagnostics."""
-        plain = _plain_r_hat(quantities)
-        if not plain.max() < 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0):
-            return True
+        too_far = 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0)
+        plain = np.full(quantities.shape[-1], np.nan)
+        for values in _plain(quantities):
+            plain = np.fmax(plain, _split_r_hat(values))  # equal distances say nothing
+            if not plain.max() < too_far:
+                return True
         apart = quantities[..., np.argsort(plain)[-_SUSPECTS:]]
         if not np.float32(diagnostics.r_hat(apart).max()) < self._config.target_r_hat:
             return True
@@ -113,16 +116,15 @@ def _quantities(trace: Trace) -> np.ndarray:
     return np.concatenate([trace.z, last[..., np.newaxis]], axis=-1).swapaxes(0, 1)[:, np.newaxis]
 
 
-@_UNDEFINED_IS_NAN
-def _plain_r_hat(quantities: np.ndarray) -> np.ndarray:
-    """Split R-hat [Q] of [T, 1, C, Q] without ranks, of the draws or of their distances from the mean.
+def _plain(quantities: np.ndarray) -> Iterator[np.ndarray]:
+    """Half-chains [n, M, Q] of [T, 1, C, Q], and then their distances from the mean.
 
-    The larger of the two is almost always largest where the rank-normalised one is, at a fraction of its cost.
+    The larger R-hat of the two is almost always largest where that of their ranks is, at a fraction of its cost.
     """
     half = len(quantities) // 2
     halves = np.concatenate([quantities[:half, 0], quantities[-half:, 0]], axis=1).astype(np.float64)
-    distances = np.abs(halves - halves.mean(axis=(0, 1)))
-    return np.fmax(_split_r_hat(halves), _split_r_hat(distances))  # equal distances say nothing
+    yield halves
+    yield np.abs(halves - halves.mean(axis=(0, 1)))
 
 
 @_UNDEFINED_IS_NAN
@@ -130,7 +132,8 @@ def _split_r_hat(halves: np.ndarray) -> np.ndarray:
     """R-hat [Q] of half-chains [n, M, Q]."""
     size = len(halves)
     means = halves.mean(axis=0)
-    within = np.square(halves - means).sum(axis=0).mean(axis=0) / (size - 1)
+    remainder = halves - means
+    within = np.einsum("tmq,tmq->q", remainder, remainder) / (halves.shape[1] * (size - 1))
     return np.sqrt((size - 1) / size + means.var(axis=0, ddof=1) / within)
 
 
