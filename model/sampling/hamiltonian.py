@@ -97,16 +97,14 @@ def move(
     momentum = start = base.draw_latent(rows, sweep, Draw.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
     beta = beta * tf.ones_like(step_size)
-    seen, (z, features, _, gradient) = _in_view(vae, rows), point
-    # None before the first step; of these the shape and type are all that is used, so that nothing is computed.
-    outputs = tf.zeros_like(vae.view.seen(features))
+    seen, half, z, gradient = _in_view(vae, rows), 0.5 * time, point.z, point.gradient
     u = _whiten(reference, z)
-    momentum = _kick(reference, 0.5 * time, beta, z, gradient, u, momentum)
-    for _ in tf.range(num_steps):
-        z, u, momentum = _rotate(reference, time, u, momentum)
-        features, outputs, gradient = _forward_and_backward(vae, seen, z)
-        momentum = _kick(reference, time, beta, z, gradient, u, momentum)
-    momentum = _kick(reference, -0.5 * time, beta, z, gradient, u, momentum)  # the last one was twice too long
+    z, u, momentum = _kick_and_rotate(reference, half, time, beta, z, gradient, u, momentum)
+    for _ in tf.range(num_steps - 1):  # the second half of a step's kick and the first half of the next one's
+        gradient = _forward_and_backward(vae, seen, z)[2]
+        z, u, momentum = _kick_and_rotate(reference, time, time, beta, z, gradient, u, momentum)
+    features, outputs, gradient = _forward_and_backward(vae, seen, z)
+    momentum = _kick(reference, half, beta, z, gradient, u, momentum)
     new = Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
@@ -128,18 +126,19 @@ def _whiten(reference: Reference, z: tf.Tensor) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)
-def _rotate(reference: Reference, time: tf.Tensor, u: tf.Tensor, momentum: tf.Tensor):
-    """The reference's own dynamics: z, u and momentum after `time` [N]."""
-    cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
-    u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
-    return reference.centre + _times(reference.factor, u), u, momentum
-
-
-@tf.function(jit_compile=True)
 def _kick(reference: Reference, time, beta, z, gradient, u, momentum) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
     force = _times(reference.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
+
+
+@tf.function(jit_compile=True)
+def _kick_and_rotate(reference: Reference, kick_time, time, beta, z, gradient, u, momentum):
+    """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
+    momentum = _kick(reference, kick_time, beta, z, gradient, u, momentum)
+    cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
+    u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
+    return reference.centre + _times(reference.factor, u), u, momentum
 
 
 def _times(factor: tf.Tensor, vector: tf.Tensor, transpose: bool = False) -> tf.Tensor:
