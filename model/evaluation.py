@@ -37,7 +37,13 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
     clipped = np.clip(mean.astype(np.float64), _CLIP, 1 - _CLIP)
     log_prob = np.log(np.where(positive, clipped, 1 - clipped))
     bins = np.minimum((mean * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    in_bin = missing[..., None] & (bins[..., None] == np.arange(NUM_BINS))
+    chosen = missing & (bins >= 0)  # a mean that is not a number has no bin
+    bin_of_record = (np.arange(len(bins))[:, np.newaxis] * NUM_BINS + bins)[chosen]
+
+    def by_bin(values: np.ndarray | None = None) -> np.ndarray:
+        weights = None if values is None else values[chosen]
+        return np.bincount(bin_of_record, weights, len(bins) * NUM_BINS).reshape(-1, NUM_BINS)
+
     return Scores(
         num_values=missing.sum(axis=1),
         nll=-np.where(missing, log_prob, 0).sum(axis=1),
@@ -45,9 +51,9 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
         true_positive=(missing & predicted & positive).sum(axis=1),
         false_positive=(missing & predicted & ~positive).sum(axis=1),
         false_negative=(missing & ~predicted & positive).sum(axis=1),
-        reliability_count=in_bin.sum(axis=1),
-        reliability_mean=np.where(in_bin, mean[..., None].astype(np.float64), 0).sum(axis=1),
-        reliability_truth=(in_bin & positive[..., None]).sum(axis=1),
+        reliability_count=by_bin(),
+        reliability_mean=by_bin(mean),
+        reliability_truth=by_bin(positive).astype(np.int64),
     )
 
 

@@ -44,6 +44,7 @@ _JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 2
 _SHORT = {"name": "pseudo_gibbs", "num_start": 4, "num_warmup": 4, "max_sweeps": 20}
 _FIXED = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
 _SIZES = (1_000, 10_000, 100_000)
+_FEW = 1_000  # records, which take less time than the start
 
 Row = dict[str, Any]
 
@@ -61,7 +62,7 @@ def training(model: str | None) -> Iterator[Row]:
     yield from (rate._asdict() for rate in throughput.training_rate())
 
 
-def converged(model: str | None, num_records: int = 2000) -> Iterator[Row]:
+def converged(model: str | None, num_records: int = 4000) -> Iterator[Row]:
     """Of MNIST test digits, at both precisions.
 
     Raises:
@@ -128,33 +129,36 @@ class _Runs:
         return *comparison.run(imputer, self._records, self._records.observed(mask)), imputer.occupancy
 
 
-def job(model: str | None, num_records: int = 10_000, num_starts: int = 3) -> Iterator[Row]:
-    """Of pseudo-Gibbs, 4 chains of 200 sweeps."""
+def job(model: str | None, num_records: int = 10_000, num_rounds: int = 3, num_starts: int = 5) -> Iterator[Row]:
+    """Of pseudo-Gibbs, 4 chains of 200 sweeps: medians of rounds of command and sampler, and of the rounds' ratios."""
     del model
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
         masked = _masked_records(directory, num_records)
         start = _start_seconds(directory, trained, _JOB | {"max_sweeps": 10}, num_starts)
-        seconds, peak = _impute(directory, trained, masked, _JOB)
-        bare = _bare_seconds(trained, num_records, _JOB)
+        sampler_seconds = _sampler_alone(trained, num_records, _JOB)
+        rounds = np.array([(*_impute(directory, trained, masked, _JOB), sampler_seconds()) for _ in range(num_rounds)])
+    seconds, peak, alone = rounds.T
     yield {
         "records": num_records,
         "start_seconds": start,
-        "job_seconds": seconds,
-        "sampler_seconds": bare,
-        "of_sampler": bare / (seconds - start),
-        "peak_gib": peak,
+        "job_seconds": float(np.median(seconds)),
+        "sampler_seconds": float(np.median(alone)),
+        "of_sampler": float(np.median(alone / (seconds - start))),
+        "peak_gib": float(peak.max()),
     }
 
 
-def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 3) -> Iterator[Row]:
-    """Of pseudo-Gibbs, 4 chains of 20 sweeps."""
+def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 5) -> Iterator[Row]:
+    """Of pseudo-Gibbs, 4 chains of 20 sweeps; of few records, beside whose time the start's varies, a median."""
     del model
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
         start = _start_seconds(directory, trained, _SHORT, num_starts)
         for size in sizes:
-            seconds, peak = _impute(directory, trained, _masked_records(directory, size), _SHORT)
+            masked = _masked_records(directory, size)
+            num_runs = num_starts if size <= _FEW else 1
+            seconds, peak = np.median([_impute(directory, trained, masked, _SHORT) for _ in range(num_runs)], axis=0)
             rate = size / (seconds - start)
             yield {"records": size, "seconds": seconds, "records_per_second": rate, "peak_gib": peak}
 
@@ -217,16 +221,20 @@ def _start_seconds(directory: str, model: str, sampler: Row, num_starts: int) ->
     return float(np.median([_impute(directory, model, masked, sampler)[0] for _ in range(num_starts)]))
 
 
-def _bare_seconds(model: str, num_records: int, sampler: Row) -> float:
-    """The same records in this process, from arrays to arrays, without compilation."""
+def _sampler_alone(model: str, num_records: int, sampler: Row) -> Callable[[], float]:
+    """Takes the same records from arrays to arrays in this process, compiled before; returns the seconds."""
     imputer = Imputer(checkpoints.load(model).vae, SamplerConfig(**_FIXED | sampler), seed=0)
     images, observed = _digits(num_records)
     chosen = np.arange(num_records) % len(images)
     ids = [b"%08d" % index for index in range(num_records)]
     imputer(images[:1], observed[:1], ids[:1])
-    began = time.perf_counter()
-    imputer(images[chosen], observed[chosen], ids)
-    return time.perf_counter() - began
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        imputer(images[chosen], observed[chosen], ids)
+        return time.perf_counter() - began
+
+    return seconds
 
 
 def run(directory: str, sections: Sequence[str], model: str | None, report: Callable[[str], None]) -> str:

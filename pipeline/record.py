@@ -125,36 +125,26 @@ OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 # --- tf.train.Example, field by field
 
 
-def _bytes(value: bytes) -> tf.train.Feature:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int(value) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
-
-
-def _float(value) -> tf.train.Feature:
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
-
-
-def _zlib(array: np.ndarray) -> tf.train.Feature:
-    return _bytes(zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL))
-
-
-_ENCODERS = {"int64": _int, "float32": _float, "bytes": _bytes}
+_TYPES = {"int64": int, "float32": float, "bytes": bytes}
 _FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
+_FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
 
 
-def _carried_features(schema: Schema, carried: Mapping[str, object]) -> dict[str, tf.train.Feature]:
-    return {
-        name: _ENCODERS[feature.kind](carried.get(name, feature.default)) for name, feature in schema.carried.items()
-    }
+def _zlib(array: np.ndarray) -> bytes:
+    return zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL)
 
 
-def _serialize(features: Mapping[str, tf.train.Feature]) -> bytes:
+def _carried_values(schema: Schema, carried: Mapping[str, object]) -> dict[str, int | float | bytes]:
+    return {name: _TYPES[feature.kind](carried.get(name, feature.default)) for name, feature in schema.carried.items()}
+
+
+def _serialize(values: Mapping[str, int | float | bytes], others: bytes = b"") -> bytes:
+    """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
+    features = tf.train.Features.FromString(others)
+    for name, value in values.items():
+        getattr(features.feature[name], _FIELD_OF_TYPE[type(value)]).value[:] = (value,)
     # By default the order of a protobuf map differs from process to process.
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
 def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""):
@@ -163,10 +153,11 @@ def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, reco
     Raises:
         RecordError: another type, or not one value.
     """
-    if name not in features or features[name].WhichOneof("kind") is None:
+    feature = features.get(name)
+    found = None if feature is None else feature.WhichOneof("kind")
+    if found is None:
         return None
-    values = getattr(features[name], _FIELDS[kind]).value
-    if features[name].WhichOneof("kind") != _FIELDS[kind] or len(values) != 1:
+    if found != _FIELDS[kind] or len(values := getattr(feature, found).value) != 1:
         raise RecordError(Reason.BAD_TYPE, f"feature {name!r} must be one {kind} value", record_id)
     return values[0]
 
@@ -252,15 +243,15 @@ def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
 
 def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
-    features = {
-        "id": _bytes(record.id),
-        "image": _bytes(encode_values(record.image)),
-        "observed": _bytes(record.observed.astype(np.uint8).tobytes()),
-        **_carried_features(schema, record.carried),
+    values = {
+        "id": record.id,
+        "image": encode_values(record.image),
+        "observed": record.observed.astype(np.uint8).tobytes(),
+        **_carried_values(schema, record.carried),
     }
     if record.truth is not None:
-        features["truth"] = _bytes(encode_values(record.truth))
-    return _serialize(dict(tf.train.Features.FromString(record.extra).feature) | features)
+        values["truth"] = encode_values(record.truth)
+    return _serialize(values, record.extra)
 
 
 def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
@@ -291,7 +282,7 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         np.packbits(record.observed).tobytes(),
         np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
         b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
-        _serialize(_carried_features(schema, record.carried)),
+        _serialize(_carried_values(schema, record.carried)),
         record.extra,
     ):
         digest.update(len(part).to_bytes(8, "little"))
@@ -307,21 +298,21 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
     masked = record.masked
     truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
     diagnostics = {
-        name: (_float if dtype is np.float32 else _int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
+        name: (float if dtype is np.float32 else int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
     }
     return _serialize(
         {
-            "id": _bytes(masked.id),
+            "id": masked.id,
             "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
             "observed": _zlib(masked.observed),
             "truth": _zlib(truth),
-            "has_truth": _int(masked.truth is not None),
+            "has_truth": int(masked.truth is not None),
             "imputations": _zlib(record.imputations),
             "mean": _zlib(record.mean),
             "stddev": _zlib(record.stddev),
-            "extra": _bytes(masked.extra),
+            "extra": masked.extra,
             **diagnostics,
-            **_carried_features(schema, masked.carried),
+            **_carried_values(schema, masked.carried),
         }
     )
 
@@ -336,12 +327,11 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
 
     def array(name, shape, dtype):
         expected = math.prod(shape) * np.dtype(dtype).itemsize
-        inflater = zlib.decompressobj()
-        try:
-            content = inflater.decompress(_scalar(features, name, "bytes") or b"", expected)
+        try:  # one byte more than expected is enough to see that there are too many
+            content = zlib.decompressobj().decompress(_scalar(features, name, "bytes") or b"", expected + 1)
         except zlib.error as error:
             raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
-        if len(content) != expected or inflater.decompress(inflater.unconsumed_tail, 1):
+        if len(content) != expected:
             raise RecordError(Reason.BAD_TYPE, f"feature {name!r} does not hold {expected} bytes")
         return np.frombuffer(content, dtype).reshape(shape)
 

@@ -71,7 +71,7 @@ def decode_mask(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """
     values = decode_values(content, shape, _MASK)
     largest = 255 if content.startswith(_PNG_SIGNATURE) else 1
-    if not np.isin(values, (0, largest)).all():
+    if not ((values == 0) | (values == largest)).all():
         raise ValueError(f"values other than 0 and {largest}")
     return values > 0
 
@@ -82,6 +82,8 @@ def finite_where(needed: np.ndarray, values: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a needed value is not finite.
     """
+    if values.dtype.kind != "f":
+        return values
     finite = np.isfinite(values)
     num_bad = np.count_nonzero(needed & ~finite)
     if num_bad:
