@@ -211,32 +211,34 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
     """Lines at the targets, with what they are, and a tint where both are met."""
     line = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
     text = {"color": _INK, "fontsize": 8}
-    if target_r_hat:
+    (left, right), side = axes.get_xlim(), 1
+    if target_ess and target_ess**2 > left * right:  # beyond the middle: there what is written fits in on the left only
+        side = -1
+    here, there = ("left", "right")[::side]
+    if target_r_hat:  # written at the end where the other line is not
         axes.axhline(target_r_hat - 1, **line)
         axes.annotate(
             f"R-hat {target_r_hat:g}",
-            (0, target_r_hat - 1),
-            (4, 3),
+            (int(side > 0), target_r_hat - 1),
+            (-4 * side, 3),
             xycoords=axes.get_yaxis_transform(),
             textcoords="offset points",
+            ha=there,
             **text,
         )
     if target_ess:
         axes.axvline(target_ess, **line)
-        (left, right), side = axes.get_xlim(), 1
-        if target_ess**2 > left * right:  # beyond the middle; what is written there stays inside on the left only
-            side = -1
         axes.annotate(
             f"ESS {target_ess:g}",
             (target_ess, 1),
             (3 * side, -10),
             xycoords=axes.get_xaxis_transform(),
             textcoords="offset points",
-            ha="left" if side > 0 else "right",
+            ha=here,
             **text,
         )
     if target_r_hat and target_ess:
-        (_, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+        bottom, _ = axes.get_ylim()
         axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
 
 
