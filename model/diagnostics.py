@@ -34,11 +34,11 @@ TAIL_PROBABILITIES = (0.05, 0.95)
 
 
 class Diagnostics(NamedTuple):
-    """The worst over the quantities of each record; NaN if any quantity is NaN."""
+    """Of every quantity of every record, or the worst over the quantities of each record."""
 
-    r_hat: np.ndarray  # [N] float32, largest
-    ess_bulk: np.ndarray  # [N] float32, smallest
-    ess_tail: np.ndarray  # [N] float32, smallest
+    r_hat: np.ndarray  # the larger, the worse
+    ess_bulk: np.ndarray  # the smaller, the worse
+    ess_tail: np.ndarray  # likewise
 
 
 class _Sorted(NamedTuple):
@@ -47,87 +47,77 @@ class _Sorted(NamedTuple):
 
 
 def diagnose(draws: np.ndarray) -> Diagnostics:
-    """All three diagnostics, the worst over quantities; the three functions share a sort.
+    """The worst over the quantities of each record.
 
     Args:
       draws: [T, N, C, Q].
 
     Returns:
-      Diagnostics of [N] float32: the largest r_hat and the smallest ESS over Q. NaN is worse than any
-      number: a record with one NaN quantity is NaN, so `r_hat < 1.01` is False for it.
+      Diagnostics of [N] float32. NaN is worse than any number: a record with one NaN quantity is NaN, so
+      `r_hat < 1.01` is False for it.
 
     Raises:
       ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero.
     """
+    found = of_quantities(draws)
+    worst = found.r_hat.max(axis=1), found.ess_bulk.min(axis=1), found.ess_tail.min(axis=1)
+    with np.errstate(over="ignore"):
+        return Diagnostics(*(values.astype(np.float32) for values in worst))
+
+
+def of_quantities(draws: np.ndarray) -> Diagnostics:
+    """All three diagnostics, which share a sort.
+
+    - r_hat: rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|, sec. 4.1 and 4.2. One
+      chain is compared between its two halves (ArviZ gives NaN for one chain).
+    - ess_bulk: the effective sample size of the rank-normalised draws, sec. 4.1; at most S log10(S).
+    - ess_tail: the smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3; at most S log10(S). The
+      quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of an odd T among them. An indicator
+      that is the same throughout counts as S independent draws, as in ArviZ: so does the second one where more than
+      5 % of the draws sit at the maximum, and both where 95 % do.
+
+    Args:
+      draws: [T, N, C, Q].
+
+    Returns:
+      Diagnostics of [N, Q] float64; NaN and +inf as the module's docstring says.
+
+    Raises:
+      ValueError: as `diagnose`.
+    """
     rows, valid = _rows(draws)
     halves = _split(rows)
     pooled = _sort(halves)
-    series, folded = _normal_scores(halves, pooled), _folded_scores(halves, pooled)
-    shape = np.shape(draws)
-    with np.errstate(over="ignore"):
-        return Diagnostics(
-            r_hat=_restore(_rank_r_hat(series, folded), valid, shape).max(axis=1).astype(np.float32),
-            ess_bulk=_restore(_ess(series), valid, shape).min(axis=1).astype(np.float32),
-            ess_tail=_restore(_ess_tail(rows, pooled.values), valid, shape).min(axis=1).astype(np.float32),
-        )
+    series = _normal_scores(halves, pooled)
+    found = _rank_r_hat(series, halves, pooled), _ess(series), _ess_tail(rows, pooled.values)
+    return Diagnostics(*(_restore(values, valid, np.shape(draws)) for values in found))
 
 
 def r_hat(draws: np.ndarray) -> np.ndarray:
-    """Rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|, sec. 4.1 and 4.2.
-
-    One chain is compared between its two halves (ArviZ gives NaN for one chain).
-
-    Args:
-      draws: [T, N, C, Q].
-
-    Returns:
-      [N, Q] float64; NaN and +inf as the module's docstring says.
-
-    Raises:
-      ValueError: as `diagnose`.
-    """
+    """That of `of_quantities` alone, [N, Q]. Args and errors as there."""
     rows, valid = _rows(draws)
     halves = _split(rows)
     pooled = _sort(halves)
-    series, folded = _normal_scores(halves, pooled), _folded_scores(halves, pooled)
-    return _restore(_rank_r_hat(series, folded), valid, np.shape(draws))
+    return _restore(_rank_r_hat(_normal_scores(halves, pooled), halves, pooled), valid, np.shape(draws))
 
 
-def ess_bulk(draws: np.ndarray) -> np.ndarray:
-    """Effective sample size of the rank-normalised draws, sec. 4.1.
+def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
+    """Split R-hat without ranks, sec. 3.1, at a fraction of their cost: [N, Q].
+
+    The larger one of draws and folded draws is almost always largest where `r_hat` is.
 
     Args:
       draws: [T, N, C, Q].
-
-    Returns:
-      [N, Q] float64, at most S log10(S); NaN as the module's docstring says.
+      folded: whether of the draws' distances from their mean instead.
 
     Raises:
       ValueError: as `diagnose`.
     """
     rows, valid = _rows(draws)
-    halves = _split(rows)
-    return _restore(_ess(_normal_scores(halves, _sort(halves))), valid, np.shape(draws))
-
-
-def ess_tail(draws: np.ndarray) -> np.ndarray:
-    """The smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3.
-
-    The quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of an odd T among
-    them. An indicator that is the same throughout counts as S independent draws, as in ArviZ: so does the
-    second one where more than 5 % of the draws sit at the maximum, and both where 95 % do.
-
-    Args:
-      draws: [T, N, C, Q].
-
-    Returns:
-      [N, Q] float64, at most S log10(S); NaN as the module's docstring says.
-
-    Raises:
-      ValueError: as `diagnose`.
-    """
-    rows, valid = _rows(draws)
-    return _restore(_ess_tail(rows, _sort(_split(rows)).values), valid, np.shape(draws))
+    halves = _split(rows).astype(np.float64)
+    if folded:
+        halves = np.abs(halves - halves.mean(axis=(1, 2), keepdims=True))
+    return _restore(_split_r_hat(halves), valid, np.shape(draws))
 
 
 # Shapes
@@ -269,8 +259,8 @@ def _split_r_hat(series):
         return np.sqrt(_variance_of_means(means) / within + (size - 1) / size)
 
 
-def _rank_r_hat(series, folded):
-    bulk, tail = _split_r_hat(series), _split_r_hat(folded)
+def _rank_r_hat(series, halves, pooled):
+    bulk, tail = _split_r_hat(series), _split_r_hat(_folded_scores(halves, pooled))
     # All folded values are equal when half of the draws are one value and half another: nothing to add.
     return np.where(tail > bulk, tail, bulk)
 

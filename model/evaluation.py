@@ -36,13 +36,13 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
     positive, predicted = truth > 0.5, mean > 0.5
     clipped = np.clip(mean.astype(np.float64), _CLIP, 1 - _CLIP)
     log_prob = np.log(np.where(positive, clipped, 1 - clipped))
-    bins = np.minimum((mean * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    chosen = missing & (bins >= 0)  # a mean that is not a number has no bin
-    bin_of_record = (np.arange(len(bins))[:, np.newaxis] * NUM_BINS + bins)[chosen]
+    chosen = missing & ~np.isnan(mean)  # what is not a number has no bin
+    bins = np.minimum((mean[chosen] * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    bin_of_record = np.nonzero(chosen)[0] * NUM_BINS + bins
 
     def by_bin(values: np.ndarray | None = None) -> np.ndarray:
         weights = None if values is None else values[chosen]
-        return np.bincount(bin_of_record, weights, len(bins) * NUM_BINS).reshape(-1, NUM_BINS)
+        return np.bincount(bin_of_record, weights, len(mean) * NUM_BINS).reshape(-1, NUM_BINS)
 
     return Scores(
         num_values=missing.sum(axis=1),

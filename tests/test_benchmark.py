@@ -40,7 +40,7 @@ def test_the_command_as_a_process(monkeypatch):
     monkeypatch.setattr(benchmark.subprocess, "Popen", lambda argv, **kw: outputs.append(argv[-1]) or popen(argv, **kw))
     (row,) = benchmark.job(None, num_records=5, num_rounds=2, num_starts=1)
     assert row["records"] == 5 and row["job_seconds"] > 1 and row["sampler_seconds"] > 0 and 0.1 < row["peak_gib"] < 16
-    assert len(set(outputs)) == 3  # or the second start would find the result of the first, and stop
+    assert len(set(outputs)) == 3  # or the second round would find the result of the first, and stop
     monkeypatch.setattr(benchmark, "_SHORT", short | {"max_sweeps": 0})
     with pytest.raises(JobError, match="ended with 2.*max_sweeps"):
         list(benchmark.scaling(None, sizes=(1,), num_starts=1))

@@ -12,8 +12,8 @@ from model import diagnostics
 TAIL = (0.05, 0.95)
 FUNCTIONS = {
     "r_hat": diagnostics.r_hat,
-    "ess_bulk": diagnostics.ess_bulk,
-    "ess_tail": diagnostics.ess_tail,
+    "ess_bulk": lambda draws: diagnostics.of_quantities(draws).ess_bulk,
+    "ess_tail": lambda draws: diagnostics.of_quantities(draws).ess_tail,
 }
 
 
@@ -133,6 +133,23 @@ def test_r_hat_of_one_chain_compares_its_halves():
     np.testing.assert_allclose(diagnostics.r_hat(draws), [[expected]], rtol=1e-9)
 
 
+@pytest.mark.parametrize("num_draws", [50, 51])
+@pytest.mark.parametrize("case", CASES)
+def test_plain_r_hat_equals_arviz(case, num_draws):
+    draws = make(case, (num_draws, 3, 4, 2), dtype=np.float64)
+    ends = np.concatenate([draws[: num_draws // 2], draws[-(num_draws // 2) :]])
+    distances = np.abs(ends - ends.mean(axis=(0, 2), keepdims=True))
+    for folded, values in ((False, draws), (True, distances)):
+        expected = array_stats.rhat(np.transpose(values, [1, 3, 2, 0]), method="split")
+        np.testing.assert_allclose(diagnostics.plain_r_hat(draws, folded), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("num_draws", [50, 51])
+def test_r_hat_alone_is_that_of_all_three(num_draws):
+    draws = np.concatenate([make(case, (num_draws, 3, 4, 2)) for case in CASES], axis=-1)
+    np.testing.assert_array_equal(diagnostics.r_hat(draws), diagnostics.of_quantities(draws).r_hat)
+
+
 # The worst over quantities
 
 
@@ -182,7 +199,7 @@ def test_chains_stuck_apart_have_infinite_r_hat(num_chains):
     places = np.random.default_rng(0).normal(size=(1, 5, num_chains, 2)).astype(np.float32)
     draws = np.repeat(places, 50, axis=0)
     np.testing.assert_array_equal(diagnostics.r_hat(draws), np.full((5, 2), np.inf))
-    assert (diagnostics.ess_bulk(draws) < 5 * num_chains).all()
+    assert (diagnostics.of_quantities(draws).ess_bulk < 5 * num_chains).all()
 
 
 def test_one_chain_stuck_among_others_is_seen():

@@ -44,10 +44,10 @@ def test_ratios_of_nothing_are_nan():
     assert evaluation.f1(3, 1, 2) == pytest.approx(6 / 9)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_mean_that_is_not_a_number_has_no_bin():
     mean, truth = np.array([[np.nan, 0.25]]), np.array([[1.0, 0.0]])
-    with np.errstate(invalid="ignore"):
-        scores = evaluation.score(mean, truth, np.ones_like(truth, bool))
+    scores = evaluation.score(mean, truth, np.ones_like(truth, bool))
     assert scores.reliability_count[0].tolist() == np.eye(10, dtype=int)[2].tolist()
     assert scores.reliability_mean[0].sum() == 0.25
     assert np.isnan(scores.nll[0])

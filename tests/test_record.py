@@ -296,7 +296,8 @@ def test_bytes_are_no_real_values(image):
     assert error.value.reason == Reason.BAD_IMAGE
 
 
-def test_imputed_arrays_of_the_wrong_size_are_refused_before_they_are_inflated():
+@pytest.mark.parametrize("num_imputations", [1, 3], ids=["too_large", "too_small"])  # there are 2
+def test_imputed_arrays_of_the_wrong_size_are_refused_before_they_are_inflated(num_imputations):
     payload = record_lib.encode_imputed(imputed(), SCHEMA)
-    with pytest.raises(RecordError, match="does not hold 48 bytes"):
-        record_lib.decode_imputed(payload, Schema(SHAPE, CARRIED, num_imputations=4))
+    with pytest.raises(RecordError, match=f"does not hold {12 * num_imputations} bytes"):
+        record_lib.decode_imputed(payload, Schema(SHAPE, CARRIED, num_imputations))

@@ -8,7 +8,7 @@ force.
 
 import concurrent.futures
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ class Examiner:
         quantities = _quantities(trace)
         if not at_end and self._is_hopeless(quantities):
             return Verdict(False, False, *[float("nan")] * 3)
-        r_hat, ess_bulk, ess_tail = (float(worst[0]) for worst in diagnostics.diagnose(quantities))
+        r_hat, ess_bulk, ess_tail = (float(value[0]) for value in diagnostics.diagnose(quantities))
         enough = min(ess_bulk, ess_tail) >= self._config.target_ess  # NaN does not converge
         converged = bool(r_hat < self._config.target_r_hat and enough)
         return Verdict(at_end or converged, converged, r_hat, ess_bulk, ess_tail)
@@ -84,8 +84,8 @@ class Examiner:
         """Whether a record cannot pass, by less than all of its diagnostics."""
         too_far = 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0)
         plain = np.full(quantities.shape[-1], np.nan)
-        for values in _plain(quantities):
-            plain = np.fmax(plain, _split_r_hat(values))  # equal distances say nothing
+        for folded in (False, True):
+            plain = np.fmax(plain, diagnostics.plain_r_hat(quantities, folded)[0])  # equal distances say nothing
             if not plain.max() < too_far:
                 return True
         apart = quantities[..., np.argsort(plain)[-_SUSPECTS:]]
@@ -114,27 +114,6 @@ def _quantities(trace: Trace) -> np.ndarray:
     """
     last = trace.log_likelihood if trace.log_likelihood.any() else trace.z[..., 0]
     return np.concatenate([trace.z, last[..., np.newaxis]], axis=-1).swapaxes(0, 1)[:, np.newaxis]
-
-
-def _plain(quantities: np.ndarray) -> Iterator[np.ndarray]:
-    """Half-chains [n, M, Q] of [T, 1, C, Q], and then their distances from the mean.
-
-    The larger R-hat of the two is almost always largest where that of their ranks is, at a fraction of its cost.
-    """
-    half = len(quantities) // 2
-    halves = np.concatenate([quantities[:half, 0], quantities[-half:, 0]], axis=1).astype(np.float64)
-    yield halves
-    yield np.abs(halves - halves.mean(axis=(0, 1)))
-
-
-@_UNDEFINED_IS_NAN
-def _split_r_hat(halves: np.ndarray) -> np.ndarray:
-    """R-hat [Q] of half-chains [n, M, Q]."""
-    size = len(halves)
-    means = halves.mean(axis=0)
-    remainder = halves - means
-    within = np.einsum("tmq,tmq->q", remainder, remainder) / (halves.shape[1] * (size - 1))
-    return np.sqrt((size - 1) / size + means.var(axis=0, ddof=1) / within)
 
 
 @_UNDEFINED_IS_NAN
