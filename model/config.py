@@ -24,7 +24,7 @@ class DataConfig(Section):
 
     name: str = Field("digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set")
     train: str = Field("train", description="tfds split to train on")
-    validation: str = Field("validation", description="tfds split for early stopping")
+    validation: str = Field("validation", description="tfds split for early stopping, and to tell misfits by")
     test: str = Field("test", description="tfds split scored at the end")
     shape: tuple[Positive, Positive, Positive] = Field((28, 28, 1), strict=False, description="[H, W, C]")
     dtype: Literal["uint8", "float32"] = Field(
@@ -32,7 +32,7 @@ class DataConfig(Section):
     )
     binarize: Literal["threshold", "sample", "none"] = Field(
         "threshold",
-        description="how grey input becomes binary when imputing: at 1/2, a keyed Bernoulli draw, or not at all",
+        description="how grey values become binary, in training and imputing alike: at 1/2, by Bernoulli draws, or not",
     )
     carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
         {"label": "int64"}, description="scalar features handed on to the output under their names, with their types"
@@ -85,7 +85,9 @@ class TrainConfig(Section):
     num_test_importance_samples: Positive = Field(1000, description="k of the final log p(x)")
     num_test_images: Positive = Field(10_000, description="at most so many test images are scored")
     num_reference: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        199, description="validation images kept in the model directory, to tell misfits; 0: none, and no misfits"
+        199,
+        description="validation images kept in the model directory, to tell misfits, and not used for early stopping; "
+        "at most half of them; 0: none, and no misfits",
     )
 
 

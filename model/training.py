@@ -67,30 +67,36 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
             f"train.batch_size is {settings.train.batch_size}, the training split has {len(images)} images"
         )
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
-    trainer.run(validation, show_progress)
-    reference = _reference(validation, settings)
+    selection, reference = _split_validation(validation, settings)
+    trainer.run(selection, show_progress)
     summary = trainer.summary() | evaluate(trainer.vae, test, settings, show_progress)
     summary["num_reference"] = 0 if reference is None else len(reference)
     checkpoints.save(directory, trainer.vae, settings.model, summary, reference)
     return summary
 
 
-def _reference(validation: np.ndarray, settings: Settings) -> np.ndarray | None:
-    """Validation images [M, H, W, C], drawn without replacement: a data set may be sorted."""
-    num = min(settings.train.num_reference, len(validation))
+def _split_validation(validation: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+    """Validation images [N, D] for early stopping, and others [M, H, W, C] that misfits are told by, if any.
+
+    No image is in both: a model is chosen for what it says of the former, and of those it has chosen itself it would
+    think better than of new ones. The reference is drawn without replacement, since a data set may be sorted, and is
+    at most half of all.
+    """
+    num = min(settings.train.num_reference, len(validation) // 2)
     if not num:
-        return None
+        return validation, None
     chosen = tf.random.experimental.index_shuffle(
         tf.range(num, dtype=tf.int64), [settings.seed, _REFERENCE], len(validation) - 1
     )
-    return validation[np.sort(chosen.numpy())].reshape(num, *settings.data.shape)
+    chosen = np.sort(chosen.numpy())
+    return np.delete(validation, chosen, axis=0), validation[chosen].reshape(num, *settings.data.shape)
 
 
 def _claim(directory: str, settings: Settings) -> None:
     """Writes the settings where training starts, and refuses to go on from others or to pass them off."""
     path = os.path.join(directory, "training", "settings.json")
     ours = {
-        "data": settings.data.model_dump(mode="json", include={"name", "train", "validation", "test", "shape"}),
+        "data": settings.data.model_dump(mode="json", exclude={"carry"}),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
@@ -123,17 +129,17 @@ def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
 
 
-def _model_values(likelihood: Likelihood, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Images on the model's scale: float32.
+def _model_values(likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Images on the model's scale, by the rule of `data.binarize` that records are imputed by too: float32.
 
-    For a binary likelihood by dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the
-    probability of a 1.
+    `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the probability of a 1, drawn
+    anew in every step.
     """
-    values = tf.cast(images, tf.float32)
+    values = tf.cast(images, tf.float32) / likelihood.unit
     if not likelihood.binary:
-        return values / likelihood.unit
-    uniform = tf.random.stateless_uniform(tf.shape(images), seed)
-    return tf.cast(uniform * 255.0 < values, tf.float32)
+        return values
+    level = tf.random.stateless_uniform(tf.shape(images), seed) if binarize == "sample" else 0.5
+    return tf.cast(values > level, tf.float32)
 
 
 class Trainer:
@@ -181,7 +187,8 @@ class Trainer:
         total = 0.0
         for _ in tf.range(num_steps):
             step, images = next(batches)
-            x = _model_values(self.vae.likelihood, images, _seed(self._settings, _BINARIZE, step))
+            seed = _seed(self._settings, _BINARIZE, step)
+            x = _model_values(self.vae.likelihood, self._settings.data.binarize, images, seed)
             with tf.GradientTape() as tape:
                 bound = tf.reduce_mean(
                     objectives.bound(
@@ -256,6 +263,7 @@ class Trainer:
         return {
             "data": self._settings.data.name,
             "split": self._settings.data.train,
+            "binarize": self._settings.data.binarize,
             "seed": self._settings.seed,
             "num_images": len(self._images),
             "num_steps": int(self._step),
@@ -269,7 +277,7 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 
     @tf.function(reduce_retracing=True)
     def log_prob(images, batch_index):
-        x = _model_values(vae.likelihood, images, _seed(settings, _EVALUATE, 2 * batch_index))
+        x = _model_values(vae.likelihood, settings.data.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
         total = tf.fill([images.shape[0]], -np.inf)
         noise_seed = _seed(settings, _EVALUATE, 2 * batch_index + 1)
@@ -290,7 +298,7 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 def mean_log_prob(
     vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int, show_progress: bool = False
 ) -> tuple[float, float]:
-    """Importance-weighted estimate of the mean log p(x), dynamically binarised where the likelihood is binary.
+    """Importance-weighted estimate of the mean log p(x), of values by the rule of `data.binarize`.
 
     For real values p is a density, and log p depends on the unit of the data.
 
@@ -317,7 +325,7 @@ def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int)
     total = 0.0
     for first in range(0, len(images), 1000):
         batch = tf.constant(images[first : first + 1000])
-        x = _model_values(vae.likelihood, batch, _seed(settings, _EVALUATE, 2 * first))
+        x = _model_values(vae.likelihood, settings.data.binarize, batch, _seed(settings, _EVALUATE, 2 * first))
         total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
     return total / len(images)
 
