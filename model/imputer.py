@@ -12,7 +12,7 @@ from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
 from model.counter_random import Draw, Streams
 from model.likelihoods import Likelihood
-from model.misfit import FitTest
+from model.misfit import FitTest, is_misfit
 from model.sampling import SAMPLERS
 from model.sampling.bands import WHOLE, Bands
 from model.sampling.harvest import Harvester
@@ -328,7 +328,7 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         num_non_finite=zero(),
         converged=np.ones(num, np.bool_),
         fit_percentile=fit.astype(np.float32),
-        misfit=fit <= config.misfit_rate,
+        misfit=is_misfit(fit, config.misfit_rate),
         log_prob_observed=nan(),
         log_prob_missing=nan(),
     )

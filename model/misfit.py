@@ -56,11 +56,30 @@ def check_rate(rate: float, num_reference: int) -> None:
     Raises:
         ValueError: no percentile would be as small as the rate.
     """
-    if rate * (num_reference + 1) < 1:
+    if not is_misfit(percentile(-np.inf, np.zeros(num_reference)), rate):
         raise ValueError(
             f"sampler.misfit_rate {rate:g} is out of reach of a model with {num_reference} reference records; "
             f"the smallest rate is {1 / (num_reference + 1):.3g}"
         )
+
+
+def percentile(value: float, reference: np.ndarray) -> np.float32:
+    """(1 + #{reference <= value}) / (M + 1), from 1 / (M + 1) to 1; float32, as it is published.
+
+    Args:
+        value: T of a record.
+        reference: T of the M reference records [M], sorted.
+    """
+    return np.float32((1 + np.searchsorted(reference, value, side="right")) / (len(reference) + 1))
+
+
+def is_misfit(percentiles: np.ndarray, rate: float) -> np.ndarray:
+    """Whether percentiles are at most the rate [...] bool; NaN is not.
+
+    Both are rounded to float32 first: who compares what is published comes to the same, and a percentile that
+    equals the rate still does so rounded.
+    """
+    return np.asarray(percentiles, np.float32) <= np.float32(rate)
 
 
 class FitTest:
@@ -81,7 +100,7 @@ class FitTest:
         self._remembered: dict[bytes, np.ndarray] = {}  # mask -> statistics of the reference [M], sorted
 
     def __call__(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """Percentiles of N records: [N] float64, from 1 / (M + 1) to 1.
+        """Percentiles of N records: [N] float32; see `percentile`.
 
         Args:
             x: [N, D] float32 on the model's scale; values where missing are ignored.
@@ -90,8 +109,7 @@ class FitTest:
         own = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
         masks = [np.packbits(mask).tobytes() for mask in observed]
         reference = self._of_reference(dict(zip(masks, observed)))
-        not_above = [np.searchsorted(reference[mask], value, side="right") for mask, value in zip(masks, own)]
-        return (1 + np.array(not_above, np.float64)) / (len(self._reference) + 1)
+        return np.array([percentile(value, reference[mask]) for mask, value in zip(masks, own)], np.float32)
 
     def _of_reference(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
         """The reference's statistics under each mask."""
