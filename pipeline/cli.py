@@ -210,7 +210,7 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 def compare(directory, data, split, num_records, num_distance_records, samplers, masks, max_sweeps, output) -> None:
     """Compares the samplers on one model: scores, convergence, and distance to the model's own conditional.
 
-    Says too how many of the records are misfits, and how many are when their values are inverted.
+    Says too how many of the records are misfits, and how many are when they are inverted, rotated and blurred.
 
     Stopped and started again, it goes on with what is not there yet.
 

@@ -7,7 +7,7 @@ that was stopped goes on:
   converged, sweeps, gradients and seconds.
 - distance: chains of fixed lengths; how far `mean` is from the model's own conditional mean, taken from long
   chains of `latent_hmc`, against wall time. Unlike a score against the truth it is the sampler's error alone.
-- fit: how many of the records are misfits, whatever the sampler, and how many are with their values inverted.
+- fit: how many of the records are misfits, whatever the sampler, and how many are once they are corrupted.
 """
 
 import functools
@@ -26,7 +26,7 @@ from model import datasets, evaluation, missingness
 from model.checkpoints import LoadedModel
 from model.config import SamplerConfig
 from model.imputer import Imputed, Imputer, fit_test, model_values
-from model.misfit import check_rate
+from model.misfit import check_rate, is_misfit
 from pipeline import figures
 from pipeline.text import markdown_table
 
@@ -55,6 +55,7 @@ _LENGTHS = {
     "lair": tuple({"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)),
 }
 _PLAIN_LENGTHS = tuple({"max_sweeps": sweeps} for sweeps in (250, 500, 1000, 4000))
+_BLUR = 5  # pixels, the side of a box
 
 
 class Task(NamedTuple):
@@ -161,18 +162,41 @@ def _nll(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
     return float(scores.nll.sum() / scores.num_values.sum())
 
 
+def _blur(images: np.ndarray) -> np.ndarray:
+    """Means over boxes of `_BLUR` pixels a side; images go on beyond their edges as they end."""
+    margin = _BLUR // 2
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    boxes = np.lib.stride_tricks.sliding_window_view(padded, (_BLUR, _BLUR), axis=(1, 2))
+    return boxes.mean(axis=(-2, -1)).round().astype(images.dtype)
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of images [N, H, W, C] uint8
+    "inverted": lambda images: 255 - images,
+    "rotated": lambda images: np.rot90(images, axes=(1, 2)),
+    "blurred": _blur,
+}
+
+
 def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, Any]:
-    """A cell of the third experiment: fractions of the records, as they are and inverted, that are misfits."""
+    """A cell of the third experiment: fractions of the records that are misfits, as they are and corrupted.
+
+    What changes an image's shape is left out: one that is not square is not rotated.
+    """
     began, config = time.perf_counter(), SamplerConfig()
     test = fit_test(model.vae.for_inference(config.precision), model.reference, _BINARIZE, config.slots)
-    inverted = model_values(model.vae.likelihood, _BINARIZE, _SEED, records.ids, 255 - records.images)
-    both = np.tile(observed.reshape(len(observed), -1), (2, 1))  # in one call, which evaluates each mask once
-    misfit = test(np.concatenate([records.truth, inverted]), both) <= config.misfit_rate
+    images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
+    images = {name: values for name, values in images.items() if values.shape == records.images.shape}
+    corrupted = [
+        model_values(model.vae.likelihood, _BINARIZE, _SEED, records.ids, values) for values in images.values()
+    ]
+    tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))  # one call evaluates each mask once
+    misfit = is_misfit(test(np.concatenate([records.truth, *corrupted]), tiled), config.misfit_rate)
+    own, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
     return {
         "num_records": len(observed),
         "misfit_rate": config.misfit_rate,
-        "misfits": float(misfit[: len(observed)].mean()),
-        "misfits_inverted": float(misfit[len(observed) :].mean()),
+        "misfits": own,
+        **{f"misfits_{name}": fraction for name, fraction in zip(images, others)},
         "seconds": time.perf_counter() - began,
     }
 
@@ -338,8 +362,9 @@ def _fit_table(cells: Sequence[dict[str, Any]]) -> list[str]:
             f"{cell['num_records']:,}",
             f"{cell['misfit_rate']:.1%}",
             f"{cell['misfits']:.1%}",
-            f"{cell['misfits_inverted']:.1%}",
+            *(f"{cell[name]:.1%}" if (name := f"misfits_{corruption}") in cell else "-" for corruption in CORRUPTIONS),
         )
         for cell in sorted(cells, key=lambda cell: list(MASKS).index(cell["mask"]))
     ]
-    return markdown_table(("missing", "records", "misfit rate", "misfits", "misfits when inverted"), rows)
+    corrupted = (f"misfits when {corruption}" for corruption in CORRUPTIONS)
+    return markdown_table(("missing", "records", "misfit rate", "misfits", *corrupted), rows)

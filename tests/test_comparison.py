@@ -67,13 +67,31 @@ def test_distance_to_itself_is_nothing_and_to_others_what_they_are_off(model, re
     assert off["rms"] == pytest.approx(0.1, rel=1e-4)
 
 
-def test_inverted_records_are_misfits(model, tmp_path):
+def test_corrupted_records_are_misfits(model, tmp_path):
     records = comparison.task(model, "digits", "test", 40)
     comparison.Comparison(model, records, str(tmp_path), [MASK]).fits()
     (cell,) = comparison.load_cells(str(tmp_path))
     assert cell["num_records"] == 40 and cell["misfit_rate"] == 0.01
     assert cell["misfits"] <= 5 / 40 and cell["misfits_inverted"] > 0.9  # six have a chance of 1e-4
-    assert "| half at random | 40 | 1.0% |" in comparison.tables([cell])
+    assert {f"misfits_{name}" for name in ("inverted", "rotated", "blurred")} <= set(cell)
+    share = cell["misfits_rotated"]
+    title = "| missing | records | misfit rate | misfits | misfits when inverted | misfits when rotated | "
+    table = comparison.tables([cell | {"misfits_blurred": 0.123}])
+    assert f"{title}misfits when blurred |" in table and f" {share:.1%} | 12.3% |" in table
+    del cell["misfits_rotated"]  # as of images that are not square
+    assert "| half at random | 40 | 1.0% |" in comparison.tables([cell]) and "% | - | " in comparison.tables([cell])
+
+
+def test_corruptions_are_what_they_are_called():
+    images = np.zeros((2, 7, 7, 1), np.uint8)
+    images[0, 3, 3], images[1, 0, 2] = 250, 250
+    inverted, rotated, blurred = (comparison.CORRUPTIONS[name](images) for name in ("inverted", "rotated", "blurred"))
+    np.testing.assert_array_equal(inverted, 255 - images)
+    assert rotated[1, 4, 0] == 250 and rotated[1].sum() == 250
+    assert blurred.dtype == np.uint8 and np.all(blurred[0, 1:6, 1:6] == 10) and blurred[0].sum() == 25 * 10
+    assert blurred[1, 0, 2] == 30  # its row is there thrice
+    wide = np.arange(2 * 3 * 8, dtype=np.uint8).reshape(2, 3, 8, 1)
+    assert comparison.CORRUPTIONS["blurred"](wide).shape == wide.shape
 
 
 def test_tables_and_figure(directory, tmp_path):
