@@ -66,6 +66,23 @@ def test_sbc_holds_at_its_rate():
     assert 0.02 < np.mean(alarms) < 0.1 + oracles.hoeffding(2000, 1, FALSE_ALARM)
 
 
+def test_rank_scores_hold_at_their_rate_with_ranks_of_a_record_alike():
+    """Of 2,000 sets at 10 %, where the ranks of a record are all the same: 10 %, give or take Hoeffding's 0.061."""
+    rng = np.random.default_rng(4)
+    sets = np.repeat(rng.integers(0, 100, (2000, 200, 1)), 3, axis=2)
+    alarms = [not oracles.rank_scores(ranks, 100, 0.1).right for ranks in sets]
+    assert np.mean(alarms) == pytest.approx(0.1, abs=oracles.hoeffding(2000, 1, FALSE_ALARM))
+
+
+def test_rank_scores_tell_location_and_width():
+    """Within five standard errors of a tenth, of 2,000 ranks."""
+    rng = np.random.default_rng(5)
+    values = scipy.stats.norm.cdf(0.9 * rng.normal(size=(2000, 10)) + 0.1)
+    found = oracles.rank_scores((values * 1000).astype(int), 1000, FALSE_ALARM)
+    assert not found.right and found.location == pytest.approx(0.1, abs=0.04)
+    assert found.width**2 == pytest.approx(0.82, abs=0.05)
+
+
 @pytest.mark.parametrize("num_ranks, num_bins", [(100, 30), (100, 100)])
 def test_sbc_asks_for_filled_equal_bins(num_ranks, num_bins):
     with pytest.raises(ValueError, match="equal bins"):
@@ -288,3 +305,26 @@ def test_fixed_gaussian():
     mean, variance = likelihood.moments(outputs)
     np.testing.assert_allclose(mean, outputs)
     np.testing.assert_allclose(variance, np.full((1, 3), 0.25))
+
+
+def test_linear_gaussian_draws_are_those_of_its_closed_form():
+    """Latents and missing values, of the mean and the covariance stated: within five standard errors of 20,000."""
+    oracle, rng = oracles.LinearGaussian(), np.random.default_rng(6)
+    z = oracle.draw_latents(REAL_X, REAL_OBSERVED, 20_000, rng)
+    x = oracle.draw_missing(z, REAL_X, REAL_OBSERVED, rng)
+    assert (x[:, REAL_OBSERVED] == REAL_X[REAL_OBSERVED]).all()
+    pairs = [(z, oracle.latent_posterior), (x[:, ~REAL_OBSERVED], oracle.missing_posterior)]
+    for draws, posterior in pairs:
+        mean, covariance = posterior(REAL_X, REAL_OBSERVED)
+        np.testing.assert_allclose(draws.mean(axis=0), mean, atol=5 * np.sqrt(covariance.max() / 20_000))
+        np.testing.assert_allclose(np.cov(draws.T), covariance, atol=5 * covariance.max() * np.sqrt(2 / 20_000))
+
+
+def test_linear_gaussian_log_likelihood_is_that_of_the_model():
+    oracle = oracles.LinearGaussian()
+    z = np.random.default_rng(7).normal(size=(5, 2)).astype(np.float32)
+    known = tf.constant(REAL_OBSERVED[np.newaxis])
+    outputs = oracle.vae.decoder(tf.constant(z))
+    expected = oracle.vae.likelihood.log_prob(outputs, tf.constant(REAL_X[np.newaxis], tf.float32), known)
+    found = oracle.log_likelihood(z, REAL_X[np.newaxis], REAL_OBSERVED)[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

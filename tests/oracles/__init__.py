@@ -6,6 +6,7 @@ observed [D] (bool, True = observed); logarithms are natural.
 
 from tests.oracles.bernoulli import PlaneBernoulli, TinyBernoulli
 from tests.oracles.bounds import (
+    Scores,
     Uniformity,
     dkwm,
     dkwm_two_sample,
@@ -13,6 +14,7 @@ from tests.oracles.bounds import (
     jsd,
     ks_distance_between,
     ks_distance_to,
+    rank_scores,
     sbc_uniform,
 )
 from tests.oracles.gaussian import FixedGaussian, Gaussian, LinearGaussian
@@ -22,6 +24,7 @@ __all__ = [
     "Gaussian",
     "LinearGaussian",
     "PlaneBernoulli",
+    "Scores",
     "TinyBernoulli",
     "Uniformity",
     "dkwm",
@@ -30,5 +33,6 @@ __all__ = [
     "jsd",
     "ks_distance_between",
     "ks_distance_to",
+    "rank_scores",
     "sbc_uniform",
 ]

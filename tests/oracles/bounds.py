@@ -80,6 +80,36 @@ def sbc_uniform(ranks: np.ndarray, num_ranks: int, num_bins: int, false_alarm: f
     return Uniformity(bool(p_value > false_alarm / 2 and distance < bound), float(p_value), float(distance), bound)
 
 
+class Scores(NamedTuple):
+    """What `rank_scores` found."""
+
+    right: bool
+    location: float  # mean of the normal scores, about the bias of the mean in standard deviations
+    width: float  # root of their mean square over what it should be, about the ratio of the standard deviations
+    p_values: tuple[float, float]  # of the t-tests of both
+
+
+def rank_scores(ranks: np.ndarray, num_ranks: int, false_alarm: float) -> Scores:
+    """Whether ranks have the location and the scale of uniform ones: normal scores, the most powerful for normal draws.
+
+    Every rank is uniform if all is right, but those of one record need not be independent of each other: a record
+    counts as one, by its means of the scores and of their squares, which are t-tested with half of the false alarms
+    each. `tests.calibration` ranks a sampler's draws among exact draws of p(z | x_obs), where there are any: then
+    a record is worth as many ranks as it has independent draws, where simulation-based calibration has one of it.
+
+    Args:
+        ranks: [N, L] integers in 0..num_ranks - 1, ties broken at random; rows are independent.
+        num_ranks: of the others + 1.
+        false_alarm: of both together, by the central limit theorem over records.
+    """
+    table = scipy.stats.norm.ppf((np.arange(num_ranks) + 0.5) / num_ranks)
+    square = np.square(table) / np.square(table).mean()
+    locations, squares = (each[ranks].mean(axis=1) for each in (table, square))
+    p_values = tuple(float(scipy.stats.ttest_1samp(*each).pvalue) for each in ((locations, 0.0), (squares, 1.0)))
+    right = bool(min(p_values) > false_alarm / 2)
+    return Scores(right, float(locations.mean()), float(np.sqrt(squares.mean())), p_values)
+
+
 def jsd(p: np.ndarray, q: np.ndarray) -> float:
     """Jensen-Shannon divergence of two distributions [n], in nats: from 0 to ln 2."""
     middle = (p + q) / 2

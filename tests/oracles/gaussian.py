@@ -105,6 +105,21 @@ class LinearGaussian:
         covariance = np.linalg.inv(np.eye(self.latent_size) + weight.T @ weight / self.stddev**2)
         return Gaussian(covariance @ weight.T @ (x - self._bias)[observed] / self.stddev**2, covariance)
 
+    def draw_latents(self, x: np.ndarray, observed: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+        """Independent draws of p(z | x_obs): [num, 2]."""
+        posterior = self.latent_posterior(x, observed)
+        return posterior.mean + rng.normal(size=(num, self.latent_size)) @ np.linalg.cholesky(posterior.covariance).T
+
+    def draw_missing(self, z: np.ndarray, x: np.ndarray, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """x_mis ~ p(x_mis | z) for each of z [S, 2], beside x_obs: [S, 6]."""
+        values = z @ self._weight.T + self._bias
+        return np.where(observed, x, values + self.stddev * rng.normal(size=values.shape))
+
+    def log_likelihood(self, z: np.ndarray, x: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """log p of the chosen [6] entries of each of x [N, 6] given each of z [S, 2]: [S, N]."""
+        values = (z @ self._weight.T + self._bias)[:, np.newaxis, chosen]
+        return scipy.stats.norm.logpdf(x[:, chosen], values, self.stddev).sum(axis=-1)
+
     def missing_posterior(self, x: np.ndarray, observed: np.ndarray) -> Gaussian:
         """p(x_mis | x_obs)."""
         return self._values(self.latent_posterior(x, observed), ~observed)
