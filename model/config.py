@@ -115,6 +115,9 @@ class SamplerConfig(Section):
         8, description="draws handed on, evenly over chains and kept sweeps"
     )
     num_leapfrog_steps: Positive = Field(4, description="latent_hmc, annealed_smc: gradients of a sweep")
+    num_scouts: Annotated[int, Field(ge=0, le=4096)] = Field(
+        32, description="latent_hmc: climbs from draws of the prior, to find modes that no chain visits; 0: none"
+    )
     num_particles: Annotated[int, Field(ge=2, le=1024)] = Field(
         8, description="lair, annealed_smc: rows of a chain; annealed_smc wants a hundred or more"
     )
@@ -145,6 +148,11 @@ class SamplerConfig(Section):
     def rows_per_chain(self) -> int:
         """Rows of the device batch that a chain occupies."""
         return self.num_particles if self.name in ("lair", "annealed_smc") else 1
+
+    @property
+    def scouts_per_chain(self) -> int:
+        """Scouts that each chain of a record sends."""
+        return -(-self.num_scouts // self.num_chains)
 
     @property
     def rows_per_record(self) -> int:

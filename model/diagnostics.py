@@ -120,6 +120,19 @@ def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
     return _restore(_split_r_hat(halves), valid, np.shape(draws))
 
 
+def ess_of_events(events: np.ndarray) -> np.ndarray:
+    """The effective sample size of events' indicators, sec. 3.2, as that behind the tail ESS: [N, Q] float64.
+
+    Args:
+      events: [T, N, C, Q] bool, whether each happened; NaN for one that always or never did.
+
+    Raises:
+      ValueError: as `diagnose`.
+    """
+    rows, valid = _rows(events)
+    return _restore(_ess(_split(rows)), valid, np.shape(events))
+
+
 # Shapes
 
 

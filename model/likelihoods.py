@@ -37,7 +37,6 @@ class Likelihood(Protocol):
         dtype: the type of the data, np.uint8 or np.float32.
         unit: what is 1 on the model's scale, in the data's own units.
         binary: whether values are 0 or 1, so that grey data are binarised first; see `data.binarize`.
-        moments_every: of how many sweeps the moments of one are averaged, where they cost more than a sweep.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Likelihood(Protocol):
     dtype: type[np.generic]
     unit: float
     binary: bool
-    moments_every: int
 
     def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         """p(x | z), event shape [D]."""
@@ -88,7 +86,7 @@ class Bernoulli:
 
     name = "bernoulli"
     outputs_per_value = 1
-    dtype, unit, binary, moments_every = np.uint8, 255.0, True, 1
+    dtype, unit, binary = np.uint8, 255.0, True
 
     def distribution(self, outputs):
         return tfd.Independent(tfd.Bernoulli(logits=outputs), reinterpreted_batch_ndims=1)
@@ -146,7 +144,7 @@ class DiscretizedLogisticMixture:
     """
 
     name = "discretized_logistic_mixture"
-    dtype, unit, binary, moments_every = np.uint8, 255.0, False, 10  # a sum over 256 levels
+    dtype, unit, binary = np.uint8, 255.0, False
 
     def __init__(self, num_components: int = 3):
         self._num_components = num_components
@@ -206,16 +204,20 @@ class DiscretizedLogisticMixture:
         sum of +-T(k), and of |2 (k - c) + 1| T(k).
         """
         components = self._components(outputs)
-        weighted = [tf.exp(log_weight) * tf.clip_by_value(loc, 0.0, 1.0) for log_weight, loc, _ in zip(*components)]
+        weights = [tf.exp(log_weight) for log_weight in components.log_weights]
+        growth = [tf.exp(1.0 / (255.0 * scale)) for scale in components.scales]  # of the odds from level to level
+        weighted = [weight * tf.clip_by_value(loc, 0.0, 1.0) for weight, loc in zip(weights, components.locs)]
         middle = tf.round(255.0 * tf.add_n(weighted))
 
         def add_levels(first, mean, square):
+            odds = _odds(components, tf.cast(first, tf.float32))
             for offset in range(_LEVELS_PER_PASS):
                 level = tf.cast(first + offset, tf.float32)
-                sign = tf.where(level >= middle, 1.0, -1.0)
-                tail = _tail(components, level, sign)
-                mean += sign * tail
+                above = level >= middle
+                tail = tf.add_n([w * tf.where(above, 1.0, o) / (1.0 + o) for w, o in zip(weights, odds)])
+                mean += tf.where(above, tail, -tail)
                 square += tf.abs(2.0 * (level - middle) + 1.0) * tail
+                odds = [o * by for o, by in zip(odds, growth)]  # cheaper than an exponential each
             return first + _LEVELS_PER_PASS, mean, square
 
         start = (tf.constant(0), tf.zeros_like(middle), tf.zeros_like(middle))
@@ -238,6 +240,16 @@ def _tail(components: _Components, level: tf.Tensor, sign: tf.Tensor | float) ->
     )
 
 
+def _odds(components: _Components, level: tf.Tensor) -> list[tf.Tensor]:
+    """P(the value's level <= `level`) / P(level > `level`) of every component: each [..., D].
+
+    Kept within e^-87 and e^50, so that float32 holds them, and what some steps of growth make of them.
+    """
+    bound = level / 255.0 + _HALF_BIN
+    _, locs, scales = components
+    return [tf.exp(tf.clip_by_value((bound - loc) / scale, -87.0, 50.0)) for loc, scale in zip(locs, scales)]
+
+
 class Gaussian:
     """Real values: normal given z, in the data's own units.
 
@@ -247,7 +259,7 @@ class Gaussian:
 
     name = "gaussian"
     outputs_per_value = 2
-    dtype, unit, binary, moments_every = np.float32, 1.0, False, 1
+    dtype, unit, binary = np.float32, 1.0, False
 
     def _loc_scale(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, raw_scale = tf.split(outputs, 2, axis=-1)
@@ -292,7 +304,6 @@ class Shifted:
         self._likelihood, self._bias = likelihood, bias
         self.name, self.outputs_per_value = likelihood.name, likelihood.outputs_per_value
         self.dtype, self.unit, self.binary = likelihood.dtype, likelihood.unit, likelihood.binary
-        self.moments_every = likelihood.moments_every
         self.from_data, self.to_data = likelihood.from_data, likelihood.to_data
 
     def _whole(self, outputs: tf.Tensor) -> tf.Tensor:

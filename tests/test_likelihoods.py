@@ -139,7 +139,7 @@ def test_a_bias_left_to_the_likelihood_is_added_to_the_outputs(name):
 def test_attributes_of_a_likelihood_do_not_depend_on_its_bias():
     for likelihood in (LIKELIHOODS[name]() for name in NAMES):
         shifted = Shifted(likelihood, tf.zeros([3 * likelihood.outputs_per_value]))
-        for attribute in ("name", "outputs_per_value", "dtype", "unit", "binary", "moments_every"):
+        for attribute in ("name", "outputs_per_value", "dtype", "unit", "binary"):
             assert getattr(shifted, attribute) == getattr(likelihood, attribute)
 
 

@@ -9,7 +9,7 @@ from model import diagnostics
 from model.config import SamplerConfig
 from model.sampling import stopping
 from model.sampling.base import Draws
-from model.sampling.stopping import Examiner, Trace, Verdict
+from model.sampling.stopping import Examiner, Scouted, Trace, Verdict
 
 CONFIG = SamplerConfig(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
 MAX_KEPT, NUM_KEPT = 400, 100
@@ -29,9 +29,14 @@ def trace(
     return Trace(values[..., :-1].copy(), values[..., -1].copy(), np.zeros((4, num_kept), np.float32))
 
 
+NO_SCOUTS = Scouted(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
+
+
 @pytest.fixture(scope="module")
 def examine():
-    return Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)
+    """Verdicts on records that sent no scouts."""
+    examiner = Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)
+    return lambda traces: examiner(traces, [NO_SCOUTS] * len(traces))
 
 
 # When
@@ -124,8 +129,46 @@ def test_looking_at_the_worst_first_changes_no_verdict(examine):
         r_hat, ess_bulk, ess_tail = (worst.item() for worst in diagnostics.diagnose(draws))
         assert verdict.converged == (r_hat < 1.05 and min(ess_bulk, ess_tail) >= 200)
         if verdict.converged:
-            assert verdict[2:] == (r_hat, ess_bulk, ess_tail)
+            assert verdict[2:] == (r_hat, ess_bulk, ess_tail, 0)
     assert 5 < sum(verdict.converged for verdict in found) < 35
+
+
+# Peaks
+
+
+def two_modes(share: float, height: float) -> tuple[Trace, Scouted]:
+    """Chains that are in a standard normal mode, and for a share of all sweeps, here and there, in one 8 away.
+
+    Scouts stand at both peaks; the other is `height` nats higher than a standard normal peak.
+    """
+    found = trace(7)
+    chosen = np.random.default_rng(8).random(found.log_likelihood.shape) < share
+    found.z[..., 0] += 8.0 * chosen
+    # log p(z) p(x_obs | z) is that of the mode where a draw is.
+    inner = found.z[..., 0] - 8.0 * chosen
+    log_target = -0.5 * (inner**2 + found.z[..., 1] ** 2)
+    found.log_likelihood[:] = log_target + 0.5 * np.square(found.z).sum(axis=-1)
+    return found, Scouted(np.array([[0, 0], [8, 0]], np.float32), np.array([0, height], np.float32))
+
+
+@pytest.mark.parametrize(
+    "share, height, converged, num_unvisited",
+    [(0.0, 0.0, False, 1), (0.0, -3.0, False, 1), (0.0, -6.0, True, 0), (0.3, 0.0, True, 0), (0.0, np.nan, True, 0)],
+    ids=["unvisited", "and small", "and negligible", "visited", "not a number"],
+)
+def test_a_peak_that_no_chain_has_been_near_keeps_a_record_from_converging(share, height, converged, num_unvisited):
+    found, scouts = two_modes(share, height)
+    (verdict,) = Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)([found], [scouts])
+    assert verdict.converged == converged and verdict.num_unvisited == num_unvisited, verdict
+    assert (verdict.ess_bulk == 0) == (num_unvisited > 0)
+
+
+def test_one_visit_to_a_peak_is_not_enough():
+    """A stay of ten sweeps of one chain: what is worth a few draws passes for none of the targets."""
+    found, scouts = two_modes(0.0, 0.0)
+    found.z[0, 40:50, 0] += 8.0
+    (verdict,) = Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)([found], [scouts])
+    assert not verdict.converged and verdict.num_unvisited == 0 and 0 < verdict.ess_bulk < 60
 
 
 # Weights
@@ -136,22 +179,29 @@ def weighted(log_weight: np.ndarray) -> Trace:
 
 
 def verdict(draws: Draws, log_weight: np.ndarray, max_kept: int = MAX_KEPT) -> Verdict:
-    return Examiner(CONFIG, draws, max_kept)([weighted(log_weight.astype(np.float32))])[0]
+    return Examiner(CONFIG, draws, max_kept)([weighted(log_weight.astype(np.float32))], [NO_SCOUTS])[0]
 
 
 def test_ess_of_weights_over_rows_and_sweeps():
     """Equal weights count as draws, at any scale; of two that differ by a factor of 3, (1 + 3)^2 / (1 + 9) = 1.6."""
-    equal = verdict(Draws.WEIGHTED, np.full((8, 30), -5000.0))
+    equal = verdict(Draws.WEIGHTED, np.full((8, 30), -5000.0), max_kept=30)
     assert equal.ess_bulk == equal.ess_tail == 240 and equal.converged and np.isnan(equal.r_hat)
-    unequal = verdict(Draws.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4))
-    assert unequal.ess_bulk == pytest.approx(6.4) and not unequal.converged and not unequal.finished
-    assert verdict(Draws.WEIGHTED, np.zeros((2, 20)), max_kept=20) == (
-        True,
-        False,
-        pytest.approx(np.nan, nan_ok=True),
-        40,
-        40,
-    )
+    unequal = verdict(Draws.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4), max_kept=4)
+    assert unequal.ess_bulk == pytest.approx(6.4) and not unequal.converged and unequal.finished
+
+
+def test_weighted_draws_are_looked_at_once_at_the_end():
+    """An ESS looks best before a heavy weight has come: one that stops when it looks good is never right."""
+    assert stopping.check_points(CONFIG, Draws.WEIGHTED, MAX_KEPT) == [MAX_KEPT]
+    assert not verdict(Draws.WEIGHTED, np.zeros((4, 300))).finished
+
+
+def test_heavy_tails_of_weights_have_not_converged():
+    """Pareto weights of shape 0.4 and 0.9, whose variance is finite and is not, and both look good by their ESS."""
+    exponential = np.random.default_rng(9).exponential(size=(4, MAX_KEPT))
+    light, heavy = (verdict(Draws.WEIGHTED, np.minimum(shape * exponential, 5.0)) for shape in (0.4, 0.9))
+    assert light.converged and light.ess_bulk > 400
+    assert not heavy.converged and heavy.ess_bulk > 200
 
 
 @pytest.mark.parametrize("draws", [Draws.WEIGHTED, Draws.POPULATION])
@@ -160,11 +210,19 @@ def test_of_weights_that_are_all_zero_nothing_is_known(draws):
     assert found.ess_bulk == 0 and not found.converged and not found.finished
 
 
-def test_particles_count_once_and_finish_when_all_have_arrived():
-    log_weight = np.full((256, 30), -3.0)
-    assert verdict(Draws.POPULATION, log_weight) == (True, True, pytest.approx(np.nan, nan_ok=True), 256, 256)
-    log_weight[:128, -1] = -9.0  # of two groups one has nearly all of the weight
-    found = verdict(Draws.POPULATION, log_weight)
-    assert found.finished and not found.converged and found.ess_bulk == pytest.approx(128, rel=0.01)
-    log_weight[:128, -1] = -INF
-    assert not verdict(Draws.POPULATION, log_weight).finished
+def population(num_distinct: int, log_weight: np.ndarray) -> Verdict:
+    """Of two groups of 128 particles, of which so many are different, copies side by side."""
+    z = np.random.default_rng(10).normal(size=(2, num_distinct, 3)).repeat(128 // num_distinct, axis=1)
+    rows = z.reshape(256, 1, 3).astype(np.float32)
+    found = Trace(rows[..., :2], rows[..., 2], log_weight[:, np.newaxis].astype(np.float32))
+    return Examiner(CONFIG.model_copy(update={"num_chains": 2}), Draws.POPULATION, MAX_KEPT)([found], [NO_SCOUTS])[0]
+
+
+def test_particles_count_once_copies_do_not_and_all_finish_when_they_have_arrived():
+    found = population(128, np.full(256, -3.0))
+    assert found.finished and found.converged and 200 < found.ess_bulk < 300
+    copies = population(8, np.full(256, -3.0))
+    assert copies.finished and not copies.converged and copies.ess_bulk < 40
+    half = np.repeat([-9.0, -3.0], 128)  # of two groups one has nearly all of the weight
+    assert population(128, half).ess_bulk == pytest.approx(found.ess_bulk / 2, rel=0.01)
+    assert not population(128, np.repeat([-INF, -3.0], 128)).finished

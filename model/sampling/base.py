@@ -89,6 +89,7 @@ class Kernel(NamedTuple):
     rows_per_chain: int = 1
     draws: Draws = Draws.CHAIN
     outputs: Callable[[Any], tf.Tensor] = operator.attrgetter("outputs")  # state -> decoder outputs of all values
+    scout: Callable[[Rows, Any], Any] | None = None  # rows, state after warm-up -> `scouts.Scouts`
     uses_view: bool = False  # whether it reads `vae.view`, so that records of which little is in view are cheaper
 
 

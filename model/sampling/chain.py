@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from model.likelihoods import Likelihood
-from model.sampling import pseudo_gibbs
+from model.sampling import pseudo_gibbs, scouts
 from model.sampling.base import Kernel, Rows, log_likelihood
 from model.vae import VAE
 
@@ -31,6 +31,7 @@ class Chains(NamedTuple):
     rows: Rows
     state: Any
     moments: Moments
+    scouts: scouts.Scouts
 
 
 class Trace(NamedTuple):
@@ -69,7 +70,8 @@ def begin(vae: VAE, kernel: Kernel, rows: Rows, schedule: Schedule) -> Chains:
         nothing,
         tf.zeros([num_rows], tf.int32),
     )
-    return Chains(rows, state, moments)
+    found = scouts.none(*z.shape) if kernel.scout is None else kernel.scout(rows, state)
+    return Chains(rows, state, moments, found)
 
 
 def _warm_up(kernel: Kernel, rows: Rows, first: int, state: Any, num_sweeps: int) -> Any:
@@ -90,7 +92,7 @@ def advance(
         kept: [N] int32, sweeps that each row has kept before.
         num_sweeps: B.
     """
-    rows, state, moments = chains
+    rows, state, moments, _ = chains
     if vae.likelihood.binary:  # x^2 is x: the variance follows from the mean, and meanwhile would only be copied
         moments = moments._replace(variance=())
     num_rows, latent_size = state.z.shape
@@ -101,10 +103,8 @@ def advance(
         clock = kept + index
         state, info = kernel.step(rows, schedule.first_kept + clock, state)
         active = clock < schedule.max_kept
-        if index % vae.likelihood.moments_every == 0:
-            moments = _average(
-                vae.likelihood, moments, kernel.outputs(state), tf.where(active, info.log_weight, float("-inf"))
-            )
+        log_weight_now = tf.where(active, info.log_weight, float("-inf"))
+        moments = _average(vae.likelihood, moments, kernel.outputs(state), log_weight_now)
         moments = moments._replace(
             acceptance=moments.acceptance + tf.where(active, info.acceptance, 0.0),
             non_finite=moments.non_finite + tf.where(active, info.non_finite, 0),
@@ -114,7 +114,7 @@ def advance(
         log_weight = log_weight.write(index, info.log_weight)
     if vae.likelihood.binary:
         moments = moments._replace(variance=moments.mean * (1.0 - moments.mean))
-    return Chains(rows, state, moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
+    return chains._replace(state=state, moments=moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
 
 
 def as_one_program() -> bool | None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from model.config import SamplerConfig
-from model.sampling import base, hamiltonian
+from model.sampling import base, hamiltonian, scouts
 from model.vae import VAE
 
 _ACCEPTANCE = 0.8
@@ -145,10 +145,10 @@ def _short(config: SamplerConfig) -> int:
 
 
 def warm_up_passes(config: SamplerConfig) -> int:
-    """Network passes of a row in warm-up."""
+    """Network passes of a row in warm-up and for its scouts."""
     *learning, last = _windows(config.num_warmup)
     learning_passes = sum(size for size in learning if size >= 3) * _short(config)
-    return learning_passes + last * config.num_leapfrog_steps
+    return learning_passes + last * config.num_leapfrog_steps + scouts.passes(config.scouts_per_chain)
 
 
 def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
@@ -166,5 +166,6 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         passes=config.num_leapfrog_steps,
         warm_up_passes=warm_up_passes(config),
         outputs=lambda state: vae.view.outputs(state.features),
+        scout=lambda rows, state: scouts.explore(vae, rows, state.reference.factor, config.scouts_per_chain),
         uses_view=True,
     )

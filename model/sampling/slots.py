@@ -124,7 +124,7 @@ class Slots:
                 self.occupied += int((place_of != _EMPTY).sum())
                 self.passed += self.num_places
             finished = []
-            for place, verdict in self._examined(traces, place_of, kept):
+            for place, verdict in self._examined(traces, running.scouts, place_of, kept):
                 finished.append(self._finish(place_of[place], place, kept[place], traces, running.moments, verdict))
                 place_of[place] = _EMPTY
             yield finished
@@ -171,12 +171,14 @@ class Slots:
                 end = min(start + stopping.BLOCK, self.schedule.max_kept)
                 whole[place, :, start:end] = by_place[place, :, : end - start]
 
-    def _examined(self, traces, place_of, kept) -> Iterator[tuple[int, stopping.Verdict]]:
+    def _examined(self, traces, scouts, place_of, kept) -> Iterator[tuple[int, stopping.Verdict]]:
         """Places whose records have finished."""
+        scouts = [field.numpy().reshape(self.num_places, -1, *field.shape[2:]) for field in scouts]
         for point in self._check_points:
             places = np.flatnonzero((place_of != _EMPTY) & (kept == point))
             if len(places):
-                verdicts = self._examine([_first(traces, place, point) for place in places])
+                found = [stopping.Scouted(*(field[place] for field in scouts)) for place in places]
+                verdicts = self._examine([_first(traces, place, point) for place in places], found)
                 yield from ((place, verdict) for place, verdict in zip(places, verdicts) if verdict.finished)
 
     def _finish(self, index, place, num_kept, traces, moments, verdict) -> Finished:

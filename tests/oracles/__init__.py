@@ -18,17 +18,21 @@ from tests.oracles.bounds import (
     sbc_uniform,
 )
 from tests.oracles.gaussian import FixedGaussian, Gaussian, LinearGaussian
+from tests.oracles.modes import Mixture, Modes, draw_mixture
 
 __all__ = [
     "FixedGaussian",
     "Gaussian",
     "LinearGaussian",
+    "Mixture",
+    "Modes",
     "PlaneBernoulli",
     "Scores",
     "TinyBernoulli",
     "Uniformity",
     "dkwm",
     "dkwm_two_sample",
+    "draw_mixture",
     "hoeffding",
     "jsd",
     "ks_distance_between",

@@ -21,7 +21,7 @@ class FixedGaussian:
 
     name = "fixed_gaussian"
     outputs_per_value = 1
-    dtype, unit, binary, moments_every = np.float32, 1.0, False, 1
+    dtype, unit, binary = np.float32, 1.0, False
 
     def __init__(self, stddev: float):
         self._stddev = stddev
