@@ -51,6 +51,7 @@ class Draw(enum.IntEnum):
     EVIDENCE_DEFENSIVE = 13
     COMPLETE_LATENT = 14
     COMPLETE_DEFENSIVE = 15
+    KEEP_ORDER = 16
 
 
 class Streams(NamedTuple):

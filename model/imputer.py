@@ -36,6 +36,7 @@ class Imputed(NamedTuple):
     num_sweeps: np.ndarray  # [N] int64, of a chain
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
+    num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
     converged: np.ndarray  # [N] bool
     fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
@@ -292,6 +293,7 @@ class Imputer:
             num_sweeps=self._config.num_start + self._config.num_warmup + kept,
             num_gradients=self._num_gradients(kept),
             num_non_finite=np.array([each.num_non_finite for each in batch]),
+            num_latents=harvest.num_latents,
             converged=np.array([each.verdict.converged for each in batch]),
             log_prob_observed=harvest.log_prob_observed,
             log_prob_missing=harvest.log_prob_missing,
@@ -326,6 +328,7 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         num_sweeps=zero(),
         num_gradients=zero(),
         num_non_finite=zero(),
+        num_latents=zero(),
         converged=np.ones(num, np.bool_),
         fit_percentile=fit.astype(np.float32),
         misfit=fit <= config.misfit_rate,

@@ -26,6 +26,7 @@ _QUANTILES_OF = (
     "acceptance_rate",
     "num_sweeps",
     "num_gradients",
+    "num_latents",
     "fit_percentile",
     "log_prob_observed",
     "log_prob_missing",

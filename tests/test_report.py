@@ -57,6 +57,7 @@ def make_record(
         "num_sweeps": 200,
         "num_gradients": 1600,
         "num_non_finite": 0,
+        "num_latents": NUM_IMPUTATIONS,
         "fit_percentile": 0.25,
         "misfit": index == 1,
         "log_prob_observed": -20.0,
@@ -247,7 +248,7 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients"}, np.nan)
+    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients", "num_latents"}, np.nan)
     records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
     result = write_result(tmp_path / "out", records)
     page = Page(report.write_report([result], str(tmp_path)))

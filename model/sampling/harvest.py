@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.config import SamplerConfig
-from model.counter_random import Draw, Streams, uniform
+from model.counter_random import Draw, Streams, bits, uniform
 from model.sampling.base import draw_values, everywhere, rows_of_records
 from model.sampling.evidence import log_evidence
 from model.sampling.slots import Finished, Records, pad
@@ -21,6 +21,7 @@ class Harvest(NamedTuple):
     """Of n records."""
 
     values: np.ndarray  # [n, num_imputations, D] float32 on the model's scale
+    num_latents: np.ndarray  # [n] int64, different latents that the values were drawn from
     log_prob_observed: np.ndarray  # [n] float32 estimate of log p(x_obs), nats
     log_prob_missing: np.ndarray  # [n] float32 estimate of log p(x_mis | x_obs) of the truth, NaN without one
 
@@ -31,7 +32,7 @@ class Harvester:
     def __init__(self, vae: VAE, config: SamplerConfig):
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
-        self._values = tf.function(self._draw_values)
+        self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
         self._evidence = tf.function(self._log_prob_observed)
         self._complete = tf.function(self._log_prob_complete)
 
@@ -45,8 +46,10 @@ class Harvester:
         """
         num = len(finished)
         shares = [_shares(each.trace) for each in finished]
-        chosen = np.stack([self._choose(*each) for each in zip(records.keys, finished, shares)])
         keys, x, observed = (tf.constant(pad(field, self._num_places)) for field in records)
+        chance = (part[:num].numpy() for part in self._places(keys))
+        chosen = np.stack([self._choose(*each) for each in zip(finished, shares, *chance)])
+        num_latents = np.array([len({z.tobytes() for z in each}) for each in chosen])
         values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[:num].numpy()
         log_prob_observed = log_prob_missing = np.full(num, np.nan, np.float32)
         if self._config.num_evidence_draws:
@@ -59,7 +62,13 @@ class Harvester:
                 complete = self._complete(keys, tf.constant(pad(truth, self._num_places)))[:num].numpy()
                 known = ~np.isnan(truth).any(axis=1)
                 log_prob_missing = np.where(known, complete - log_prob_observed, np.float32(np.nan))
-        return Harvest(values, log_prob_observed, log_prob_missing)
+        return Harvest(values, num_latents, log_prob_observed, log_prob_missing)
+
+    def _draw_places(self, keys):
+        """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""
+        streams = Streams(keys, tf.zeros([self._num_places], tf.uint32))
+        first = uniform(streams, tf.constant(0), Draw.KEEP_LATENT, 1)[:, 0]
+        return first, bits(streams, tf.constant(0), Draw.KEEP_ORDER, self._config.num_imputations)
 
     def _draw_values(self, keys, x, observed, z):
         """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
@@ -103,17 +112,23 @@ class Harvester:
             self._vae, rows, self._config.rows_per_record, loc, factor, self._config.num_evidence_draws, purposes
         )
 
-    def _choose(self, key: np.ndarray, finished: Finished, shares: np.ndarray | None) -> np.ndarray:
-        """The latents [J, K] that imputations are drawn from."""
-        z, num = finished.trace.z, self._config.num_imputations
+    def _choose(
+        self, finished: Finished, shares: np.ndarray | None, first: np.float32, words: np.ndarray
+    ) -> np.ndarray:
+        """The latents [J, K] that imputations are drawn from, in an order by chance: none is unlike the others.
+
+        Args:
+            shares: weights of all draws, None if they are all the same.
+            first: uniform number, where weights are gone through.
+            words: [J] random ones, whose order is that of the latents.
+        """
+        z, draw = finished.trace.z, np.argsort(words, kind="stable")
         if shares is None:  # evenly over chains and sweeps, the last ones after the last sweep
             num_rows, num_kept = z.shape[:2]
-            draw, per_chain = np.arange(num), -(-num // num_rows)
+            per_chain = -(-len(draw) // num_rows)  # at most `num_kept`, before which nothing has finished
             return z[draw % num_rows, (draw // num_rows + 1) * num_kept // per_chain - 1]
-        stream = Streams(tf.constant(key[np.newaxis]), tf.zeros([1], tf.uint32))
-        first = uniform(stream, tf.constant(0), Draw.KEEP_LATENT, 1).numpy().item()
         cumulative = np.cumsum(shares)
-        places = np.searchsorted(cumulative, (np.arange(num) + first) / num * cumulative[-1])
+        places = np.searchsorted(cumulative, (draw + first) / len(draw) * cumulative[-1])
         return z.reshape(-1, z.shape[2])[np.minimum(places, len(shares) - 1)]
 
 
