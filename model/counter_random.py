@@ -75,6 +75,25 @@ def record_key(seed: int, record_id: bytes) -> np.ndarray:
     return np.frombuffer(digest, dtype="<u4").astype(np.uint32)
 
 
+def derived_keys(keys: np.ndarray, purpose: bytes) -> np.ndarray:
+    """Keys for another run of what already has used those of its records: a keyed BLAKE2b hash of each.
+
+    Numbers under a derived key are those of another record, as it were: none is used twice.
+
+    Args:
+        keys: [N, 2] uint32, of records.
+        purpose: of the run, at most 64 bytes.
+
+    Returns:
+        [N, 2] uint32.
+    """
+    digests = [
+        hashlib.blake2b(key.astype("<u4").tobytes(), digest_size=8, key=purpose, person=b"vaefill.derived").digest()
+        for key in keys
+    ]
+    return np.frombuffer(b"".join(digests), dtype="<u4").astype(np.uint32).reshape(-1, 2)
+
+
 def _rotate_left(words: tf.Tensor, distance: int) -> tf.Tensor:
     left = tf.bitwise.left_shift(words, tf.constant(distance, tf.uint32))
     return left | tf.bitwise.right_shift(words, tf.constant(32 - distance, tf.uint32))

@@ -41,7 +41,10 @@ class Imputed(NamedTuple):
     fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
+    log_prob_observed_error: np.ndarray  # [N] float32, its standard error
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
+    log_prob_missing_error: np.ndarray  # [N] float32, its standard error
+    pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see model.pareto
 
 
 def model_values(
@@ -296,7 +299,10 @@ class Imputer:
             num_latents=harvest.num_latents,
             converged=np.array([each.verdict.converged for each in batch]),
             log_prob_observed=harvest.log_prob_observed,
+            log_prob_observed_error=harvest.log_prob_observed_error,
             log_prob_missing=harvest.log_prob_missing,
+            log_prob_missing_error=harvest.log_prob_missing_error,
+            pareto_k=harvest.pareto_k,
         )
 
     def _num_gradients(self, kept: np.ndarray) -> np.ndarray:
@@ -333,7 +339,10 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         fit_percentile=fit.astype(np.float32),
         misfit=fit <= config.misfit_rate,
         log_prob_observed=nan(),
+        log_prob_observed_error=nan(),
         log_prob_missing=nan(),
+        log_prob_missing_error=nan(),
+        pareto_k=nan(),
     )
 
 

@@ -116,7 +116,10 @@ DIAGNOSTICS = {
     "fit_percentile": np.float32,
     "misfit": np.bool_,
     "log_prob_observed": np.float32,
+    "log_prob_observed_error": np.float32,
     "log_prob_missing": np.float32,
+    "log_prob_missing_error": np.float32,
+    "pareto_k": np.float32,
 }
 ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
 _OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
