@@ -112,7 +112,7 @@ class SamplerConfig(Section):
         2000, description="sweeps of a chain at most, start and warm-up included; a record that has converged stops"
     )
     num_imputations: Annotated[int, Field(ge=1, le=4096)] = Field(
-        8, description="draws handed on, evenly over chains and kept sweeps"
+        8, description="draws handed on, evenly over chains and kept sweeps, in an order by chance"
     )
     num_leapfrog_steps: Positive = Field(4, description="latent_hmc, annealed_smc: gradients of a sweep")
     num_scouts: Annotated[int, Field(ge=0, le=4096)] = Field(
@@ -169,10 +169,11 @@ class SamplerConfig(Section):
         least = self.num_start + self.num_warmup + 4
         if self.max_kept < 4:
             raise ValueError(f"max_sweeps must be at least num_start + num_warmup + 4 = {least}, got {self.max_sweeps}")
-        if self.num_imputations > self.max_kept * self.num_chains:
+        if self.num_imputations > self.max_kept * self.rows_per_record:
+            rows = "num_chains" if self.rows_per_chain == 1 else "num_chains * num_particles"
             raise ValueError(
-                f"num_imputations must be at most num_chains * (max_sweeps - num_start - num_warmup) = "
-                f"{self.max_kept * self.num_chains}, got {self.num_imputations}"
+                f"num_imputations must be at most {rows} * (max_sweeps - num_start - num_warmup) = "
+                f"{self.max_kept * self.rows_per_record}, got {self.num_imputations}"
             )
         if self.num_replenishing >= self.num_particles:
             raise ValueError(f"num_replenishing must be less than num_particles = {self.num_particles}")

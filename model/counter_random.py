@@ -51,6 +51,7 @@ class Draw(enum.IntEnum):
     EVIDENCE_DEFENSIVE = 13
     COMPLETE_LATENT = 14
     COMPLETE_DEFENSIVE = 15
+    KEEP_ORDER = 16
 
 
 class Streams(NamedTuple):
@@ -72,6 +73,25 @@ def record_key(seed: int, record_id: bytes) -> np.ndarray:
     """
     digest = hashlib.blake2b(record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain").digest()
     return np.frombuffer(digest, dtype="<u4").astype(np.uint32)
+
+
+def derived_keys(keys: np.ndarray, purpose: bytes) -> np.ndarray:
+    """Keys for another run of what already has used those of its records: a keyed BLAKE2b hash of each.
+
+    Numbers under a derived key are those of another record, as it were: none is used twice.
+
+    Args:
+        keys: [N, 2] uint32, of records.
+        purpose: of the run, at most 64 bytes.
+
+    Returns:
+        [N, 2] uint32.
+    """
+    digests = [
+        hashlib.blake2b(key.astype("<u4").tobytes(), digest_size=8, key=purpose, person=b"vaefill.derived").digest()
+        for key in keys
+    ]
+    return np.frombuffer(b"".join(digests), dtype="<u4").astype(np.uint32).reshape(-1, 2)
 
 
 def _rotate_left(words: tf.Tensor, distance: int) -> tf.Tensor:

@@ -36,11 +36,15 @@ class Imputed(NamedTuple):
     num_sweeps: np.ndarray  # [N] int64, of a chain
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
+    num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
     converged: np.ndarray  # [N] bool
     fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
+    log_prob_observed_error: np.ndarray  # [N] float32, its standard error
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
+    log_prob_missing_error: np.ndarray  # [N] float32, its standard error
+    pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see model.pareto
 
 
 def model_values(
@@ -292,9 +296,13 @@ class Imputer:
             num_sweeps=self._config.num_start + self._config.num_warmup + kept,
             num_gradients=self._num_gradients(kept),
             num_non_finite=np.array([each.num_non_finite for each in batch]),
+            num_latents=harvest.num_latents,
             converged=np.array([each.verdict.converged for each in batch]),
             log_prob_observed=harvest.log_prob_observed,
+            log_prob_observed_error=harvest.log_prob_observed_error,
             log_prob_missing=harvest.log_prob_missing,
+            log_prob_missing_error=harvest.log_prob_missing_error,
+            pareto_k=harvest.pareto_k,
         )
 
     def _num_gradients(self, kept: np.ndarray) -> np.ndarray:
@@ -326,11 +334,15 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         num_sweeps=zero(),
         num_gradients=zero(),
         num_non_finite=zero(),
+        num_latents=zero(),
         converged=np.ones(num, np.bool_),
         fit_percentile=fit.astype(np.float32),
         misfit=is_misfit(fit, config.misfit_rate),
         log_prob_observed=nan(),
+        log_prob_observed_error=nan(),
         log_prob_missing=nan(),
+        log_prob_missing_error=nan(),
+        pareto_k=nan(),
     )
 
 

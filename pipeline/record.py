@@ -111,11 +111,15 @@ DIAGNOSTICS = {
     "num_sweeps": np.int64,
     "num_gradients": np.int64,
     "num_non_finite": np.int64,
+    "num_latents": np.int64,
     "converged": np.bool_,
     "fit_percentile": np.float32,
     "misfit": np.bool_,
     "log_prob_observed": np.float32,
+    "log_prob_observed_error": np.float32,
     "log_prob_missing": np.float32,
+    "log_prob_missing_error": np.float32,
+    "pareto_k": np.float32,
 }
 ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
 _OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")

@@ -26,9 +26,13 @@ _QUANTILES_OF = (
     "acceptance_rate",
     "num_sweeps",
     "num_gradients",
+    "num_latents",
     "fit_percentile",
     "log_prob_observed",
+    "log_prob_observed_error",
     "log_prob_missing",
+    "log_prob_missing_error",
+    "pareto_k",
 )
 
 
@@ -177,10 +181,15 @@ def _log_likelihood(sampler: SamplerConfig) -> dict[str, Any] | None:
     """How `log_prob_observed` and `log_prob_missing` are estimated; None where they are not."""
     if not sampler.num_evidence_draws:
         return None
-    per_row = -(-sampler.num_evidence_draws // sampler.rows_per_record)
+    num_draws = -(-sampler.num_evidence_draws // sampler.rows_per_record) * sampler.rows_per_record
+    observed = "importance sampling from a normal fit to the kept draws of p(z | x_obs), mixed with the prior"
+    missing = (
+        "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal fit to draws "
+        "of latent_hmc on the complete record, mixed with the prior"
+    )
     return {
-        "estimator": "importance sampling from a normal approximation of p(z | x_obs), mixed with the prior",
-        "num_draws": per_row * sampler.rows_per_record,
+        "observed": {"estimator": observed, "num_draws": num_draws},
+        "missing": {"estimator": missing, "num_draws": num_draws},
     }
 
 

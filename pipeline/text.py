@@ -11,9 +11,13 @@ DIAGNOSED = {  # name in summary.json -> what it is called, format
     "acceptance_rate": ("acceptance rate", ".3f"),
     "num_sweeps": ("sweeps of a chain", ",.0f"),
     "num_gradients": ("network passes of a record", ",.0f"),
+    "num_latents": ("latents that imputations come from", ",.0f"),
     "fit_percentile": ("percentile of fit", ".3f"),
     "log_prob_observed": ("log p(x_obs), nats", ",.1f"),
+    "log_prob_observed_error": ("standard error of log p(x_obs), nats", ",.3f"),
     "log_prob_missing": ("log p(x_mis | x_obs) of the truth, nats", ",.1f"),
+    "log_prob_missing_error": ("standard error of log p(x_mis | x_obs)", ",.3f"),
+    "pareto_k": ("Pareto k of the weights behind them", ".2f"),
 }
 
 

@@ -55,6 +55,12 @@ def test_the_configuration_is_frozen():
         ("sampler.num_chains=1", "sampler.num_chains: Input should be greater than or equal to 2, got 1"),
         ("sampler.max_sweeps=108", "max_sweeps must be at least num_start \\+ num_warmup \\+ 4 = 109, got 108"),
         ("sampler.num_imputations=9999", "num_imputations: Input should be less than or equal to 4096, got 9999"),
+        ("sampler={max_sweeps: 205, num_imputations: 401}", "at most num_chains \\* \\(max.*\\) = 400, got 401"),
+        ("sampler={name: lair, max_sweeps: 110, num_imputations: 160}", None),  # 5 sweeps of 4 chains of 8 particles
+        (
+            "sampler={name: lair, max_sweeps: 110, num_imputations: 161}",
+            "at most num_chains \\* num_particles \\* \\(max.*\\) = 160, got 161",
+        ),
         ("sampler.slots=32", None),
         ("mask.mechanism=mcra", "mask.mechanism: Input should be 'mcar', .* got 'mcra'"),
         ("mask.mechanism=block", "mask.mechanism block needs mask.height"),

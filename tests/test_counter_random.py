@@ -50,6 +50,16 @@ def test_every_part_of_the_place_matters():
     assert len({number for row in rows for number in row}) == 8 * len(places)
 
 
+def test_derived_keys_depend_on_key_and_purpose_alone():
+    """Of 1,000 records the same alone, and no key twice."""
+    keys = np.stack([counter_random.record_key(0, b"%d" % row) for row in range(1000)])
+    first, second = (counter_random.derived_keys(keys, purpose) for purpose in (b"first", b"second"))
+    assert first.dtype == np.uint32 and first.shape == keys.shape
+    np.testing.assert_array_equal(counter_random.derived_keys(keys[5:6], b"first"), first[5:6])
+    assert len({key.tobytes() for key in (*keys, *first, *second)}) == 3000
+    assert counter_random.derived_keys(keys[:0], b"first").shape == (0, 2)
+
+
 def test_fields_of_the_counter_do_not_overlap():
     """The largest chain, sweep, draw and block each stay within their bits."""
     assert counter_random.MAX_CHAINS * counter_random.MAX_SWEEPS == 1 << 32

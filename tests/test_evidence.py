@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from model.counter_random import Draw
-from model.sampling.evidence import log_evidence
+from model.sampling import evidence
 from tests import kernels, oracles
 
 PURPOSES = (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE)
@@ -17,12 +17,20 @@ OBSERVED = np.array([True, False, True, False, False, True])
 
 def estimates(oracle, x, observed, loc, factor, num_draws: int) -> np.ndarray:
     """Of one record many times over, as multiples of the true p(x_obs): [R]."""
+    found = [each.log_mean for each in summaries(oracle, x, observed, loc, factor, num_draws)]
+    return np.exp(np.array(found) - oracle.log_prob_observed(x, observed))
+
+
+def summaries(oracle, x, observed, loc, factor, num_draws: int) -> list[evidence.Estimate]:
+    """The same with their errors."""
     num_rows = NUM_RECORDS * ROWS_PER_RECORD
     rows = kernels.rows_of(x, observed, num_rows, 1, ROWS_PER_RECORD)
     loc = tf.constant(np.tile(loc, (num_rows, 1)), tf.float32)
     factor = tf.constant(np.tile(factor, (num_rows, 1, 1)), tf.float32)
-    program = tf.function(lambda: log_evidence(oracle.vae, rows, ROWS_PER_RECORD, loc, factor, num_draws, PURPOSES))
-    return np.exp(program().numpy().astype(np.float64) - oracle.log_prob_observed(x, observed))
+    program = tf.function(
+        lambda: evidence.log_weights(oracle.vae, rows, ROWS_PER_RECORD, loc, factor, num_draws, PURPOSES)
+    )
+    return [evidence.estimate(each) for each in program().numpy()]
 
 
 def score(found: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from model.config import SamplerConfig
 from model.sampling.harvest import Harvester
@@ -16,6 +17,7 @@ CONFIG = SamplerConfig(
 NUM_KEPT = 30
 X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])
 OBSERVED = np.array([True, False, True, False, False, True])
+SPREAD = [(chain, sweep) for sweep in (9, 19, 29) for chain in range(4)][:10]  # of 4 chains of NUM_KEPT sweeps
 INF = float("inf")
 
 
@@ -41,6 +43,13 @@ def far_apart() -> np.ndarray:
     return 100.0 * np.stack([chain, sweep], axis=-1)
 
 
+def three_weights() -> np.ndarray:
+    """All weight on three draws, in the ratio 5 : 3 : 2."""
+    log_weight = np.full((4, NUM_KEPT), -INF)
+    log_weight[0, 3], log_weight[2, 17], log_weight[3, 29] = np.log([5, 3, 2]) - 4000.0
+    return log_weight
+
+
 def origins(values: np.ndarray) -> list[tuple[int, int]]:
     """Chain and sweep of imputations [J, 6] of which nothing is observed."""
     z = (ORACLE.vae.encode(values.astype(np.float32)).mean().numpy()) / 100  # E[z | x]: shrunk by a tenth or so
@@ -63,17 +72,47 @@ def exact() -> list[Finished]:
 
 
 def test_imputations_are_spread_evenly_over_chains_and_sweeps(harvest):
-    """Ten of 4 chains of 30 sweeps: three each of two, two each of two, the last ones after the last sweep."""
-    found = origins(harvest(make_records(1), [finished(far_apart())], None).values[0])
-    assert found == [(chain, sweep) for sweep in (9, 19, 29) for chain in range(4)][:10]
+    """Three each of two chains, two each of two, the last ones after the last sweep."""
+    found = harvest(make_records(1), [finished(far_apart())], None)
+    assert set(origins(found.values[0])) == set(SPREAD) and found.num_latents.tolist() == [10]
+
+
+def test_where_there_are_as_many_draws_as_imputations_each_is_used_once(harvest):
+    found = harvest(make_records(1), [finished(far_apart()[:, 3:6])], None)  # of 12 all but the two that are in excess
+    assert len(set(origins(found.values[0]))) == found.num_latents[0] == 10
 
 
 def test_imputations_follow_the_weights(harvest):
-    """All weight on three draws, in the ratio 5 : 3 : 2; the scale of the weights is of no consequence."""
-    log_weight = np.full((4, NUM_KEPT), -INF)
-    log_weight[0, 3], log_weight[2, 17], log_weight[3, 29] = np.log([5, 3, 2]) - 4000.0
-    found = origins(harvest(make_records(1), [finished(far_apart(), log_weight)], None).values[0])
-    assert found == [(0, 3)] * 5 + [(2, 17)] * 3 + [(3, 29)] * 2
+    """The scale of the weights is of no consequence."""
+    found = harvest(make_records(1), [finished(far_apart(), three_weights())], None)
+    assert sorted(origins(found.values[0])) == [(0, 3)] * 5 + [(2, 17)] * 3 + [(3, 29)] * 2
+    assert found.num_latents.tolist() == [3]
+
+
+def test_a_chain_that_stuck_gives_fewer_latents(harvest):
+    stuck = far_apart()
+    stuck[2] = stuck[2, :1]  # it gives two of the ten
+    assert harvest(make_records(1), [finished(stuck)], None).num_latents.tolist() == [9]
+
+
+@pytest.mark.parametrize("log_weight", [None, three_weights()], ids=["chains", "weights"])
+def test_no_imputation_is_unlike_the_others(log_weight):
+    """Imputation j of 400 records that differ in their keys: each place as often as its weight says, for every j.
+
+    Ten chi-square tests of independent counts, at a rate of false alarms of 1e-6 together.
+    """
+    places = {place: 0.1 for place in SPREAD} if log_weight is None else {(0, 3): 0.5, (2, 17): 0.3, (3, 29): 0.2}
+    without_evidence = Harvester(ORACLE.vae, CONFIG.model_copy(update={"num_evidence_draws": 0}))
+    values = []
+    for first in range(0, 400, 8):
+        keys = np.stack([np.arange(first, first + 8), np.full(8, 7)], axis=1).astype(np.uint32)
+        records = Records(keys, np.zeros((8, 6), np.float32), np.zeros((8, 6), bool))
+        values.append(without_evidence(records, [finished(far_apart(), log_weight)] * 8, None).values)
+    found = origins(np.concatenate(values).reshape(-1, 6))
+    for j in range(10):
+        counts = [found[j::10].count(place) for place in places]
+        assert sum(counts) == 400
+        assert scipy.stats.chisquare(counts, 400 * np.array(list(places.values()))).pvalue > 1e-6 / 10
 
 
 def test_imputations_of_weights_that_are_all_zero_are_spread_evenly(harvest):

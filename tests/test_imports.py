@@ -21,6 +21,7 @@ LAYERS = [
     "model.checkpoints",
     "model.training",
     "model.diagnostics",
+    "model.pareto",
     "model.sampling.base",
     "model.sampling.pseudo_gibbs",
     "model.sampling.metropolis_within_gibbs",

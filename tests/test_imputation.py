@@ -185,7 +185,9 @@ def test_the_summary_agrees_with_the_data_set(result):
         values = np.array([e[name] for e in examples], np.float64)
         assert np.isfinite(values).all()
         assert summary["all"]["diagnostics"][name]["0.5"] == np.quantile(values, 0.5, method="inverted_cdf")
-    assert summary["log_likelihood"]["num_draws"] == 20 and "importance" in summary["log_likelihood"]["estimator"]
+    for name in ("observed", "missing"):
+        estimator = summary["log_likelihood"][name]
+        assert estimator["num_draws"] == 20 and "importance" in estimator["estimator"]
     labels = [str(e["label"]) for e in examples]
     assert {name: group["num_records"] for name, group in summary["by_label"].items()} == {
         label: labels.count(label) for label in set(labels)

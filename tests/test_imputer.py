@@ -103,6 +103,8 @@ def test_every_sampler_gives_whole_results(sampler):
     assert np.isfinite(together.log_prob_observed[incomplete]).all()
     assert np.isfinite(together.log_prob_missing[incomplete]).all()
     assert (together.num_non_finite == 0).all()
+    assert together.num_latents[2] == 0
+    assert (together.num_latents[incomplete] >= 1).all() and (together.num_latents <= 5).all()
 
 
 # One sampler stands for all.
@@ -158,6 +160,14 @@ def test_observed_values_come_back_untouched_and_others_binary(together):
 def test_imputations_differ_from_each_other(together):
     """Chains and kept sweeps have draws of their own."""
     assert len({imputation.tobytes() for imputation in together.imputations[0]}) == CONFIG.num_imputations
+
+
+def test_a_record_that_stops_early_has_a_latent_for_every_imputation(model):
+    """More imputations than the draws after which it might have stopped."""
+    settings = {"max_sweeps": 200, "target_r_hat": 9.0, "target_ess": 4.0, "num_imputations": 100}
+    result = imputer.Imputer(model, CONFIG.model_copy(update=settings), seed=7)(*make_records(1))
+    assert result.num_sweeps.tolist() == [9 + 40] and result.num_latents.tolist() == [100]
+    assert result.imputations.shape[1] == 100
 
 
 def test_nothing_missing_and_everything_missing(run):

@@ -38,7 +38,10 @@ SAMPLER = {
     "target_ess": 123.0,
     "misfit_rate": 0.02,
 }
-ESTIMATOR = {"estimator": "importance sampling", "num_draws": 4321}
+ESTIMATORS = {
+    "observed": {"estimator": "importance sampling", "num_draws": 4321},
+    "missing": {"estimator": "a difference", "num_draws": 8642},
+}
 
 
 def make_record(
@@ -57,10 +60,14 @@ def make_record(
         "num_sweeps": 200,
         "num_gradients": 1600,
         "num_non_finite": 0,
+        "num_latents": NUM_IMPUTATIONS,
         "fit_percentile": 0.25,
         "misfit": index == 1,
         "log_prob_observed": -20.0,
+        "log_prob_observed_error": 0.01,
         "log_prob_missing": -30.0 if truth else np.nan,
+        "log_prob_missing_error": 0.02 if truth else np.nan,
+        "pareto_k": 0.3,
         **diagnostics,
     }
     values["converged"] = values["r_hat"] < SAMPLER["target_r_hat"]
@@ -134,7 +141,7 @@ def summarise(records: Sequence[ImputedRecord], scores: evaluation.Scores, shape
     groups = statistics.by_group(records, scores, SAMPLER["num_chains"])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
     counts = {"read": len(records) + 7, "imputed": len(records), "dead": 7, "dead_by_reason": {"bad_image": 7}}
-    return {"records": counts, "log_likelihood": ESTIMATOR, "all": described.pop(None), "by_label": described}
+    return {"records": counts, "log_likelihood": ESTIMATORS, "all": described.pop(None), "by_label": described}
 
 
 class Page(html.parser.HTMLParser):
@@ -180,6 +187,7 @@ def test_truth_and_labels(labelled):
         "median sweeps of a chain",
         "5.0 % are misfits 2.0 % would be by chance",
         "importance sampling, 4,321 draws a record",
+        "a difference; 8,642",
         "bad_image 7",
         "read 27",
         "5eed" * 16,
@@ -247,7 +255,7 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients"}, np.nan)
+    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients", "num_latents"}, np.nan)
     records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
     result = write_result(tmp_path / "out", records)
     page = Page(report.write_report([result], str(tmp_path)))

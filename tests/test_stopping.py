@@ -62,6 +62,15 @@ def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
     assert stopping.check_points(config, Draws.CHAIN, 1000) == [1000]
 
 
+@pytest.mark.parametrize("draws", list(Draws))
+@pytest.mark.parametrize("name, num_imputations, first", [("latent_hmc", 321, 90), ("lair", 321, 20), ("lair", 4, 10)])
+def test_no_record_is_looked_at_before_it_has_a_draw_for_every_imputation(draws, name, num_imputations, first):
+    """Of 4 rows 81 sweeps, of 4 chains of 8 particles 11; in blocks of 10."""
+    config = SamplerConfig(name=name, num_imputations=num_imputations, target_ess=40)
+    assert stopping.check_points(config, draws, 300)[0] == first
+    assert stopping.check_points(config, draws, first - 1) == [first - 1]
+
+
 # What
 
 

@@ -1,4 +1,9 @@
-"""What is taken from finished chains: imputations and log-likelihoods, for many records at one shape."""
+"""What is taken from finished chains: imputations and log-likelihoods, for many records at one shape.
+
+log p(x_mis | x_obs) of a truth is log p(x) - log p(x_obs), and importance sampling leans low by what its proposal
+lacks. So that the difference leans nowhere, both proposals are made alike: a normal distribution fitted to draws of
+chains, those of the record for x_obs, and for x those of `latent_hmc` on the complete record.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,22 +12,33 @@ import numpy as np
 import tensorflow as tf
 
 from model.config import SamplerConfig
-from model.counter_random import Draw, Streams, uniform
+from model.counter_random import Draw, Streams, bits, derived_keys, uniform
+from model.sampling import evidence, latent_hmc
 from model.sampling.base import draw_values, everywhere, rows_of_records
-from model.sampling.evidence import log_evidence
-from model.sampling.slots import Finished, Records, pad
+from model.sampling.evidence import CERTAIN, Estimate
+from model.sampling.slots import Finished, Records, Slots, pad
 from model.sampling.stopping import Trace
 from model.vae import VAE
 
 _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in draws
+_COMPLETE_START = 1  # sweeps of pseudo-Gibbs on a complete record: each is a draw from the encoder, as good as the next
+_COMPLETE_KEPT = 40  # sweeps of each of its chains that a proposal is fitted to
+_COMPLETE_KEYS = b"complete"  # under which its chains have their chance, which the record's own chains had before
+
+
+_UNKNOWN = Estimate(*[float("nan")] * 3)
 
 
 class Harvest(NamedTuple):
     """Of n records."""
 
     values: np.ndarray  # [n, num_imputations, D] float32 on the model's scale
+    num_latents: np.ndarray  # [n] int64, different latents that the values were drawn from
     log_prob_observed: np.ndarray  # [n] float32 estimate of log p(x_obs), nats
+    log_prob_observed_error: np.ndarray  # [n] float32, its standard error
     log_prob_missing: np.ndarray  # [n] float32 estimate of log p(x_mis | x_obs) of the truth, NaN without one
+    log_prob_missing_error: np.ndarray  # [n] float32, its standard error
+    pareto_k: np.ndarray  # [n] float32, of the weights behind the former; with a truth the larger of the two
 
 
 class Harvester:
@@ -31,9 +47,14 @@ class Harvester:
     def __init__(self, vae: VAE, config: SamplerConfig):
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
-        self._values = tf.function(self._draw_values)
-        self._evidence = tf.function(self._log_prob_observed)
-        self._complete = tf.function(self._log_prob_complete)
+        self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
+        self._observed = tf.function(
+            lambda *of_records: self._log_weights(*of_records, (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE))
+        )
+        self._complete = tf.function(
+            lambda *of_records: self._log_weights(*of_records, (Draw.COMPLETE_LATENT, Draw.COMPLETE_DEFENSIVE))
+        )
+        self._complete_chains = _slots_of_complete(vae, config)
 
     def __call__(self, records: Records, finished: Sequence[Finished], truth: np.ndarray | None) -> Harvest:
         """Takes n records, at most as many as the slots hold.
@@ -45,21 +66,51 @@ class Harvester:
         """
         num = len(finished)
         shares = [_shares(each.trace) for each in finished]
-        chosen = np.stack([self._choose(*each) for each in zip(records.keys, finished, shares)])
         keys, x, observed = (tf.constant(pad(field, self._num_places)) for field in records)
+        chance = (part[:num].numpy() for part in self._places(keys))
+        chosen = np.stack([self._choose(*each) for each in zip(finished, shares, *chance)])
+        num_latents = np.array([len({z.tobytes() for z in each}) for each in chosen])
         values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[:num].numpy()
-        log_prob_observed = log_prob_missing = np.full(num, np.nan, np.float32)
+        observed, missing = ([_UNKNOWN] * num for _ in range(2))
         if self._config.num_evidence_draws:
-            fits = [_normal_fit(each.trace, share) for each, share in zip(finished, shares)]
-            fits += [(np.zeros_like(fits[0][0]), np.eye(self._vae.latent_size))] * (self._num_places - num)
-            loc, factor = (tf.constant(np.stack(part).astype(np.float32)) for part in zip(*fits))
-            log_prob_observed = self._evidence(keys, x, observed, loc, factor)[:num].numpy()
-            log_prob_observed[~records.observed.any(axis=1)] = 0.0  # nothing is certain
+            observed = self._of_observed(records, finished, shares)
             if truth is not None:
-                complete = self._complete(keys, tf.constant(pad(truth, self._num_places)))[:num].numpy()
-                known = ~np.isnan(truth).any(axis=1)
-                log_prob_missing = np.where(known, complete - log_prob_observed, np.float32(np.nan))
-        return Harvest(values, log_prob_observed, log_prob_missing)
+                missing = self._of_missing(records, truth, observed)
+        pareto_k = [np.fmax(*(each.pareto_k for each in pair)) for pair in zip(observed, missing)]
+        columns = (*zip(*(each[:2] for each in observed)), *zip(*(each[:2] for each in missing)), pareto_k)
+        return Harvest(values, num_latents, *(np.array(column, np.float32) for column in columns))
+
+    def _of_observed(self, records: Records, finished, shares) -> list[Estimate]:
+        """log p(x_obs) of n records, by the kept draws of their own chains."""
+        found = self._estimates(self._observed, records, [each.trace for each in finished], shares)
+        return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
+
+    def _of_missing(self, records: Records, truth: np.ndarray, observed: Sequence[Estimate]) -> list[Estimate]:
+        """log p(x_mis | x_obs) of those of n records that have a truth, by chains on the complete record."""
+        known = np.flatnonzero(~np.isnan(truth).any(axis=1))
+        complete = Records(records.keys[known], truth[known], np.ones((len(known), truth.shape[1]), bool))
+        chains = complete._replace(keys=derived_keys(complete.keys, _COMPLETE_KEYS))
+        finished = sorted((each for call in self._complete_chains.run(chains) for each in call), key=lambda f: f.index)
+        found = [_UNKNOWN] * len(observed)
+        traces = [each.trace for each in finished]
+        for index, each in zip(known, self._estimates(self._complete, complete, traces, [None] * len(known))):
+            found[index] = evidence.difference(each, observed[index])
+        return found
+
+    def _estimates(self, program, records: Records, traces: Sequence[Trace], shares) -> list[Estimate]:
+        """Of the weights of records, by normal proposals fitted to draws z of theirs and their shares."""
+        fits = [_normal_fit(*each) for each in zip(traces, shares)]
+        size = self._vae.latent_size
+        fits += [(np.zeros(size), np.eye(size))] * (self._num_places - len(fits))
+        loc, factor = (tf.constant(np.stack(part).astype(np.float32)) for part in zip(*fits))
+        log_weight = program(*(tf.constant(pad(field, self._num_places)) for field in records), loc, factor).numpy()
+        return [evidence.estimate(each) for each in log_weight[: len(traces)]]
+
+    def _draw_places(self, keys):
+        """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""
+        streams = Streams(keys, tf.zeros([self._num_places], tf.uint32))
+        first = uniform(streams, tf.constant(0), Draw.KEEP_LATENT, 1)[:, 0]
+        return first, bits(streams, tf.constant(0), Draw.KEEP_ORDER, self._config.num_imputations)
 
     def _draw_values(self, keys, x, observed, z):
         """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
@@ -77,44 +128,45 @@ class Harvester:
             parts.append(tf.reshape(drawn, [-1, per_record, drawn.shape[1]]))
         return tf.concat(parts, axis=1)[:, : z.shape[1]]
 
-    def _log_prob_observed(self, keys, x, observed, loc, factor):
-        """log p(x_obs): [R]; the proposal is the normal approximation of the kept draws."""
-        loc, factor = (tf.repeat(tensor, self._config.rows_per_record, axis=0) for tensor in (loc, factor))
-        return self._log_evidence(
-            rows_of_records(keys, x, observed, self._config.rows_per_record),
-            loc,
-            factor,
-            (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE),
-        )
+    def _log_weights(self, keys, x, observed, loc, factor, purposes):
+        """Of R records with a proposal N(loc, factor factor') each: [R, S]."""
+        per_record = self._config.rows_per_record
+        loc, factor = (tf.repeat(tensor, per_record, axis=0) for tensor in (loc, factor))
+        rows = rows_of_records(keys, x, observed, per_record)
+        return evidence.log_weights(self._vae, rows, per_record, loc, factor, self._config.num_evidence_draws, purposes)
 
-    def _log_prob_complete(self, keys, x):
-        """log p(x) of complete records: [R]; the proposal is the encoder's."""
-        rows = rows_of_records(keys, x, tf.ones_like(x, tf.bool), self._config.rows_per_record)
-        posterior = self._vae.encode(rows.x_observed)  # of all rows: at few, a network's bits depend on their order
-        return self._log_evidence(
-            rows,
-            posterior.loc,
-            tf.linalg.diag(posterior.stddev()),
-            (Draw.COMPLETE_LATENT, Draw.COMPLETE_DEFENSIVE),
-        )
+    def _choose(
+        self, finished: Finished, shares: np.ndarray | None, first: np.float32, words: np.ndarray
+    ) -> np.ndarray:
+        """The latents [J, K] that imputations are drawn from, in an order by chance: none is unlike the others.
 
-    def _log_evidence(self, rows, loc, factor, purposes):
-        return log_evidence(
-            self._vae, rows, self._config.rows_per_record, loc, factor, self._config.num_evidence_draws, purposes
-        )
-
-    def _choose(self, key: np.ndarray, finished: Finished, shares: np.ndarray | None) -> np.ndarray:
-        """The latents [J, K] that imputations are drawn from."""
-        z, num = finished.trace.z, self._config.num_imputations
+        Args:
+            shares: weights of all draws, None if they are all the same.
+            first: uniform number, where weights are gone through.
+            words: [J] random ones, whose order is that of the latents.
+        """
+        z, draw = finished.trace.z, np.argsort(words, kind="stable")
         if shares is None:  # evenly over chains and sweeps, the last ones after the last sweep
             num_rows, num_kept = z.shape[:2]
-            draw, per_chain = np.arange(num), -(-num // num_rows)
+            per_chain = -(-len(draw) // num_rows)  # at most `num_kept`, before which nothing has finished
             return z[draw % num_rows, (draw // num_rows + 1) * num_kept // per_chain - 1]
-        stream = Streams(tf.constant(key[np.newaxis]), tf.zeros([1], tf.uint32))
-        first = uniform(stream, tf.constant(0), Draw.KEEP_LATENT, 1).numpy().item()
         cumulative = np.cumsum(shares)
-        places = np.searchsorted(cumulative, (np.arange(num) + first) / num * cumulative[-1])
+        places = np.searchsorted(cumulative, (draw + first) / len(draw) * cumulative[-1])
         return z.reshape(-1, z.shape[2])[np.minimum(places, len(shares) - 1)]
+
+
+def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
+    """Slots for chains on complete records: of four, whatever the records' own are, and not until they agree."""
+    of_chain = SamplerConfig.model_fields
+    own = SamplerConfig(
+        name="latent_hmc",
+        num_start=_COMPLETE_START,
+        max_sweeps=_COMPLETE_START + of_chain["num_warmup"].default + _COMPLETE_KEPT,
+        num_imputations=1,
+        num_leapfrog_steps=config.num_leapfrog_steps,
+        slots=config.slots,
+    )
+    return Slots(vae, latent_hmc.build(vae, own), own)
 
 
 def _shares(trace: Trace) -> np.ndarray | None:

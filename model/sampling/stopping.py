@@ -56,11 +56,14 @@ class Verdict(NamedTuple):
 
 
 def check_points(config: SamplerConfig, draws: Draws, max_kept: int) -> list[int]:
-    """The numbers of kept sweeps after which a record is examined: multiples of `BLOCK`, and `max_kept`."""
+    """The numbers of kept sweeps after which a record is examined: multiples of `BLOCK`, and `max_kept`.
+
+    None before there are as many draws as imputations are to be made of.
+    """
     if draws is Draws.WEIGHTED:
         return [max_kept]
     first = BLOCK if draws is Draws.POPULATION else config.target_ess / config.num_chains  # fewer cannot reach it
-    points, place = [], max(first, 4.0)
+    points, place = [], max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
     while place < max_kept:
         rounded = BLOCK * -(-int(place) // BLOCK)
         if rounded < max_kept and (not points or rounded > points[-1]):
