@@ -17,9 +17,12 @@ from tests.oracles.bounds import (
     rank_scores,
     sbc_uniform,
 )
+from tests.oracles.curve import CurveGaussian, CurveGrey
 from tests.oracles.gaussian import FixedGaussian, Gaussian, LinearGaussian
 
 __all__ = [
+    "CurveGaussian",
+    "CurveGrey",
     "FixedGaussian",
     "Gaussian",
     "LinearGaussian",
