@@ -17,10 +17,13 @@ from tests.oracles.bounds import (
     rank_scores,
     sbc_uniform,
 )
+from tests.oracles.curve import CurveGaussian, CurveGrey
 from tests.oracles.gaussian import FixedGaussian, Gaussian, LinearGaussian
 from tests.oracles.modes import Mixture, Modes, draw_mixture
 
 __all__ = [
+    "CurveGaussian",
+    "CurveGrey",
     "FixedGaussian",
     "Gaussian",
     "LinearGaussian",
