@@ -175,6 +175,8 @@ class SamplerConfig(Section):
                 f"num_imputations must be at most {rows} * (max_sweeps - num_start - num_warmup) = "
                 f"{self.max_kept * self.rows_per_record}, got {self.num_imputations}"
             )
+        if self.name == "annealed_smc" and self.num_particles < 4:
+            raise ValueError(f"annealed_smc needs num_particles of at least 4, got {self.num_particles}")
         if self.num_replenishing >= self.num_particles:
             raise ValueError(f"num_replenishing must be less than num_particles = {self.num_particles}")
         if self.rows_per_record > 4096:

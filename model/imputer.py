@@ -37,7 +37,8 @@ class Imputed(NamedTuple):
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
     num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
-    converged: np.ndarray  # [N] bool
+    num_unvisited: np.ndarray  # [N] int64, scouts at peaks of p(z | x_obs) that no chain has been near
+    converged: np.ndarray  # [N] bool; then all that the sampler says is finite
     fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
@@ -285,6 +286,8 @@ class Imputer:
             np.stack([getattr(each, name) for each in batch]).reshape(images.shape) for name in ("mean", "variance")
         )
         kept = np.array([each.trace.z.shape[1] for each in batch])
+        known = harvest.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
+        finite = _all_finite(mean, variance, drawn, known)  # chains that agree may do so on what overflows
         return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
             mean=np.where(observed, images.astype(np.float32) / likelihood.unit, mean),
@@ -297,7 +300,8 @@ class Imputer:
             num_gradients=self._num_gradients(kept),
             num_non_finite=np.array([each.num_non_finite for each in batch]),
             num_latents=harvest.num_latents,
-            converged=np.array([each.verdict.converged for each in batch]),
+            num_unvisited=np.array([each.verdict.num_unvisited for each in batch]),
+            converged=np.array([each.verdict.converged for each in batch]) & finite,
             log_prob_observed=harvest.log_prob_observed,
             log_prob_observed_error=harvest.log_prob_observed_error,
             log_prob_missing=harvest.log_prob_missing,
@@ -311,6 +315,11 @@ class Imputer:
         warm_up = config.num_warmup * kernel.passes if kernel.warm_up_passes is None else kernel.warm_up_passes
         of_row = 2 + config.num_start + warm_up + kept * kernel.passes
         return config.rows_per_record * of_row
+
+
+def _all_finite(*arrays: np.ndarray) -> np.ndarray:
+    """Of which of n records all values in arrays [n, ...] are finite: [n] bool."""
+    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
 
 
 def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.ndarray) -> Imputed:
@@ -334,6 +343,7 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         num_sweeps=zero(),
         num_gradients=zero(),
         num_non_finite=zero(),
+        num_unvisited=zero(),
         num_latents=zero(),
         converged=np.ones(num, np.bool_),
         fit_percentile=fit.astype(np.float32),

@@ -111,6 +111,7 @@ DIAGNOSTICS = {
     "num_sweeps": np.int64,
     "num_gradients": np.int64,
     "num_non_finite": np.int64,
+    "num_unvisited": np.int64,
     "num_latents": np.int64,
     "converged": np.bool_,
     "fit_percentile": np.float32,

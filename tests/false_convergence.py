@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--num-scouts", type=int, default=SamplerConfig().num_scouts)
     parser.add_argument("--latent-sizes", type=int, nargs="+", default=[2, 8, 32])
     arguments = parser.parse_args()
-    print("| latents | separation | records | converged | of these wrong |", "| --- | --- | --- | --- | --- |", sep="\n")
+    print(
+        "| latents | separation | records | converged | of these wrong |", "| --- | --- | --- | --- | --- |", sep="\n"
+    )
     total = Count(0, 0, 0)
     for latent_size in arguments.latent_sizes:
         trial = Trial(latent_size, arguments.num_records, num_scouts=arguments.num_scouts)
@@ -78,7 +80,9 @@ def main() -> None:
             chosen = mixtures(latent_size, SEPARATIONS)[index * len(NUM_MODES) : (index + 1) * len(NUM_MODES)]
             found = sum(map(trial, chosen), Count(0, 0, 0))
             total += found
-            print(f"| {latent_size} | {separation:g} | {found.records} | {found.converged} | {found.wrong} |", flush=True)
+            print(
+                f"| {latent_size} | {separation:g} | {found.records} | {found.converged} | {found.wrong} |", flush=True
+            )
     share = 100 * total.wrong / max(total.converged, 1)
     print(f"| all | | {total.records} | {total.converged} | {total.wrong}: {share:.1f} % |")
 

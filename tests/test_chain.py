@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from model.config import SamplerConfig
-from model.sampling import SAMPLERS, base, chain
+from model.sampling import SAMPLERS, base, chain, scouts
 from tests import kernels, oracles
 
 NUM_ROWS = 4
@@ -116,7 +116,7 @@ def test_variance_keeps_its_digits_far_from_zero(rows):
     kept = tf.zeros([NUM_ROWS], tf.int32)
     kernel = counting()._replace(step=step)
     plan = SCHEDULE._replace(max_kept=400)
-    chains = chain.Chains(rows, state, moments)
+    chains = chain.Chains(rows, state, moments, scouts.none(*state.z.shape))
     chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(chains)
     np.testing.assert_allclose(chains.moments.mean, 1e4, rtol=1e-6)
     np.testing.assert_allclose(chains.moments.variance, 1.25, rtol=1e-3)
@@ -133,7 +133,7 @@ def test_select():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_block_compiles_as_one_program(model, name):
     """As it does on a GPU; to the same numbers but for the order of sums."""
-    config = SamplerConfig(name=name, num_start=1, num_warmup=6, num_particles=2)
+    config = SamplerConfig(name=name, num_start=1, num_warmup=6, num_particles=4)
     kernel, schedule = SAMPLERS[name](model, config), chain.Schedule(1, 6, 10)
     rows = kernels.rows_of(X, OBSERVED, 2 * config.rows_per_record, 1, config.rows_per_record)
     chains = chain.begin(model, kernel, rows, schedule)

@@ -29,6 +29,7 @@ LAYERS = [
     "model.sampling.lair",
     "model.sampling.importance_resampling",
     "model.sampling.hamiltonian",
+    "model.sampling.scouts",
     "model.sampling.latent_hmc",
     "model.sampling.annealed_smc",
     "model.sampling",

@@ -60,6 +60,7 @@ def make_record(
         "num_sweeps": 200,
         "num_gradients": 1600,
         "num_non_finite": 0,
+        "num_unvisited": 0,
         "num_latents": NUM_IMPUTATIONS,
         "fit_percentile": 0.25,
         "misfit": index == 1,

@@ -163,6 +163,7 @@ def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
         num_start=_COMPLETE_START,
         max_sweeps=_COMPLETE_START + of_chain["num_warmup"].default + _COMPLETE_KEPT,
         num_imputations=1,
+        num_scouts=0,
         num_leapfrog_steps=config.num_leapfrog_steps,
         slots=config.slots,
     )

@@ -120,7 +120,7 @@ class Examiner:
         log_weight = trace.log_weight.astype(np.float64)
         at_end = log_weight.shape[1] >= self._max_kept
         ess = _effective_size(log_weight)
-        converged = ess >= self._config.target_ess and pareto.shape_of_weights(log_weight.ravel()) < _HEAVIEST
+        converged = ess >= self._config.target_ess and not pareto.shape_of_weights(log_weight.ravel()) >= _HEAVIEST
         return Verdict(at_end, at_end and bool(converged), float("nan"), ess, ess)
 
     def _examine_population(self, trace: Trace) -> Verdict:
