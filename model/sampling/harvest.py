@@ -21,11 +21,9 @@ from model.sampling.stopping import Trace
 from model.vae import VAE
 
 _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in draws
-_COMPLETE_START = 1  # sweeps of pseudo-Gibbs on a complete record: each is a draw from the encoder, as good as the next
-_COMPLETE_KEPT = 40  # sweeps of each of its chains that a proposal is fitted to
+# The chains of a complete record. A sweep of pseudo-Gibbs draws from the encoder there, one as well as many.
+_COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 40
 _COMPLETE_KEYS = b"complete"  # under which its chains have their chance, which the record's own chains had before
-
-
 _UNKNOWN = Estimate(*[float("nan")] * 3)
 
 
@@ -71,13 +69,13 @@ class Harvester:
         chosen = np.stack([self._choose(*each) for each in zip(finished, shares, *chance)])
         num_latents = np.array([len({z.tobytes() for z in each}) for each in chosen])
         values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[:num].numpy()
-        observed, missing = ([_UNKNOWN] * num for _ in range(2))
+        of_observed = of_missing = [_UNKNOWN] * num
         if self._config.num_evidence_draws:
-            observed = self._of_observed(records, finished, shares)
+            of_observed = self._of_observed(records, finished, shares)
             if truth is not None:
-                missing = self._of_missing(records, truth, observed)
-        pareto_k = [np.fmax(*(each.pareto_k for each in pair)) for pair in zip(observed, missing)]
-        columns = (*zip(*(each[:2] for each in observed)), *zip(*(each[:2] for each in missing)), pareto_k)
+                of_missing = self._of_missing(records, truth, of_observed)
+        pareto_k = [np.fmax(first.pareto_k, second.pareto_k) for first, second in zip(of_observed, of_missing)]
+        columns = (*zip(*(each[:2] for each in of_observed)), *zip(*(each[:2] for each in of_missing)), pareto_k)
         return Harvest(values, num_latents, *(np.array(column, np.float32) for column in columns))
 
     def _of_observed(self, records: Records, finished, shares) -> list[Estimate]:
@@ -156,12 +154,13 @@ class Harvester:
 
 
 def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
-    """Slots for chains on complete records: of four, whatever the records' own are, and not until they agree."""
-    of_chain = SamplerConfig.model_fields
+    """Slots for chains on complete records, the same whatever the records' own are, and all of one length."""
     own = SamplerConfig(
         name="latent_hmc",
+        num_chains=_COMPLETE_CHAINS,
         num_start=_COMPLETE_START,
-        max_sweeps=_COMPLETE_START + of_chain["num_warmup"].default + _COMPLETE_KEPT,
+        num_warmup=_COMPLETE_WARMUP,
+        max_sweeps=_COMPLETE_START + _COMPLETE_WARMUP + _COMPLETE_KEPT,
         num_imputations=1,
         num_scouts=0,
         num_leapfrog_steps=config.num_leapfrog_steps,

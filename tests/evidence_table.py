@@ -1,0 +1,89 @@
+"""How log p(x_obs) and log p(x_mis | x_obs) move with the number of draws: prints the table of docs/samplers.md.
+
+`python -m tests.evidence_table --model DIR [--data tfds:mnist --split test --num-records 100]`. Chains run once for
+each mask; the proposals are the same for every number of draws, and fewer draws are the first of more.
+"""
+
+import argparse
+
+import numpy as np
+
+from model import checkpoints, datasets, missingness
+from model.config import SamplerConfig
+from model.counter_random import record_key
+from model.imputer import model_values
+from model.sampling import SAMPLERS
+from model.sampling.harvest import Harvest, Harvester
+from model.sampling.slots import Finished, Records, Slots
+from model.vae import VAE
+from pipeline.text import markdown_table, number, percent
+
+NUM_DRAWS = (100, 300, 1_000, 3_000, 10_000)
+MASKS = {
+    "half at random": ("mcar", {"rate": 0.5}),
+    "top three quarters": ("top_three_quarters", {}),
+}
+
+
+def masked(vae: VAE, images: np.ndarray, mask: str) -> tuple[Records, np.ndarray]:
+    """Records of images [N, H, W, C] under a mask, and the complete ones [N, D] on the model's scale."""
+    name, parameters = MASKS[mask]
+    ids = [b"evidence/%05d" % index for index in range(len(images))]
+    generators = (missingness.record_generator(0, record_id) for record_id in ids)
+    observed = np.stack(
+        [missingness.generate(name, image, each, **parameters) for image, each in zip(images, generators)]
+    ).reshape(len(images), -1)
+    truth = model_values(vae.likelihood, "threshold", 0, ids, images)
+    keys = np.stack([record_key(0, record_id) for record_id in ids])
+    return Records(keys, np.where(observed, truth, 0).astype(np.float32), observed), truth
+
+
+def harvest(harvester: Harvester, records: Records, finished: list[Finished], truth: np.ndarray, size: int) -> Harvest:
+    """Of all records, `size` at a time."""
+    parts = []
+    for first in range(0, len(finished), size):
+        part = slice(first, first + size)
+        parts.append(harvester(Records(*(field[part] for field in records)), finished[part], truth[part]))
+    return Harvest(*(np.concatenate(field) for field in zip(*parts)))
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    return f"{number(values.mean(), '.3f')} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", default="tfds:mnist")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--num-records", type=int, default=100)
+    arguments = parser.parse_args()
+    config, model = SamplerConfig(), checkpoints.load(arguments.model)
+    vae = model.vae.for_inference(config.precision)
+    images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
+    slots = Slots(vae, SAMPLERS[config.name](vae, config), config)
+    lines = []
+    for mask in MASKS:
+        records, truth = masked(vae, images, mask)
+        finished = sorted((each for call in slots.run(records) for each in call), key=lambda each: each.index)
+        for num_draws in NUM_DRAWS:
+            harvester = Harvester(vae, config.model_copy(update={"num_evidence_draws": num_draws}))
+            found = harvest(harvester, records, finished, truth, slots.num_places)
+            lines.append(
+                (
+                    mask,
+                    f"{num_draws:,}",
+                    mean_and_error(found.log_prob_observed),
+                    f"{found.log_prob_observed_error.mean():.3f}",
+                    mean_and_error(found.log_prob_missing),
+                    f"{found.log_prob_missing_error.mean():.3f}",
+                    percent((found.pareto_k > 0.7).mean()),
+                )
+            )
+    titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
+    print("\n".join(markdown_table(titles, lines)))
+
+
+if __name__ == "__main__":
+    main()
