@@ -35,7 +35,7 @@ class Imputed(NamedTuple):
     acceptance_rate: np.ndarray  # [N] float32
     num_sweeps: np.ndarray  # [N] int64, of a chain
     num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
-    num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not numbers
+    num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not finite
     num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
     num_unvisited: np.ndarray  # [N] int64, scouts at peaks of p(z | x_obs) that no chain has been near
     converged: np.ndarray  # [N] bool; then all that the sampler says is finite

@@ -5,10 +5,11 @@ A sweep:
 
     1. the largest beta up to 1 at which the new weights keep an effective size of half of the group
     2. resample systematically by the weights p(x_obs | z)^(increase of beta); their mean is a factor of the
-       group's unbiased estimate of p(x_obs)
+       group's estimate of p(x_obs)
     3. move every particle by Hamiltonian dynamics at the new beta
 
-At beta = 1 sweeps are moves alone. Crosses valleys that chains do not. Groups are independent, and the
+The estimate is without bias for betas fixed beforehand; as they and the moves adapt to the particles it is
+consistent in their number. At beta = 1 sweeps are moves alone. Crosses valleys that chains do not. Groups are independent, and the
 result weighs them by their estimates of p(x_obs).
 """
 

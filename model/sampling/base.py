@@ -45,7 +45,7 @@ class Info(NamedTuple):
 
     acceptance: tf.Tensor  # [N] probability that the proposal was accepted, NaN if nothing was proposed
     log_weight: tf.Tensor  # [N] log of the importance weight of the state's z as a draw from p(z | x_obs)
-    non_finite: tf.Tensor  # [N] int32, log ratios or weights that were not numbers: a rejection, a weight of 0
+    non_finite: tf.Tensor  # [N] int32, log ratios or weights that were not finite: a rejection, a weight of 0
 
     @classmethod
     def of_chain(cls, acceptance: tf.Tensor, non_finite: tf.Tensor | None = None) -> "Info":
@@ -56,7 +56,7 @@ class Info(NamedTuple):
     @classmethod
     def of_weights(cls, log_weight: tf.Tensor) -> "Info":
         """A sweep of weighted draws."""
-        bad = tf.math.is_nan(log_weight) | (log_weight == float("inf"))
+        bad = ~tf.math.is_finite(log_weight)
         return cls(
             tf.fill(log_weight.shape, float("nan")), tf.where(bad, float("-inf"), log_weight), tf.cast(bad, tf.int32)
         )
@@ -159,8 +159,8 @@ def normal_log_prob(z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor
 
 
 def accept(uniform_numbers: tf.Tensor, log_ratio: tf.Tensor) -> Decision:
-    """Accepts with probability min(1, exp(log_ratio)), [N]. NaN and +inf reject, and are counted."""
-    bad = tf.math.is_nan(log_ratio) | (log_ratio == float("inf"))
+    """Accepts with probability min(1, exp(log_ratio)), [N]. What is not finite rejects, and is counted."""
+    bad = ~tf.math.is_finite(log_ratio)
     log_probability = tf.where(bad, float("-inf"), tf.minimum(log_ratio, 0.0))
     accepted = tf.math.log(uniform_numbers) < log_probability
     return Decision(accepted, tf.exp(log_probability), tf.cast(bad, tf.int32))

@@ -22,7 +22,7 @@ class Moments(NamedTuple):
     mean: tf.Tensor  # [N, D] E[m(z)], with m and v the conditional mean and variance of the values given z
     variance: tf.Tensor  # [N, D] E[v(z)] + Var[m(z)]
     acceptance: tf.Tensor  # [N] sum of acceptance probabilities
-    non_finite: tf.Tensor  # [N] int32, ratios and weights that were not numbers
+    non_finite: tf.Tensor  # [N] int32, ratios and weights that were not finite
 
 
 class Chains(NamedTuple):
