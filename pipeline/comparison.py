@@ -108,7 +108,8 @@ def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str,
     missing = ~observed.reshape(len(observed), -1)
     scores = evaluation.score(result.mean.reshape(missing.shape), records.truth, missing)
     total = evaluation.Scores(*(field.sum(axis=0) for field in scores))
-    per_record = scores.nll / scores.num_values
+    scored = scores.num_values > 0
+    per_record = scores.nll[scored] / scores.num_values[scored]
     with np.errstate(invalid="ignore", divide="ignore"):
         predicted, frequency = (
             field / total.reliability_count for field in (total.reliability_mean, total.reliability_truth)
@@ -116,6 +117,7 @@ def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str,
     gradients = np.where(result.converged, result.num_gradients, np.inf)
     return {
         "num_records": len(observed),
+        "num_unscored": int(total.num_unscored),
         "nll": float(total.nll / total.num_values),
         "nll_standard_error": float(per_record.std(ddof=1) / math.sqrt(len(per_record))),
         "brier": float(total.brier / total.num_values),
@@ -158,8 +160,9 @@ def distance(imputer: Imputer, records: Task, observed: np.ndarray, reference: n
 
 
 def _nll(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
+    """Per missing value; NaN unless all records are scored, since others would be no ones to compare."""
     scores = evaluation.score(mean.reshape(missing.shape), records.truth, missing)
-    return float(scores.nll.sum() / scores.num_values.sum())
+    return math.nan if scores.num_unscored.any() else float(scores.nll.sum() / scores.num_values.sum())
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
@@ -319,7 +322,7 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 f"`{cell['row'].removeprefix('convergence-')}`",
-                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}",
+                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}{_not_scored(cell)}",
                 f"{cell['brier']:.4f}",
                 f"{cell['f1']:.3f}",
                 f"{cell['calibration_error']:.4f}",
@@ -332,6 +335,11 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
             )
         )
     return markdown_table(titles, rows)
+
+
+def _not_scored(cell: dict[str, Any]) -> str:
+    num = cell.get("num_unscored")
+    return f"; {num:,} not scored" if num else ""
 
 
 def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:

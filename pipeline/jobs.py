@@ -284,7 +284,7 @@ def impute(
         if not counts["written"]:
             staging.discard(staged)
             return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": work}
-        found = summary.combine(layout, schema, config.sampler, counts["written"], dead)
+        found = summary.combine(layout, schema, config.sampler, summarizer.binary, counts["written"], dead)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": work}
         description = loaded.description.model_dump(mode="json")
         results.seal(staged.root, {**content, "model": description, "times": clock.times()})

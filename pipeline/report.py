@@ -205,9 +205,10 @@ def _view(result: Result) -> dict[str, Any]:
             if (values := get(everything, "diagnostics", key))
         ],
         "truth": _truth(everything),
-        "labels": _labels(result.summary["by_label"]) if result.summary.get("by_label") else None,
+        "labels": _labels(result.summary),
         "fractions": _fractions(everything),
         "value_maps": _value_maps(everything),
+        "num_values_left_out": get(everything, "imputed_values", "num_left_out"),
         "identity": _identity(manifest),
         "inputs": [{name: get(file, name) for name in ("path", "size", "sha256")} for file in inputs[:_MAX_LISTED]],
         "num_inputs": len(inputs),
@@ -283,9 +284,12 @@ def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_es
 def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
     """Scores of a group, those of binary values with a constant guess's to hold them against; None without truth."""
     scores = group.get("truth")
-    if not scores or not scores["reliability"]:
-        return scores or None
+    if not scores:
+        return None
+    scores = {"num_unscored": 0, **scores}
     table = scores["reliability"]
+    if not table or not scores["num_values"]:
+        return scores
     counts, predicted, frequency = (np.array(table[name], np.float64) for name in ("counts", "predicted", "frequency"))
     weights = counts / counts.sum()
     base = float(np.nansum(weights * frequency))
@@ -303,11 +307,16 @@ def _entropy(probability: float) -> float:
     return -sum(p * math.log(p) for p in (probability, 1 - probability) if p > 0)
 
 
-def _labels(by_label: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A row for each label, or for the `MAX_LABELS` largest."""
+def _labels(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A row for each label, or for the `MAX_LABELS` largest; None without labels."""
+    by_label = summary.get("by_label") or {}
+    num_left_out = summary.get("num_labels_left_out") or 0
+    if not by_label and not num_left_out:
+        return None
     largest = sorted(by_label, key=lambda label: (-(by_label[label].get("num_records") or 0), _label_order(label)))
     return {
         "num": len(by_label),
+        "num_left_out": num_left_out,
         "rows": [
             {
                 "label": label,

@@ -16,6 +16,10 @@ def of_result(result: str, summary: dict[str, Any]) -> str:
     if truth is None:
         return "\n".join([*lines, f"{result} has no records with truth and missing values: nothing to score"])
     lines += _scores(groups)
+    if truth.get("num_unscored"):
+        lines.append(f"{truth['num_unscored']:,} records were not scored: a mean of theirs is no finite number")
+    if summary.get("num_labels_left_out"):
+        lines.append(f"{summary['num_labels_left_out']:,} labels more are left out, and count in all alone")
     if truth["reliability"]:  # else values are not binary
         lines += ["", *_reliability(truth["reliability"])]
     return "\n".join(lines)

@@ -19,7 +19,6 @@ BLOCK = 256
 MAX_GROUPS = 1000  # distinct labels that get statistics of their own
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _FRACTION_BINS = 10
-_SCORED = evaluation.Scores._fields
 
 
 class Accumulator(NamedTuple):
@@ -33,6 +32,7 @@ class Accumulator(NamedTuple):
     num_gradients: np.ndarray  # [] int64, network passes
     num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not numbers
     num_missing: np.ndarray  # [] int64, values
+    num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
     value_count: np.ndarray  # [D] int64, records in which the value is missing
     value_mean: np.ndarray  # [D] float64, sum of the conditional means
@@ -46,7 +46,7 @@ def empty(num_values: int) -> Accumulator:
     scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
     integer = np.zeros((), np.int64)
     return Accumulator(
-        *[integer] * 8,
+        *[integer] * 9,
         np.zeros(_FRACTION_BINS, np.int64),
         np.zeros(num_values, np.int64),
         np.zeros(num_values),
@@ -66,6 +66,8 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     missing = np.stack([~record.masked.observed.ravel() for record in records])
     mean = np.stack([record.mean.ravel() for record in records]).astype(np.float64)
     stddev = np.stack([record.stddev.ravel() for record in records]).astype(np.float64)
+    finite = (np.isfinite(mean) & np.isfinite(stddev) | ~missing).all(axis=1)
+    imputed = missing & finite[:, None]
     fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
 
     def total(name):
@@ -80,10 +82,11 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
         num_gradients=total("num_gradients"),
         num_non_finite=total("num_non_finite"),
         num_missing=missing.sum(),
+        num_left_out=np.sum(~finite, dtype=np.int64),
         missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
-        value_count=missing.sum(axis=0),
-        value_mean=np.where(missing, mean, 0).sum(axis=0),
-        value_second_moment=np.where(missing, stddev**2 + mean**2, 0).sum(axis=0),
+        value_count=imputed.sum(axis=0),
+        value_mean=np.where(imputed, mean, 0).sum(axis=0),
+        value_second_moment=np.where(imputed, stddev**2 + mean**2, 0).sum(axis=0),
         scores=tuple(field.sum(axis=0) for field in scores),
     )
 
@@ -94,11 +97,12 @@ def merge(first: Accumulator, second: Accumulator) -> Accumulator:
     return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
 
 
-def result(accumulator: Accumulator, shape: Sequence[int]) -> dict[str, Any]:
+def result(accumulator: Accumulator, shape: Sequence[int], binary: bool) -> dict[str, Any]:
     """What an accumulator says, as JSON values; what is undefined is null.
 
     Args:
         shape: [H, W, C] of a record.
+        binary: whether values are, so that they have all the scores.
     """
     count = accumulator.num_records
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -120,21 +124,30 @@ def result(accumulator: Accumulator, shape: Sequence[int]) -> dict[str, Any]:
             "imputed_values": {
                 "mean": mean.reshape(shape).round(6),
                 "stddev": np.sqrt(variance).reshape(shape).round(6),
+                "num_left_out": accumulator.num_left_out,
             },
-            "truth": _score_result(evaluation.Scores(*accumulator.scores)),
+            "truth": _score_result(evaluation.Scores(*accumulator.scores), binary),
         }
     )
 
 
-def _score_result(scores: evaluation.Scores) -> dict[str, Any] | None:
-    if not scores.num_values:
+def _score_result(scores: evaluation.Scores, binary: bool) -> dict[str, Any] | None:
+    if not scores.num_values and not scores.num_unscored:
         return None
     return {
+        "num_unscored": scores.num_unscored,
+        **_means(scores, binary),
+        "reliability": _reliability(scores) if binary else None,
+    }
+
+
+def _means(scores: evaluation.Scores, binary: bool) -> dict[str, Any]:
+    """Scores as means over values, NaN or None where undefined."""
+    return {
         "num_values": scores.num_values,
-        "nll": scores.nll / scores.num_values,
-        "brier": scores.brier / scores.num_values,
+        "nll": evaluation.ratio(scores.nll, scores.num_values) if binary else None,
+        "brier": evaluation.ratio(scores.brier, scores.num_values),
         "f1": evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative),
-        "reliability": None if np.isnan(scores.nll) else _reliability(scores),
     }
 
 
@@ -191,29 +204,25 @@ def by_group(
 def merge_groups(
     first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
 ) -> dict[str | None, Accumulator]:
-    """Merges group by group; past `MAX_GROUPS` groups no new ones are taken up."""
-    merged = dict(first)
-    for group, accumulator in second.items():
-        if group in merged:
-            merged[group] = merge(merged[group], accumulator)
-        elif len(merged) <= MAX_GROUPS:
-            merged[group] = accumulator
-    return merged
+    """Merges group by group."""
+    return {**first, **{group: merge(first[group], own) if group in first else own for group, own in second.items()}}
 
 
-def row(record: ImputedRecord, scores: evaluation.Scores, index: int) -> dict[str, Any]:
+def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
+    """The `MAX_GROUPS` labels with the most records, of as many by name, and the group of all."""
+    labels = sorted((group for group in num_records if group is not None), key=lambda name: (-num_records[name], name))
+    return {None, *labels[:MAX_GROUPS]}
+
+
+def row(record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool) -> dict[str, Any]:
     """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
-    count = int(scores.num_values[index])
-    binary = not np.isnan(scores.nll[index])
-    f1 = evaluation.f1(scores.true_positive[index], scores.false_positive[index], scores.false_negative[index])
+    found = _jsonable(_means(evaluation.Scores(*(field[index] for field in scores)), binary))
     return {
         "id": record.masked.id,
         **record.masked.carried,
         "missing_fraction": float(np.mean(~record.masked.observed)),
         **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
-        "nll": scores.nll[index] / count if count and binary else None,
-        "brier": scores.brier[index] / count if count else None,
-        "f1": f1 if count and binary else None,
+        **{name: found[name] for name in ("nll", "brier", "f1")},
     }
 
 

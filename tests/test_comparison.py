@@ -96,12 +96,13 @@ def test_corruptions_are_what_they_are_called():
 
 def test_tables_and_figure(directory, tmp_path):
     cell = {**comparison.load_cells(directory)[0], "gradients_when_converged": [1000, 2000], "converged": 2 / 6}
+    cell["num_unscored"] = 3
     distance = {"row": "distance-lair-0", "mask": MASK, "rms": 0.0123, "rms_standard_error": 0.001}
     distance |= {"nll_ratio": 1.01, "seconds": 3.2, "gradients": 4000.0}
     for name, content in (("a", cell), ("b", distance)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     comparison.write_tables(str(tmp_path))
     text = (tmp_path / "tables.md").read_text()
-    assert "| `pseudo_gibbs` |" in text and "33.3%" in text
+    assert "| `pseudo_gibbs` |" in text and "33.3%" in text and "; 3 not scored |" in text
     assert "| `lair` | 4,000 | 0.0123 ± 0.0010 in 3 s; nll × 1.010 |" in text
     assert (tmp_path / "converged.png").read_bytes().startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from model import evaluation
-from pipeline import figures, report, statistics, text
+from pipeline import figures, report, scores, statistics, text
 from pipeline.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -99,10 +99,11 @@ def write_result(
     missing = np.stack([~record.masked.observed.ravel() for record in records])
     scored = missing & np.array([[record.masked.truth is not None] for record in records])
     truths = np.stack([np.zeros(shape) if r.masked.truth is None else r.masked.truth / 255 for r in records])
-    scores = score(np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored)
-    rows = [statistics.row(record, scores, index) for index, record in enumerate(records)]
+    scored_as = score(np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored)
+    binary = score is evaluation.score
+    rows = [statistics.row(record, scored_as, index, binary) for index, record in enumerate(records)]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), directory / "summary" / "records.parquet")
-    (directory / "summary" / "summary.json").write_text(json.dumps(summarise(records, scores, shape)))
+    (directory / "summary" / "summary.json").write_text(json.dumps(summarise(records, scored_as, shape, binary)))
     manifest = {
         "identity": {"model": "5eed" * 16, "seed": 17, "sampler": sampler, "software": {"tensorflow": "9.8.7"}},
         "config": {"sampler": sampler},
@@ -133,16 +134,19 @@ def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], sch
     )
 
 
-def summarise(records: Sequence[ImputedRecord], scores: evaluation.Scores, shape: Sequence[int]) -> dict:
+def summarise(
+    records: Sequence[ImputedRecord], scored_as: evaluation.Scores, shape: Sequence[int], binary: bool
+) -> dict:
     def describe(group, accumulator):
         chosen = [record for record in records if group is None or statistics.group_of(record) == group]
         diagnostics = {name: statistics.quantiles([r.diagnostics[name] for r in chosen]) for name in DIAGNOSED}
-        return statistics.result(accumulator, shape) | {"diagnostics": diagnostics}
+        return statistics.result(accumulator, shape, binary) | {"diagnostics": diagnostics}
 
-    groups = statistics.by_group(records, scores, SAMPLER["num_chains"])
+    groups = statistics.by_group(records, scored_as, SAMPLER["num_chains"])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
     counts = {"read": len(records) + 7, "imputed": len(records), "dead": 7, "dead_by_reason": {"bad_image": 7}}
-    return {"records": counts, "log_likelihood": ESTIMATORS, "all": described.pop(None), "by_label": described}
+    everything = {"log_likelihood": ESTIMATORS, "all": described.pop(None), "by_label": described}
+    return {"records": counts, "num_labels_left_out": 0, **everything}
 
 
 class Page(html.parser.HTMLParser):
@@ -228,6 +232,53 @@ def test_truth_of_grey_values(tmp_path):
     page = Page(report.write_report([result, result], str(tmp_path)))
     assert "Mean squared error of the imputed mean" in page.text
     assert "Reliability" not in page.text and "nats per missing value" not in page.text
+
+
+def broken_record(index: int, **settings) -> ImputedRecord:
+    """A record none of whose means is a number."""
+    record = make_record(index, **settings)
+    record.mean[~record.masked.observed] = np.nan
+    return record
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_path):
+    records = [make_record(i, label=i % 2) for i in range(4)]
+    good = write_result(tmp_path / "good", records)
+    result = write_result(tmp_path / "out", [*records, broken_record(4, label=0), broken_record(5, label=7)])
+    summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
+    page = Page(report.write_report([result], str(tmp_path)))
+    printed = scores.of_result(result, summary)
+    assert "2 records were not scored" in page.text and "2 records were not scored" in printed
+    assert "2 records are left out" in page.text
+    of_good = json.loads((tmp_path / "good" / "summary" / "summary.json").read_text())
+    for key in ("nll", "brier"):
+        number = f"{of_good['all']['truth'][key]:.4f}"
+        assert number in page.text and number in printed
+    assert "Brier" in printed and "sq. error" not in printed and "reliability" in printed
+    assert "not scored" not in Page(report.write_report([good], str(tmp_path))).text + scores.of_result(good, of_good)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("score", [evaluation.score, evaluation.score_real])
+def test_nothing_could_be_scored(tmp_path, score):
+    result = write_result(tmp_path / "out", [broken_record(i, label=i) for i in range(2)], score=score)
+    page = Page(report.write_report([result, result], str(tmp_path)))
+    assert "2 records were not scored" in page.text and "No record could be scored" in page.text
+    summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
+    printed = scores.of_result(result, summary)
+    assert "2 records were not scored" in printed and ("Brier" in printed) == (score is evaluation.score)
+
+
+def test_labels_that_were_left_out_are_counted(tmp_path):
+    result = write_result(tmp_path / "out", [make_record(i, label=i) for i in range(3)])
+    path = tmp_path / "out" / "summary" / "summary.json"
+    summary = json.loads(path.read_text()) | {"num_labels_left_out": 1234}
+    assert "1,234 labels more" in scores.of_result(result, summary)
+    path.write_text(json.dumps(summary))
+    assert "1,234 labels more" in Page(report.write_report([result], str(tmp_path))).text
+    path.write_text(json.dumps(summary | {"by_label": {}}))
+    assert "1,234 labels more" in Page(report.write_report([result], str(tmp_path))).text
 
 
 def test_truth_of_some_only(tmp_path):

@@ -14,6 +14,7 @@ from pipeline import statistics
 from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 
 SHAPE = (2, 3, 1)
+REALS = {"nll", "brier", "reliability_mean", "value_mean", "value_second_moment"}  # other sums are int64
 
 
 def make_records(num: int, label=lambda i: i % 3):
@@ -83,7 +84,7 @@ def test_means_are_those_of_numpy(means, observed):
         for record, mean, mask in zip(RECORDS, means, observed)
     ]
     parts = (accumulate(changed[:2]), accumulate(changed[2:]))
-    found = statistics.result(statistics.merge(*parts), SHAPE)["imputed_values"]
+    found = statistics.result(statistics.merge(*parts), SHAPE, True)["imputed_values"]
     for place in np.ndindex(SHAPE):
         chosen = means[:, *place][~observed[:, *place]].astype(np.float64)
         value = found["mean"][place[0]][place[1]][place[2]]
@@ -92,7 +93,7 @@ def test_means_are_those_of_numpy(means, observed):
 
 def test_the_result_is_what_numpy_says():
     records = make_records(40)
-    result = statistics.result(accumulate(records), SHAPE)
+    result = statistics.result(accumulate(records), SHAPE, True)
     missing = np.stack([~r.masked.observed for r in records])
     mean, truth = np.stack([r.mean for r in records]), np.stack([r.masked.truth / 255 for r in records])
     assert result["num_records"] == 40
@@ -127,18 +128,18 @@ def test_grey_and_real_values_have_the_squared_error_alone():
     ]
     left = statistics.merge(statistics.merge(*parts[:2]), parts[2])
     assert_close(left, statistics.merge(parts[0], statistics.merge(*parts[1:])))
-    truth = statistics.result(statistics.merge(statistics.empty(6), left), SHAPE)["truth"]
+    truth = statistics.result(statistics.merge(statistics.empty(6), left), SHAPE, False)["truth"]
     missing = np.stack([~r.masked.observed for r in records])
     error = np.stack([r.mean - r.masked.truth / 255 for r in records])[missing]
     assert truth["brier"] == pytest.approx(np.mean(error**2))
     assert truth["nll"] is None and truth["f1"] is None and truth["reliability"] is None
-    row = statistics.row(records[1], scores, 1)
+    row = statistics.row(records[1], scores, 1, False)
     assert row["nll"] is None and row["f1"] is None
     assert row["brier"] == pytest.approx(scores.brier[1] / scores.num_values[1])
 
 
 def test_nothing_missing_and_no_truth_give_null():
-    result = statistics.result(statistics.empty(6), SHAPE)
+    result = statistics.result(statistics.empty(6), SHAPE, True)
     assert result["truth"] is None and result["converged_fraction"] is None
     assert result["imputed_values"]["mean"] == [[[None]] * 3] * 2
 
@@ -157,17 +158,61 @@ def test_records_without_a_label_have_no_group():
     assert set(statistics.by_group(records, scores_of(records), 4)) == {None}
 
 
-def test_the_number_of_groups_is_bounded(monkeypatch):
-    monkeypatch.setattr(statistics, "MAX_GROUPS", 5)
-    records = make_records(20, label=lambda i: i)
-    groups = statistics.merge_groups({}, statistics.by_group(records, scores_of(records), 4))
-    assert len(groups) == 6 and groups[None].num_records == 20
+def test_labels_with_the_most_records_are_kept_and_of_as_many_the_first_by_name(monkeypatch):
+    monkeypatch.setattr(statistics, "MAX_GROUPS", 3)
+    counts = {"d": 2, None: 20, "c": 2, "a": 1, "b": 9, "e": 6}
+    assert statistics.most_common(counts) == {None, "b", "c", "e"}
+    assert statistics.most_common(dict(reversed(counts.items()))) == {None, "b", "c", "e"}
+    assert statistics.most_common({None: 4, "a": 4}) == {None, "a"}
+
+
+@pytest.mark.parametrize("score", [evaluation.score, evaluation.score_real])
+def test_every_sum_has_one_dtype(score):
+    records = make_records(3)
+    own = statistics.of(records, scores_of(records, score), num_chains=4)
+    accumulators = (statistics.empty(6), own, statistics.merge(statistics.empty(6), own), statistics.merge(own, own))
+    for accumulator in accumulators:
+        sums = accumulator._asdict() | evaluation.Scores(*accumulator.scores)._asdict()
+        del sums["scores"]
+        assert {name for name, field in sums.items() if field.dtype == np.float64} == REALS
+        assert {name for name, field in sums.items() if field.dtype == np.int64} == set(sums) - REALS
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_record_of_no_finite_numbers_is_counted_and_voids_nothing(value, binary):
+    score = evaluation.score if binary else evaluation.score_real
+    records = make_records(12)
+    broken = make_records(13)[12]
+    broken.mean[~broken.masked.observed] = value
+    without = statistics.result(statistics.of(records, scores_of(records, score), 4), SHAPE, binary)
+    scores = scores_of([*records, broken], score)
+    found = statistics.result(statistics.of([*records, broken], scores, 4), SHAPE, binary)
+    assert found["num_records"] == 13
+    assert found["truth"] == without["truth"] | {"num_unscored": 1}
+    assert (found["truth"]["reliability"] is not None) == (found["truth"]["nll"] is not None) == binary
+    assert found["imputed_values"] == without["imputed_values"] | {"num_left_out": 1}
+    row = statistics.row(broken, scores, 12, binary)
+    assert row["id"] == b"12" and row["nll"] is None and row["brier"] is None and row["f1"] is None
+    alone = statistics.result(statistics.of([broken], scores_of([broken], score), 4), SHAPE, binary)
+    assert alone["truth"]["num_unscored"] == 1 and alone["truth"]["num_values"] == 0
+    assert alone["truth"]["nll"] is None and alone["truth"]["brier"] is None
+    assert (alone["truth"]["reliability"] is not None) == binary
+
+
+def test_a_stddev_that_is_no_number_voids_no_values():
+    records = make_records(12)
+    without = statistics.result(accumulate(records[:11]), SHAPE, True)["imputed_values"]
+    records[11].stddev[~records[11].masked.observed] = np.nan
+    found = statistics.result(accumulate(records), SHAPE, True)
+    assert found["imputed_values"] == without | {"num_left_out": 1} and found["truth"]["num_unscored"] == 0
 
 
 def test_rows_and_quantiles():
     records = make_records(3)
     scores = scores_of(records)
-    row = statistics.row(records[1], scores, 1)
+    row = statistics.row(records[1], scores, 1, True)
     assert row["id"] == b"1" and row["label"] == 1 and row["num_sweeps"] == 1
     assert row["nll"] == pytest.approx(scores.nll[1] / scores.num_values[1])
     found = statistics.quantiles([1.0, 2.0, 3.0, np.nan])
