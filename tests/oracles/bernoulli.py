@@ -88,7 +88,7 @@ class _BernoulliOracle(abc.ABC):
         """Independent draws of p(z | x_obs): [num, K].
 
         A node by its probability and a uniform place in its cell, accepted by how dense p(z | x_obs) is there
-        against the node. Without the last step, draws were too wide by a hundredth of a narrow posterior's width.
+        against the node: without that they would be wider than p(z | x_obs) by the variance of a place in a cell.
         """
         nodes, posterior = self.latent_posterior(x, observed)
         cumulative = np.cumsum(posterior)
