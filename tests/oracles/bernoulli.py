@@ -77,7 +77,7 @@ class _BernoulliOracle(abc.ABC):
         return self._nodes, joint / joint.sum()
 
     def latent_cdf(self, x: np.ndarray, observed: np.ndarray, dimension: int) -> Callable[[np.ndarray], np.ndarray]:
-        """The CDF of one latent given x_obs, to 5e-4: that of `draw_latents`."""
+        """The CDF of one latent given x_obs, to 5e-4: uniform in the cell of a node."""
         nodes, posterior = self.latent_posterior(x, observed)
         index = np.rint((nodes[:, dimension] - self._AXIS[0]) / self._STEP).astype(int)
         cumulative = np.concatenate([[0], np.cumsum(np.bincount(index, posterior))])
@@ -88,13 +88,13 @@ class _BernoulliOracle(abc.ABC):
         """Independent draws of p(z | x_obs): [num, K].
 
         A node by its probability and a uniform place in its cell, accepted by how dense p(z | x_obs) is there
-        against the node. Without the last step, draws were too wide by a hundredth of a narrow posterior's width.
+        against the node: without that they would be wider than p(z | x_obs) by the variance of a place in a cell.
         """
         nodes, posterior = self.latent_posterior(x, observed)
         cumulative = np.cumsum(posterior)
         found = np.empty((0, nodes.shape[1]))
         while len(found) < num:
-            chosen = nodes[np.searchsorted(cumulative, cumulative[-1] * rng.random(4 * num + 100))]
+            chosen = nodes[np.searchsorted(cumulative, cumulative[-1] * rng.random(2 * num + 100))]
             moved = chosen + self._STEP * (rng.random(chosen.shape) - 0.5)
             density = [
                 self.log_likelihood(z, x[np.newaxis], observed)[:, 0] - 0.5 * (z**2).sum(axis=1)
