@@ -30,7 +30,7 @@ class Accumulator(NamedTuple):
     num_misfits: np.ndarray  # [] int64
     num_chain_sweeps: np.ndarray  # [] int64, over all chains of all records
     num_gradients: np.ndarray  # [] int64, network passes
-    num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not numbers
+    num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not finite
     num_missing: np.ndarray  # [] int64, values
     num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
