@@ -178,7 +178,7 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert len(set(sweeps.tolist())) > 1, "records stop by themselves"
     assert summary["all"]["misfit_fraction"] == pytest.approx(np.mean([e["misfit"] for e in examples]))
     for example in examples:
-        assert 1 / 200 <= example["fit_percentile"] <= 1
+        assert 1 / 101 <= example["fit_percentile"] <= 1
         assert example["misfit"] == (example["fit_percentile"] <= np.float32(0.01))
     assert summary["all"]["num_chain_sweeps"] == 2 * sweeps.sum()
     for name in ("num_gradients", "log_prob_observed", "log_prob_missing"):
@@ -225,7 +225,7 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
     with pytest.raises(config_lib.ConfigError, match=r"model.likelihood bernoulli needs data.binarize .*, got none$"):
         jobs.impute(grey, model_directory, [masked], out)
     rare = config_lib.load("test.yaml", ["sampler.misfit_rate=0.001"])
-    with pytest.raises(config_lib.ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 199 reference"):
+    with pytest.raises(config_lib.ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 100 reference"):
         jobs.impute(rare, model_directory, [masked], out)
     taken = config_lib.load("test.yaml", ["data.carry={mean: float32}"])
     with pytest.raises(config_lib.ConfigError, match="mean is a feature of the output itself"):

@@ -9,8 +9,8 @@ A sweep:
     3. move every particle by Hamiltonian dynamics at the new beta
 
 The estimate is without bias for betas fixed beforehand; as they and the moves adapt to the particles it is
-consistent in their number. At beta = 1 sweeps are moves alone. Crosses valleys that chains do not. Groups are independent, and the
-result weighs them by their estimates of p(x_obs).
+consistent in their number. At beta = 1 sweeps are moves alone. Crosses valleys that chains do not. Groups are
+independent, and the result weighs them by their estimates of p(x_obs).
 """
 
 import math
