@@ -1,7 +1,7 @@
 """What `Imputer` gives against closed forms and quadrature: every sampler, every likelihood, wrong encoders.
 
 One record many times over under different ids: independent replicates. A z-score is of a mean over them, and as large
-as the limit once in 2.6e7 by chance; of the 2,500 scores here one is once in 10,000 runs. See each test for what is
+as the limit once in 2.6e7 by chance; of the 450 scores here one is once in 58,000 runs. See each test for what is
 seen.
 """
 
