@@ -7,7 +7,7 @@ import tensorflow as tf
 from model.vae import VAE
 
 
-def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Tensor | None = None) -> tf.Tensor:
+def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     """The evidence lower bound with the closed-form KL of diagonal normals.
 
     E_q[log p(x | z)] - KL(q(z | x) || p(z)), the expectation by one reparameterised draw
@@ -16,29 +16,27 @@ def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Tensor | None = None
     Args:
         x: [N, D].
         noise: [N, K] standard normal.
-        seen: [N, D], what the encoder sees in place of x, if it is not x.
 
     Returns:
         [N], nats.
     """
-    posterior = vae.encode(x if seen is None else seen)
+    posterior = vae.encode(x)
     loc, scale = posterior.loc, posterior.stddev()
     kl = 0.5 * tf.reduce_sum(loc**2 + scale**2 - 1.0 - 2.0 * tf.math.log(scale), axis=-1)
     return vae.log_likelihood(loc + scale * noise, x) - kl
 
 
-def importance_log_weights(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Tensor | None = None) -> tf.Tensor:
+def importance_log_weights(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     """log p(x, z_l) - log q(z_l | x) for k draws z_l of q(z | x).
 
     Args:
         x: [N, D].
         noise: [k, N, K] standard normal.
-        seen: [N, D], what the encoder sees in place of x, if it is not x.
 
     Returns:
         [k, N].
     """
-    posterior = vae.encode(x if seen is None else seen)
+    posterior = vae.encode(x)
     z = posterior.loc + posterior.stddev() * noise
     flat_z = tf.reshape(z, [-1, vae.latent_size])
     tiled_x = tf.tile(x, [tf.shape(noise)[0], 1])
@@ -46,7 +44,7 @@ def importance_log_weights(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Te
     return log_likelihood + vae.prior.log_prob(z) - posterior.log_prob(z)
 
 
-def iwae(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Tensor | None = None) -> tf.Tensor:
+def iwae(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     """The importance-weighted bound of k = noise.shape[0] draws (Burda et al. 2016, eq. 8).
 
     Args: as for `importance_log_weights`.
@@ -54,24 +52,21 @@ def iwae(vae: VAE, x: tf.Tensor, noise: tf.Tensor, seen: tf.Tensor | None = None
     Returns:
         [N], nats; at k = 1 an unbiased estimate of the ELBO, and log p(x) as k grows.
     """
-    log_weights = importance_log_weights(vae, x, noise, seen)
+    log_weights = importance_log_weights(vae, x, noise)
     return tf.reduce_logsumexp(log_weights, axis=0) - math.log(noise.shape[0])
 
 
-def bound(
-    vae: VAE, x: tf.Tensor, num_importance_samples: int, seed: tf.Tensor, seen: tf.Tensor | None = None
-) -> tf.Tensor:
+def bound(vae: VAE, x: tf.Tensor, num_importance_samples: int, seed: tf.Tensor) -> tf.Tensor:
     """The ELBO for one importance sample (lower variance: closed-form KL), else the IWAE bound.
 
     Args:
         x: [N, D].
         num_importance_samples: k.
         seed: [2] integers, for the stateless generator.
-        seen: [N, D], what the encoder sees in place of x, if it is not x.
 
     Returns:
         [N], nats.
     """
     shape = [num_importance_samples, tf.shape(x)[0], vae.latent_size]
     noise = tf.ensure_shape(tf.random.stateless_normal(shape, seed), [num_importance_samples, None, vae.latent_size])
-    return elbo(vae, x, noise[0], seen) if num_importance_samples == 1 else iwae(vae, x, noise, seen)
+    return elbo(vae, x, noise[0]) if num_importance_samples == 1 else iwae(vae, x, noise)

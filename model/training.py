@@ -189,8 +189,6 @@ class Trainer:
             step, images = next(batches)
             seed = _seed(self._settings, _BINARIZE, step)
             x = _model_values(self.vae.likelihood, self._settings.data.binarize, images, seed)
-            # An encoder that sees the grey values drawn, of what is thresholded, learns less of the images by heart.
-            seen = _model_values(self.vae.likelihood, "sample", images, seed)
             with tf.GradientTape() as tape:
                 bound = tf.reduce_mean(
                     objectives.bound(
@@ -198,7 +196,6 @@ class Trainer:
                         x,
                         self._settings.train.num_importance_samples,
                         _seed(self._settings, _NOISE, step),
-                        seen,
                     )
                 )
                 loss = -bound
