@@ -184,6 +184,15 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
             check_rate(config.sampler.misfit_rate, len(loaded.reference))
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
+    trained = description.training.get("binarize", "sample")  # as all models were before they said so
+    if config.data.binarize != "none" and trained != config.data.binarize:
+        _LOGGER.warning(
+            "%s was trained with data.binarize %s, these records have %s: what is imputed will be %s than it should be",
+            directory,
+            trained,
+            config.data.binarize,
+            "less sure" if trained == "sample" else "surer",
+        )
     return loaded
 
 
