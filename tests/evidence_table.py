@@ -31,7 +31,10 @@ def masked(vae: VAE, images: np.ndarray, mask: str) -> tuple[Records, np.ndarray
     ids = [b"evidence/%05d" % index for index in range(len(images))]
     generators = (missingness.record_generator(0, record_id) for record_id in ids)
     observed = np.stack(
-        [missingness.generate(name, image, each, **parameters) for image, each in zip(images, generators)]
+        [
+            missingness.generate(name, image, each, parameters)
+            for image, each in zip(images.reshape(-1, *vae.data_shape), generators)
+        ]
     ).reshape(len(images), -1)
     truth = model_values(vae.likelihood, "threshold", 0, ids, images)
     keys = np.stack([record_key(0, record_id) for record_id in ids])
@@ -63,26 +66,22 @@ def main() -> None:
     vae = model.vae.for_inference(config.precision)
     images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
     slots = Slots(vae, SAMPLERS[config.name](vae, config), config)
-    lines = []
+    harvesters = {num: Harvester(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}
+    titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
+    print("\n".join(markdown_table(titles, [])), flush=True)
     for mask in MASKS:
         records, truth = masked(vae, images, mask)
         finished = sorted((each for call in slots.run(records) for each in call), key=lambda each: each.index)
-        for num_draws in NUM_DRAWS:
-            harvester = Harvester(vae, config.model_copy(update={"num_evidence_draws": num_draws}))
+        for num_draws, harvester in harvesters.items():
             found = harvest(harvester, records, finished, truth, slots.num_places)
-            lines.append(
-                (
-                    mask,
-                    f"{num_draws:,}",
-                    mean_and_error(found.log_prob_observed),
-                    f"{found.log_prob_observed_error.mean():.3f}",
-                    mean_and_error(found.log_prob_missing),
-                    f"{found.log_prob_missing_error.mean():.3f}",
-                    percent((found.pareto_k > 0.7).mean()),
-                )
+            cells = (
+                mean_and_error(found.log_prob_observed),
+                f"{found.log_prob_observed_error.mean():.3f}",
+                mean_and_error(found.log_prob_missing),
+                f"{found.log_prob_missing_error.mean():.3f}",
+                percent((found.pareto_k > 0.7).mean()),
             )
-    titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
-    print("\n".join(markdown_table(titles, lines)))
+            print(markdown_table((mask, f"{num_draws:,}", *cells), [])[0], flush=True)
 
 
 if __name__ == "__main__":
