@@ -20,7 +20,7 @@ def test_accept():
     found = base.accept(numbers, log_ratio)
     np.testing.assert_array_equal(found.accepted, [True, True, True, False, False, False, False])
     np.testing.assert_allclose(found.probability, [1, 1, math.exp(-1), math.exp(-1), 0, 0, 0], rtol=1e-6)
-    np.testing.assert_array_equal(found.non_finite, [0, 0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(found.non_finite, [0, 0, 0, 0, 1, 1, 1])
 
 
 def test_choose_takes_rows_of_any_shape():
@@ -30,10 +30,10 @@ def test_choose_takes_rows_of_any_shape():
         np.testing.assert_array_equal(each[:, ...].numpy().reshape(3, -1).all(axis=1), [True, False, True])
 
 
-def test_weights_that_are_not_numbers_are_none_and_counted():
+def test_weights_that_are_not_finite_are_none_and_counted():
     info = base.Info.of_weights(tf.constant([0.5, NAN, INF, -INF]))
     np.testing.assert_array_equal(info.log_weight, [np.float32(0.5), -INF, -INF, -INF])
-    np.testing.assert_array_equal(info.non_finite, [0, 1, 1, 0])
+    np.testing.assert_array_equal(info.non_finite, [0, 1, 1, 1])
 
 
 def test_normal_densities_leave_out_the_same_constant():
