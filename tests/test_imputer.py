@@ -1,7 +1,10 @@
 """A record's result depends on the record alone, and is on the data's own scale."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from model import imputer, vae
 from model.config import ModelConfig, SamplerConfig
@@ -105,6 +108,34 @@ def test_every_sampler_gives_whole_results(sampler):
     assert (together.num_non_finite == 0).all()
     assert together.num_latents[2] == 0
     assert (together.num_latents[incomplete] >= 1).all() and (together.num_latents <= 5).all()
+
+
+@pytest.mark.parametrize("num_warmup", [0, 30])
+def test_what_has_converged_is_finite(num_warmup):
+    """Annealed SMC of grey values, which arrive late or early: where all weights came too late there is no mean."""
+    config = ModelConfig(latent_size=2, hidden=(8,), likelihood="discretized_logistic_mixture")
+    grey = vae.build(config, (2, 3, 1), seed=1)
+    easy = {"target_ess": 1.0, "num_chains": 2, "num_particles": 16}
+    sampler = make_config("annealed_smc", num_warmup=num_warmup, max_sweeps=80, **easy)
+    images, observed = (field[:, :2, :3] for field in make_records(8)[:2])
+    found = imputer.Imputer(grey, sampler, 0, "none")(images, observed, make_records(8)[2])
+    assert found.converged.any()
+    for field in (found.mean, found.stddev):
+        assert np.isfinite(field[found.converged]).all()
+
+
+def test_a_decoder_that_overflows_has_not_converged(model):
+    """Chains on the observed values agree; what they say of the missing ones is not a number."""
+
+    def decoder(z):
+        return tf.concat([model.decoder(z)[:, :-1], z[:, :1] * np.nan], axis=1)
+
+    broken = dataclasses.replace(model, decoder=decoder)
+    images, observed, ids = make_records(8)
+    observed[:, -1, -1] = False
+    config = make_config("pseudo_gibbs", target_r_hat=10.0, target_ess=1.0)
+    found = imputer.Imputer(broken, config, 0)(images, observed, ids)
+    assert np.isnan(found.mean).any(axis=(1, 2, 3)).all() and not found.converged.any()
 
 
 # One sampler stands for all.
