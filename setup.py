@@ -12,11 +12,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=[*find_packages(include=["model", "model.*", "pipeline", "pipeline.*"]), "configs"],
+    packages=find_packages(include=["vaefill", "vaefill.*"]),  # model/, pipeline/ and configs/ are linked into it
     package_data={
-        "model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
-        "pipeline": ["templates/*.html"],
-        "configs": ["*.yaml"],
+        "vaefill.model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
+        "vaefill.pipeline.report": ["templates/*.html"],
+        "vaefill.configs": ["*.yaml"],
     },
     install_requires=[
         "apache-beam>=2.65,<3",
@@ -56,5 +56,5 @@ setup(
             "scipy>=1.10",
         ],
     },
-    entry_points={"console_scripts": ["vaefill=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["vaefill=vaefill.pipeline.cli:main"]},
 )

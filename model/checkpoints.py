@@ -1,5 +1,5 @@
 """The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and where there is one
-`reference.safetensors`: validation records that `model.misfit` holds others against.
+`reference.safetensors`: validation records that `vaefill.model.misfit` holds others against.
 
 No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them, so
 the same training gives the same fingerprint.
@@ -15,8 +15,8 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
-from model import vae as vae_lib
-from model.config import ModelConfig, Positive, Section
+from vaefill.model import vae as vae_lib
+from vaefill.model.config import ModelConfig, Positive, Section
 
 FORMAT_VERSION = 1
 _DESCRIPTION = "vae.json"

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model import digits
+from vaefill.model import digits
 
 _LARGEST_IN_MEMORY = 8 << 30  # bytes; training keeps its images in memory
 

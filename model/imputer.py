@@ -7,18 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model import counter_random
-from model.checkpoints import LoadedModel
-from model.config import SamplerConfig
-from model.counter_random import Draw, Streams
-from model.likelihoods import Likelihood
-from model.misfit import FitTest, is_misfit
-from model.sampling import SAMPLERS
-from model.sampling.bands import WHOLE, Bands
-from model.sampling.harvest import Harvester
-from model.sampling.lanes import available, side_by_side
-from model.sampling.slots import Finished, Records, Slots, Waiting
-from model.vae import VAE
+from vaefill.model import counter_random
+from vaefill.model.checkpoints import LoadedModel
+from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import Draw, Streams
+from vaefill.model.engine.bands import WHOLE, Bands
+from vaefill.model.engine.harvest import Harvester
+from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
+from vaefill.model.lanes import available, side_by_side
+from vaefill.model.likelihoods import Likelihood
+from vaefill.model.misfit import FitTest, is_misfit
+from vaefill.model.samplers import SAMPLERS
+from vaefill.model.vae import VAE
 
 _PATIENCE = 100  # device calls, of many seconds together, that a finished record waits for others at most
 
@@ -39,13 +39,15 @@ class Imputed(NamedTuple):
     num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
     num_unvisited: np.ndarray  # [N] int64, scouts at peaks of p(z | x_obs) that no chain has been near
     converged: np.ndarray  # [N] bool; then all that the sampler says is finite
-    fit_percentile: np.ndarray  # [N] float32, among the reference records; NaN without reference; see model.misfit
+    fit_percentile: (
+        np.ndarray
+    )  # [N] float32, among the reference records; NaN without reference; see vaefill.model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
     log_prob_observed_error: np.ndarray  # [N] float32, its standard error
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
     log_prob_missing_error: np.ndarray  # [N] float32, its standard error
-    pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see model.pareto
+    pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see vaefill.model.pareto
 
 
 def model_values(

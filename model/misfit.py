@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from model.likelihoods import Likelihood
-from model.sampling.base import log_likelihood, standard_normal_log_prob
-from model.vae import VAE
+from vaefill.model.likelihoods import Likelihood
+from vaefill.model.samplers.base import log_likelihood, standard_normal_log_prob
+from vaefill.model.vae import VAE
 
 _ROUNDS = 3  # of encoding what is filled in; more find out more where much is observed, less where little is
 _MASKS_KEPT = 1000  # of which the reference's statistics are remembered, the last ones used

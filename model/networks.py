@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.config import ModelConfig
+from vaefill.model.config import ModelConfig
 
 _NARROW = 64  # products with so few inputs or outputs cost nothing, and are those whose rounding shows
 

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from model.vae import VAE
+from vaefill.model.vae import VAE
 
 
 def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from model import checkpoints, datasets, objectives
-from model import vae as vae_lib
-from model.config import DataConfig, ModelConfig, TrainConfig, check_likelihood
-from model.likelihoods import Likelihood
+from vaefill.model import checkpoints, datasets, objectives
+from vaefill.model import vae as vae_lib
+from vaefill.model.config import DataConfig, ModelConfig, TrainConfig, check_likelihood
+from vaefill.model.likelihoods import Likelihood
 
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated

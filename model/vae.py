@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from model.config import ModelConfig
-from model.likelihoods import LIKELIHOODS, Likelihood, Shifted
-from model.networks import ARCHITECTURES, Stack, for_inference
+from vaefill.model.config import ModelConfig
+from vaefill.model.likelihoods import LIKELIHOODS, Likelihood, Shifted
+from vaefill.model.networks import ARCHITECTURES, Stack, for_inference
 
 tfd = tfp.distributions
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from pipeline import logs
-from pipeline.config import Config, ConfigError, MaskConfig, load
-from pipeline.console import errors_in_one_line, exit_code, start
-from pipeline.metrics import RunMetrics
+from vaefill.pipeline import logs
+from vaefill.pipeline.config import Config, ConfigError, MaskConfig, load
+from vaefill.pipeline.console import errors_in_one_line, exit_code, start
+from vaefill.pipeline.metrics import RunMetrics
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -97,7 +97,7 @@ def train(path, settings, directory, data) -> None:
     """
     with errors_in_one_line():
         config = _load(path, settings, {"data.name": data})
-        from model.training import Settings, train_and_evaluate
+        from vaefill.model.training import Settings, train_and_evaluate
 
         trained = Settings(config.data, config.model, config.train, config.seed)
         summary = train_and_evaluate(trained, directory, show_progress=not logs.is_json())
@@ -137,7 +137,7 @@ def mask(path, settings, source, output, replace, metrics, beam_options, **param
         given = {"mask": whole}
     with _job("mask", metrics) as run:
         config = _load(path, settings, given)
-        from pipeline import jobs
+        from vaefill.pipeline import jobs
 
         outcome = jobs.mask(config, source, output, beam_options, replace)
         run.outcome = outcome or {}
@@ -173,8 +173,8 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     """
     with _job("impute", metrics) as run:
         config = _load(path, settings)
-        from model.sampling import lanes
-        from pipeline import jobs
+        from vaefill.model import lanes
+        from vaefill.pipeline import jobs
 
         lanes.share_cores()
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
@@ -219,9 +219,9 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     """
     with errors_in_one_line():
         start()
-        from model import checkpoints
-        from model.sampling import SAMPLERS, lanes
-        from pipeline import comparison
+        from vaefill.model import checkpoints, lanes
+        from vaefill.model.samplers import SAMPLERS
+        from vaefill.pipeline.experiments import comparison
 
         lanes.share_cores()
         for kind, chosen, known in (("sampler", samplers, SAMPLERS), ("mask", masks, comparison.MASKS)):
@@ -254,7 +254,7 @@ def bench(output, model, sections) -> None:
     """
     with errors_in_one_line():
         start()
-        from pipeline import benchmark
+        from vaefill.pipeline.experiments import benchmark
 
         for name in sections:
             if name not in benchmark.SECTIONS:
@@ -273,8 +273,8 @@ def evaluate(result) -> None:
     """
     with errors_in_one_line():
         start()
-        from pipeline import scores
-        from pipeline.results import read_summary
+        from vaefill.pipeline.report import scores
+        from vaefill.pipeline.results.results import read_summary
 
         summary = read_summary(result)
     click.echo(scores.of_result(result, summary))
@@ -290,7 +290,7 @@ def verify(result) -> None:
     """
     with errors_in_one_line():
         start()
-        from pipeline.results import verify as verify_files
+        from vaefill.pipeline.results.results import verify as verify_files
 
         files = verify_files(result)["files"]
     click.echo(f"{result} is whole: {len(files)} files as they were written")
@@ -307,7 +307,7 @@ def report(outputs, output) -> None:
     """
     with errors_in_one_line():
         start()
-        from pipeline.report import write_report
+        from vaefill.pipeline.report.report import write_report
 
         page = write_report(outputs, output or os.path.join(outputs[0], "report"))
     click.echo(f"report in {page}")

@@ -1,6 +1,6 @@
 """The whole configuration: one validated, frozen object, read from YAML.
 
-Sections that the model layer reads are in `model.config`. Every mistake is a `ConfigError` of one line
+Sections that the model layer reads are in `vaefill.model.config`. Every mistake is a `ConfigError` of one line
 that names the value, the nearest known name or the allowed range.
 """
 
@@ -15,7 +15,15 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from model.config import DataConfig, ModelConfig, Positive, SamplerConfig, Section, TrainConfig, check_likelihood
+from vaefill.model.config import (
+    DataConfig,
+    ModelConfig,
+    Positive,
+    SamplerConfig,
+    Section,
+    TrainConfig,
+    check_likelihood,
+)
 
 _NotNegative = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +34,7 @@ class ConfigError(ValueError):
 
 
 class MaskConfig(Section):
-    """How `vaefill mask` hides values: a mechanism of `model.missingness`, or `file`, and its parameters."""
+    """How `vaefill mask` hides values: a mechanism of `vaefill.model.missingness`, or `file`, and its parameters."""
 
     mechanism: Literal["mcar", "rows", "top_three_quarters", "block", "half", "mar", "file"] = "mcar"
     rate: _Fraction | None = Field(None, description="mcar: probability of missing; mar: the same at mid-grey")
@@ -113,7 +121,7 @@ class Config(Section):
 
 def packaged(name: str) -> str:
     """The path of a configuration that is part of the package, such as `mnist.yaml`."""
-    return str(importlib.resources.files("configs") / name)
+    return str(importlib.resources.files("vaefill.configs") / name)
 
 
 def load(path: str | None = None, settings: Sequence[str] = ()) -> Config:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from pipeline import logs
-from pipeline.config import ConfigError
+from vaefill.pipeline import logs
+from vaefill.pipeline.config import ConfigError
 
 EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -57,13 +57,13 @@ def exit_code(error: Exception) -> int | None:
         return EXIT_USAGE
     import tensorflow as tf
 
-    from model.checkpoints import ModelError
-    from model.datasets import DatasetError
-    from model.training import TrainingError
-    from pipeline.jobs import BadInputError, JobError
-    from pipeline.report import ReportError
-    from pipeline.results import ResultError
-    from pipeline.sources import SourceError
+    from vaefill.model.checkpoints import ModelError
+    from vaefill.model.datasets import DatasetError
+    from vaefill.model.training import TrainingError
+    from vaefill.pipeline.jobs import BadInputError, JobError
+    from vaefill.pipeline.report.report import ReportError
+    from vaefill.pipeline.results.results import ResultError
+    from vaefill.pipeline.store.sources import SourceError
 
     codes = {
         (ResultError, ReportError, ModelError): EXIT_USAGE,

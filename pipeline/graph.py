@@ -6,13 +6,13 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from pipeline.computed import HashIndex, SkipKnown
-from pipeline.imputation import ImputationHandler, TellApart
-from pipeline.masking import MaskRecords, Masks, ReadDataset
-from pipeline.record import Schema
-from pipeline.sinks import Layout, WriteDataset
-from pipeline.sources import DEAD, DecodeRecords, ReadFrames
-from pipeline.summary import Summarizer
+from vaefill.pipeline.imputation import ImputationHandler, TellApart
+from vaefill.pipeline.masking import MaskRecords, Masks, ReadDataset
+from vaefill.pipeline.records.record import Schema
+from vaefill.pipeline.store.computed import HashIndex, SkipKnown
+from vaefill.pipeline.store.sinks import Layout, WriteDataset
+from vaefill.pipeline.store.sources import DEAD, DecodeRecords, ReadFrames
+from vaefill.pipeline.summary.summary import Summarizer
 
 
 class Reading(NamedTuple):

@@ -1,4 +1,4 @@
-"""The RunInference `ModelHandler` around `model.imputer`."""
+"""The RunInference `ModelHandler` around `vaefill.model.imputer`."""
 
 import logging
 import math
@@ -12,18 +12,26 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
-from model import checkpoints
-from model.config import SamplerConfig
-from model.imputer import Imputed, Imputer
-from model.likelihoods import LIKELIHOODS
-from model.sampling.lanes import share_cores
-from pipeline import counters, logs
-from pipeline.computed import Computed
-from pipeline.counters import count
-from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, Reason, Schema, content_hash, encode_imputed
-from pipeline.sinks import Item
-from pipeline.sources import DEAD, DeadLetter, Frame
-from pipeline.watchdog import StuckError, within
+from vaefill.model import checkpoints
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.lanes import share_cores
+from vaefill.model.likelihoods import LIKELIHOODS
+from vaefill.pipeline import counters, logs
+from vaefill.pipeline.counters import count
+from vaefill.pipeline.records.record import (
+    DIAGNOSTICS,
+    ImputedRecord,
+    MaskedRecord,
+    Reason,
+    Schema,
+    content_hash,
+    encode_imputed,
+)
+from vaefill.pipeline.store.computed import Computed
+from vaefill.pipeline.store.sinks import Item
+from vaefill.pipeline.store.sources import DEAD, DeadLetter, Frame
+from vaefill.pipeline.watchdog import StuckError, within
 
 _LOGGER = logging.getLogger("vaefill.impute")
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads; each device program wants all of the device

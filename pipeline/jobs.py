@@ -15,17 +15,20 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from model import checkpoints
-from model.config import check_likelihood
-from model.misfit import check_rate
-from pipeline import counters, graph, incremental, masking, results, sinks, staging, summary
-from pipeline.computed import Computed, HashIndex
-from pipeline.config import Config, ConfigError, LimitsConfig
-from pipeline.graph import Reading
-from pipeline.imputation import ImputationHandler
-from pipeline.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
-from pipeline.sinks import DeadLetterCounts, Layout
-from pipeline.sources import InputFile, expand
+from vaefill.model import checkpoints
+from vaefill.model.config import check_likelihood
+from vaefill.model.misfit import check_rate
+from vaefill.pipeline import counters, graph, masking
+from vaefill.pipeline.config import Config, ConfigError, LimitsConfig
+from vaefill.pipeline.graph import Reading
+from vaefill.pipeline.imputation import ImputationHandler
+from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
+from vaefill.pipeline.results import incremental, results, staging
+from vaefill.pipeline.store import sinks
+from vaefill.pipeline.store.computed import Computed, HashIndex
+from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout
+from vaefill.pipeline.store.sources import InputFile, expand
+from vaefill.pipeline.summary import summary
 
 _LOGGER = logging.getLogger("vaefill")
 

@@ -8,13 +8,21 @@ import apache_beam as beam
 import numpy as np
 import tensorflow_datasets as tfds
 
-from model import datasets, missingness
-from model.imputer import model_values
-from model.likelihoods import Bernoulli
-from pipeline.config import ConfigError, MaskConfig
-from pipeline.record import CarriedFeature, MaskedRecord, Reason, RecordError, Schema, decode_observed, encode_masked
-from pipeline.sinks import Item
-from pipeline.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
+from vaefill.model import datasets, missingness
+from vaefill.model.imputer import model_values
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.pipeline.config import ConfigError, MaskConfig
+from vaefill.pipeline.records.record import (
+    CarriedFeature,
+    MaskedRecord,
+    Reason,
+    RecordError,
+    Schema,
+    decode_observed,
+    encode_masked,
+)
+from vaefill.pipeline.store.sinks import Item
+from vaefill.pipeline.store.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
 
 _LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000

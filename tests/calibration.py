@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.config import SamplerConfig
-from model.sampling import SAMPLERS
-from model.sampling.slots import Finished, Records, Slots
-from model.vae import VAE
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine.slots import Finished, Records, Slots
+from vaefill.model.samplers import SAMPLERS
+from vaefill.model.vae import VAE
 
 FALSE_ALARM = 1e-6  # of `judge`, a quantity
 NUM_DRAWS = NUM_EXACT = 99  # of a record: the sampler's, and exact ones

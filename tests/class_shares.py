@@ -12,9 +12,9 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from model import checkpoints, datasets, missingness
-from model.config import SamplerConfig
-from model.imputer import Imputer
+from vaefill.model import checkpoints, datasets, missingness
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputer
 
 NUM_IMPUTATIONS = 64
 _FALSE_ALARM = 1e-3  # of each record

@@ -8,15 +8,15 @@ import argparse
 
 import numpy as np
 
-from model import checkpoints, datasets, missingness
-from model.config import SamplerConfig
-from model.counter_random import record_key
-from model.imputer import model_values
-from model.sampling import SAMPLERS
-from model.sampling.harvest import Harvest, Harvester
-from model.sampling.slots import Finished, Records, Slots
-from model.vae import VAE
-from pipeline.text import markdown_table, number, percent
+from vaefill.model import checkpoints, datasets, missingness
+from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import record_key
+from vaefill.model.engine.harvest import Harvest, Harvester
+from vaefill.model.engine.slots import Finished, Records, Slots
+from vaefill.model.imputer import model_values
+from vaefill.model.samplers import SAMPLERS
+from vaefill.model.vae import VAE
+from vaefill.pipeline.report.text import markdown_table, number, percent
 
 NUM_DRAWS = (100, 300, 1_000, 3_000, 10_000)
 MASKS = {

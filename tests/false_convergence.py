@@ -1,7 +1,7 @@
 """How often a record that has converged is wrong: `python -m tests.false_convergence` prints the table of the docs.
 
 Records whose p(z | x_obs) is a mixture of two to four normal distributions of known weights (`oracles.Modes`), 4 to 12
-of their standard deviations apart, in 2 to 32 latents, through `model.imputer` with the defaults. A record is wrong if
+of their standard deviations apart, in 2 to 32 latents, through `vaefill.model.imputer` with the defaults. A record is wrong if
 its `mean` is off, in any value, by more than 4 of the standard errors that it promises: stddev / sqrt(ess).
 """
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.config import SamplerConfig
-from model.imputer import Imputer
 from tests import oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputer
 
 SEPARATIONS = (4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 NUM_MODES = (2, 3, 4)

@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from pipeline.record import CarriedFeature, MaskedRecord, Schema, content_hash, encode_masked
-from pipeline.sources import DeadLetter, Frame, decode, frame, read_frames
+from vaefill.pipeline.records.record import CarriedFeature, MaskedRecord, Schema, content_hash, encode_masked
+from vaefill.pipeline.store.sources import DeadLetter, Frame, decode, frame, read_frames
 
 SCHEMA = Schema((28, 28, 1), {"label": CarriedFeature("int64")}, 2, np.dtype(np.uint8))
 MAX_RECORD_BYTES = 1 << 20

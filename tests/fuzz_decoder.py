@@ -12,9 +12,11 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=["pipeline.record", "pipeline.values", "pipeline.sources"]):
-    from pipeline.record import RecordError, decode_imputed, decode_masked, decode_observed
-    from pipeline.sources import Frame, decode, read_frames
+with atheris.instrument_imports(
+    include=["vaefill.pipeline.records.record", "vaefill.pipeline.records.values", "vaefill.pipeline.store.sources"]
+):
+    from vaefill.pipeline.records.record import RecordError, decode_imputed, decode_masked, decode_observed
+    from vaefill.pipeline.store.sources import Frame, decode, read_frames
 
 from tests import fuzz
 

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model.counter_random import Streams
-from model.sampling import base, chain
-from model.vae import VAE
 from tests import oracles
+from vaefill.model.counter_random import Streams
+from vaefill.model.engine import chain
+from vaefill.model.samplers import base
+from vaefill.model.vae import VAE
 
 
 @functools.cache

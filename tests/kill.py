@@ -15,9 +15,10 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from pipeline import config as config_lib
-from pipeline import jobs, results
-from pipeline.computed import Computed
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline import jobs
+from vaefill.pipeline.results import results
+from vaefill.pipeline.store.computed import Computed
 
 SETTINGS = (  # every record takes as long, and little is compiled
     "sampler.name=pseudo_gibbs",
@@ -31,7 +32,7 @@ _FOLDERS = ("imputed/", "summary/", "dead_letters/")
 _SECONDS = 120.0  # a run takes a few
 # Processes are forked from one that has imported everything, and started nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["model.training", "pipeline.jobs"])
+CONTEXT.set_forkserver_preload(["vaefill.model.training", "vaefill.pipeline.jobs"])
 
 
 class Kill(NamedTuple):
@@ -150,7 +151,7 @@ def prepare(directory: str) -> tuple[str, str]:
 
 
 def _train(path: str) -> None:
-    from model import training
+    from vaefill.model import training
 
     config = config_lib.load("test.yaml")
     settings = training.Settings(config.data, config.model, config.train, config.seed)

@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 
-from model.config import SamplerConfig
-from model.sampling import SAMPLERS
-from model.sampling.slots import Records, Slots
 from tests import oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine.slots import Records, Slots
+from vaefill.model.samplers import SAMPLERS
 
 NUM_REPLICATES = 64  # the same record under so many keys
 SETTINGS = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import ac_mwg, base
 from tests import kernels
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import ac_mwg, base
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 HISTORY = 8

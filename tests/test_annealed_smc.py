@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import annealed_smc, base
 from tests import kernels
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import annealed_smc, base
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance

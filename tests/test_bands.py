@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from model import imputer, vae
-from model.config import ModelConfig, SamplerConfig
-from model.sampling.bands import WHOLE, Bands
+from vaefill.model import imputer, vae
+from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.engine.bands import WHOLE, Bands
 
 _SHAPE = (28, 20, 2)
 

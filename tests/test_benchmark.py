@@ -5,8 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pipeline import benchmark, cli
-from pipeline.jobs import JobError
+from vaefill.pipeline import cli
+from vaefill.pipeline.experiments import benchmark
+from vaefill.pipeline.jobs import JobError
 
 
 def first(model):

@@ -7,9 +7,9 @@ whatever the quantity, and none tells right ones: `python -m tests.calibration -
 import numpy as np
 import pytest
 
-from model.config import SamplerConfig
-from model.sampling import SAMPLERS
 from tests import calibration
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import SAMPLERS
 
 NUM_RECORDS = 200
 SETTINGS = {

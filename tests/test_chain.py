@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import SAMPLERS, base, chain, scouts
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine import chain
+from vaefill.model.samplers import SAMPLERS, base, scouts
 
 NUM_ROWS = 4
 SCHEDULE = chain.Schedule(num_start=2, num_warmup=3, max_kept=12)

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from model import checkpoints, vae
-from model.config import ModelConfig
+from vaefill.model import checkpoints, vae
+from vaefill.model.config import ModelConfig
 
 CONFIG = ModelConfig(latent_size=2, hidden=(6, 5))
 

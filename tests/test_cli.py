@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from pipeline import cli
+from vaefill.pipeline import cli
 
 COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report", "verify", "bench"]
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from model.config import SamplerConfig
-from model.imputer import Imputed, Imputer
-from model.sampling import SAMPLERS
-from model.vae import VAE
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.samplers import SAMPLERS
+from vaefill.model.vae import VAE
 
 LIMIT = 5.5  # standard errors
 NUM_REPLICATES = 256

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from model import checkpoints
-from model.config import SamplerConfig
-from model.imputer import Imputer
-from pipeline import comparison
+from vaefill.model import checkpoints
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputer
+from vaefill.pipeline.experiments import comparison
 
 MASK = "half at random"
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from pipeline.computed import Computed, HashIndex
-from pipeline.spill import SpillReader
+from vaefill.pipeline.store.computed import Computed, HashIndex
+from vaefill.pipeline.store.spill import SpillReader
 
 _GENERATOR = random.Random(1)
 HASHES = [_GENERATOR.randbytes(16) for _ in range(200)]

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from pipeline import config
-from pipeline.config import ConfigError
+from vaefill.pipeline import config
+from vaefill.pipeline.config import ConfigError
 
 PACKAGED = sorted(os.path.basename(path) for path in glob.glob(config.packaged("*.yaml")))
 

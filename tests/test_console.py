@@ -10,12 +10,13 @@ import time
 import pytest
 import tensorflow as tf
 
-from model.sampling.slots import Slots
-from pipeline import cli, console, jobs, results
-from pipeline.config import ConfigError
-from pipeline.sources import SourceError
 from tests import kill
 from tests.test_metrics import read
+from vaefill.model.engine.slots import Slots
+from vaefill.pipeline import cli, console, jobs
+from vaefill.pipeline.config import ConfigError
+from vaefill.pipeline.results import results
+from vaefill.pipeline.store.sources import SourceError
 
 SLOW = ("--set", "sampler.target_ess=1e9", "--set", "sampler.max_sweeps=20000")  # minutes
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import counter_random
-from model.counter_random import Draw, Streams
+from vaefill.model import counter_random
+from vaefill.model.counter_random import Draw, Streams
 
 FALSE_ALARM = 1e-6
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model import datasets, digits
+from vaefill.model import datasets, digits
 
 
 def test_bundled_digits_by_name_and_by_directory():

@@ -1,4 +1,4 @@
-"""model.diagnostics against ArviZ, and what it promises beyond ArviZ: NaN, shapes, bits."""
+"""vaefill.model.diagnostics against ArviZ, and what it promises beyond ArviZ: NaN, shapes, bits."""
 
 import functools
 
@@ -7,7 +7,7 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
-from model import diagnostics
+from vaefill.model import diagnostics
 
 TAIL = (0.05, 0.95)
 FUNCTIONS = {

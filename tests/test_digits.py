@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from model import digits
-from model.digits import make
+from vaefill.model import digits
+from vaefill.model.digits import make
 
 MADE = {"LICENSE", "dataset_info.json", "features.json"} | {
     f"digits-{split}.tfrecord-00000-of-00001" for split in make.SPLITS

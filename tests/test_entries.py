@@ -6,9 +6,9 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import entries
-from pipeline.entries import Entry
-from pipeline.spill import Place
+from vaefill.pipeline.store import entries
+from vaefill.pipeline.store.entries import Entry
+from vaefill.pipeline.store.spill import Place
 
 places = st.builds(
     Place, st.text(max_size=20), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from model import evaluation
+from vaefill.model import evaluation
 
 
 def test_scores_of_known_predictions():

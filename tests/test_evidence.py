@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.counter_random import Draw
-from model.sampling import evidence
 from tests import kernels, oracles
+from vaefill.model.counter_random import Draw
+from vaefill.model.engine import evidence
 
 PURPOSES = (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE)
 NUM_RECORDS, ROWS_PER_RECORD = 256, 4

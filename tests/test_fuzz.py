@@ -5,11 +5,13 @@ import os
 import pytest
 import tensorflow as tf
 
-from pipeline import config as config_lib
-from pipeline import jobs, results, sources
-from pipeline.record import content_hash, decode_imputed
-from pipeline.sources import Frame
 from tests import fuzz
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline import jobs
+from vaefill.pipeline.records.record import content_hash, decode_imputed
+from vaefill.pipeline.results import results
+from vaefill.pipeline.store import sources
+from vaefill.pipeline.store.sources import Frame
 
 
 def test_a_thousand_broken_inputs_lose_no_good_record():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from model.config import SamplerConfig
-from model.sampling.harvest import Harvest, Harvester
-from model.sampling.slots import Finished, Records
-from model.sampling.stopping import Trace, Verdict
 from tests import oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine.harvest import Harvest, Harvester
+from vaefill.model.engine.slots import Finished, Records
+from vaefill.model.engine.stopping import Trace, Verdict
 
 ORACLE = oracles.LinearGaussian()
 CONFIG = SamplerConfig(

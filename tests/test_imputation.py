@@ -10,17 +10,19 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model import checkpoints, vae
-from model.imputer import Imputed
-from model.sampling import SAMPLERS
-from pipeline import config as config_lib
-from pipeline import imputation, jobs, report, results
-from pipeline.computed import Computed
-from pipeline.imputation import DeviceError, ImputationHandler
-from pipeline.record import MaskedRecord, Reason, decode_imputed
-from pipeline.sinks import Item
-from pipeline.sources import DeadLetter, Frame, SourceError
-from pipeline.spill import SpillReader
+from vaefill.model import checkpoints, vae
+from vaefill.model.imputer import Imputed
+from vaefill.model.samplers import SAMPLERS
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline import imputation, jobs
+from vaefill.pipeline.imputation import DeviceError, ImputationHandler
+from vaefill.pipeline.records.record import MaskedRecord, Reason, decode_imputed
+from vaefill.pipeline.report import report
+from vaefill.pipeline.results import results
+from vaefill.pipeline.store.computed import Computed
+from vaefill.pipeline.store.sinks import Item
+from vaefill.pipeline.store.sources import DeadLetter, Frame, SourceError
+from vaefill.pipeline.store.spill import SpillReader
 
 REAL = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none", "data.shape=[2, 3, 1]"]
 GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import imputer, vae
-from model.config import ModelConfig, SamplerConfig
-from model.sampling import SAMPLERS
+from vaefill.model import imputer, vae
+from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.samplers import SAMPLERS
 
 SHAPE = (6, 5, 1)
 NUM_RECORDS = 11

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pipeline import config as config_lib
-from pipeline import incremental, jobs, results
-from pipeline.results import ResultError
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline import jobs
+from vaefill.pipeline.results import incremental, results
+from vaefill.pipeline.results.results import ResultError
 
 ALIKE = {"model": "m", "seed": 0, "sampler": {}, "data": {}}
 

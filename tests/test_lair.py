@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import base, lair
 from tests import kernels
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import base, lair
 
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 NUM_GROUPS = 4096

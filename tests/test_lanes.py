@@ -7,9 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from model import imputer, vae
-from model.config import ModelConfig, SamplerConfig
-from model.sampling import lanes
+from vaefill.model import imputer, lanes, vae
+from vaefill.model.config import ModelConfig, SamplerConfig
 
 
 def test_everything_comes_and_of_each_in_its_order():

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import base, latent_hmc
-from model.sampling.hamiltonian import Reference
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import base, latent_hmc
+from vaefill.model.samplers.hamiltonian import Reference
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 CONFIG = SamplerConfig(num_leapfrog_steps=4)

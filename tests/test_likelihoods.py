@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture, Shifted
 from tests.oracles import hoeffding
+from vaefill.model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture, Shifted
 
 NAMES = sorted(LIKELIHOODS)
 LEVELS = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline import logs
+from vaefill.pipeline import logs
 
 PROGRAM = """
 import logging, subprocess, sys, warnings

@@ -7,11 +7,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model.datasets import DatasetError
-from pipeline import config as config_lib
-from pipeline import jobs, masking, results
-from pipeline.config import ConfigError
-from pipeline.sources import SourceError
+from vaefill.model.datasets import DatasetError
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline import jobs, masking
+from vaefill.pipeline.config import ConfigError
+from vaefill.pipeline.results import results
+from vaefill.pipeline.store.sources import SourceError
 
 SETTINGS = {
     "mcar": ["mask={mechanism: mcar, rate: 0.3}"],

@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from pipeline.metrics import RunMetrics
+from vaefill.pipeline.metrics import RunMetrics
 
 REASONS = {"no_id": 1, 'a "b"\n': 2}
 OUTCOME = {

@@ -3,9 +3,9 @@
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.sampling import base, metropolis_within_gibbs
 from tests import kernels
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import base, metropolis_within_gibbs
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 

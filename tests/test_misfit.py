@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from model import checkpoints, datasets, imputer, misfit, vae
-from model.config import ModelConfig, SamplerConfig
-from model.misfit import FitTest
+from vaefill.model import checkpoints, datasets, imputer, misfit, vae
+from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.misfit import FitTest
 
 SHAPE = (8, 8, 1)
 NUM_REFERENCE = 199

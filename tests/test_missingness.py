@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from model import missingness
+from vaefill.model import missingness
 
 FALSE_ALARM = 1e-6
 

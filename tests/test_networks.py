@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import networks
-from model.config import ModelConfig
+from vaefill.model import networks
+from vaefill.model.config import ModelConfig
 
 SINGLE, HALF = "float32", "bfloat16"
 

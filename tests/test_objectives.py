@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import objectives, vae
-from model.config import ModelConfig
 from tests import oracles
+from vaefill.model import objectives, vae
+from vaefill.model.config import ModelConfig
 
 FALSE_ALARM = 1e-6
 

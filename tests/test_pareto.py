@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from arviz_stats.base import array_stats
 
-from model import pareto
+from vaefill.model import pareto
 
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 

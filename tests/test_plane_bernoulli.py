@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from model.config import SamplerConfig
-from model.sampling import SAMPLERS, chain
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine import chain
+from vaefill.model.samplers import SAMPLERS
 
 LARGEST_JSD = 0.005  # nats
 NUM_ROWS = 1024

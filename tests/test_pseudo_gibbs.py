@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.counter_random import Draw
-from model.imputer import Imputer
-from model.sampling import base, pseudo_gibbs
 from tests import kernels, oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import Draw
+from vaefill.model.imputer import Imputer
+from vaefill.model.samplers import base, pseudo_gibbs
 
 FALSE_ALARM = 1e-6
 NUM_CHAINS = 8192

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import record as record_lib
-from pipeline.record import CarriedFeature, ImputedRecord, MaskedRecord, Reason, RecordError, Schema
+from vaefill.pipeline.records import record as record_lib
+from vaefill.pipeline.records.record import CarriedFeature, ImputedRecord, MaskedRecord, Reason, RecordError, Schema
 
 SHAPE = (3, 4, 1)
 CARRIED = {"label": CarriedFeature("int64"), "weight": CarriedFeature("float32"), "site": CarriedFeature("bytes")}

@@ -16,9 +16,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from model import evaluation
-from pipeline import figures, report, scores, statistics, text
-from pipeline.record import (
+from vaefill.model import evaluation
+from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
     ImputedRecord,
@@ -27,7 +26,9 @@ from pipeline.record import (
     encode_imputed,
     imputed_features,
 )
-from pipeline.text import DIAGNOSED
+from vaefill.pipeline.report import figures, report, scores, text
+from vaefill.pipeline.report.text import DIAGNOSED
+from vaefill.pipeline.summary import statistics
 
 NUM_IMPUTATIONS = 5
 SAMPLER = {

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from pipeline import results
-from pipeline.results import ResultError
-from pipeline.sources import InputFile, SourceError
+from vaefill.pipeline.results import results
+from vaefill.pipeline.results.results import ResultError
+from vaefill.pipeline.store.sources import InputFile, SourceError
 
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from model.sampling import base
 from tests import kernels, oracles
+from vaefill.model.samplers import base
 
 FALSE_ALARM = 1e-6
 NAN, INF = float("nan"), float("inf")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.sampling import scouts
 from tests import false_convergence, kernels, oracles
+from vaefill.model.samplers import scouts
 
 NUM_ROWS, NUM_ROUNDS = 64, 8
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipeline import entries, sinks
-from pipeline.record import Reason
-from pipeline.sinks import Item, Layout
-from pipeline.sources import DeadLetter, Frame
+from vaefill.pipeline.records.record import Reason
+from vaefill.pipeline.store import entries, sinks
+from vaefill.pipeline.store.sinks import Item, Layout
+from vaefill.pipeline.store.sources import DeadLetter, Frame
 
 
 def run(root, items, dead_letters=(), num_shards=3, num_bundles=1):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import SamplerConfig
-from model.counter_random import Draw
-from model.sampling import base, stopping
-from model.sampling.slots import Finished, Records, Slots, Waiting
 from tests import oracles
+from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import Draw
+from vaefill.model.engine import stopping
+from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
+from vaefill.model.samplers import base
 
 ORACLE = oracles.LinearGaussian()
 CONFIG = SamplerConfig(

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from pipeline import results, staging
-from pipeline.results import ResultError
+from vaefill.pipeline.results import results, staging
+from vaefill.pipeline.results.results import ResultError
 
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 OTHER = {"seed": 2, "inputs": ["abc"]}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model import evaluation
-from pipeline import statistics
-from pipeline.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from vaefill.model import evaluation
+from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from vaefill.pipeline.summary import statistics
 
 SHAPE = (2, 3, 1)
 REALS = {"nll", "brier", "reliability_mean", "value_mean", "value_second_moment"}  # other sums are int64

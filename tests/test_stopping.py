@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from model import diagnostics
-from model.config import SamplerConfig
-from model.sampling import stopping
-from model.sampling.base import Draws
-from model.sampling.stopping import Examiner, Scouted, Trace, Verdict
+from vaefill.model import diagnostics
+from vaefill.model.config import SamplerConfig
+from vaefill.model.engine import stopping
+from vaefill.model.engine.stopping import Examiner, Scouted, Trace, Verdict
+from vaefill.model.samplers.base import Draws
 
 CONFIG = SamplerConfig(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
 MAX_KEPT, NUM_KEPT = 400, 100

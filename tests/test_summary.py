@@ -9,11 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.config import SamplerConfig
-from pipeline import sinks, statistics, summary
-from pipeline.record import DIAGNOSTICS, CarriedFeature, ImputedRecord, MaskedRecord, Schema, encode_imputed
-from pipeline.sinks import DeadLetterCounts, Layout
-from pipeline.summary import Summarizer
+from vaefill.model.config import SamplerConfig
+from vaefill.pipeline.records.record import (
+    DIAGNOSTICS,
+    CarriedFeature,
+    ImputedRecord,
+    MaskedRecord,
+    Schema,
+    encode_imputed,
+)
+from vaefill.pipeline.store import sinks
+from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout
+from vaefill.pipeline.summary import statistics, summary
+from vaefill.pipeline.summary.summary import Summarizer
 
 SHAPE = (2, 3, 1)
 NUM_VALUES = 6

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from model import throughput, vae
-from model.config import ModelConfig, SamplerConfig
+from vaefill.model import vae
+from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.pipeline.experiments import throughput
 
 
 def test_the_limit_in_bfloat16():

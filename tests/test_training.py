@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from model import checkpoints, datasets, training, vae
-from model.config import DataConfig, ModelConfig, TrainConfig
+from vaefill.model import checkpoints, datasets, training, vae
+from vaefill.model.config import DataConfig, ModelConfig, TrainConfig
 
 DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
 MODEL = ModelConfig(latent_size=2, hidden=(16,))

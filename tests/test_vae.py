@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import vae
-from model.config import ModelConfig
-from model.likelihoods import LIKELIHOODS
 from tests import oracles
+from vaefill.model import vae
+from vaefill.model.config import ModelConfig
+from vaefill.model.likelihoods import LIKELIHOODS
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "tanh"])

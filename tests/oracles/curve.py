@@ -7,9 +7,9 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
-from model.likelihoods import DiscretizedLogisticMixture, Gaussian, Likelihood
-from model.vae import VAE
 from tests.oracles.scale import raw_scale
+from vaefill.model.likelihoods import DiscretizedLogisticMixture, Gaussian, Likelihood
+from vaefill.model.vae import VAE
 
 
 class _Curve(abc.ABC):
@@ -87,7 +87,7 @@ class _Curve(abc.ABC):
 
 
 class CurveGaussian(_Curve):
-    """Real values with a likelihood of `model.likelihoods.Gaussian`, of which the scale depends on z too."""
+    """Real values with a likelihood of `vaefill.model.likelihoods.Gaussian`, of which the scale depends on z too."""
 
     def __init__(self):
         loc, raw = [0.1, 0.5, -0.4, 0.0], [0.0, -0.8, -0.9, -0.6]

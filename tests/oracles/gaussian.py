@@ -10,8 +10,8 @@ import scipy.stats
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from model.vae import VAE
 from tests.oracles.scale import raw_scale
+from vaefill.model.vae import VAE
 
 tfd = tfp.distributions
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from model.vae import VAE
 from tests.oracles.gaussian import FixedGaussian
+from vaefill.model.vae import VAE
 
 NUM_MISSING = 6  # values that tell the modes apart
 _STDDEV = 0.1  # of all values given z

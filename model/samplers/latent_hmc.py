@@ -1,0 +1,171 @@
+"""Hamiltonian Monte Carlo on p(z | x_obs), which is proportional to p(z) p(x_obs | z).
+
+The missing values integrate out, so a sweep is one trajectory of `num_leapfrog_steps` in the K latents;
+x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no encoder but to start.
+
+Warm-up adapts, to each record alone and from its own chains alone:
+
+- the reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian.py`): c is the draws' mean,
+  and A of all matrices the one for which draws and gradients agree best, A cov(gradients) A = cov(draws) (the
+  Fisher divergence between the target and a normal one). Of a normal target that is its covariance after K + 1
+  draws, however noisy their own covariance; the gradients know the rest.
+- the step size: towards an acceptance of 0.8, but so that a trajectory stays near a quarter of a period,
+  where successive draws of a normal target are independent.
+
+Both are frozen afterwards.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from vaefill.model.config import SamplerConfig
+from vaefill.model.samplers import base, hamiltonian, scouts
+from vaefill.model.vae import VAE
+
+_ACCEPTANCE = 0.8
+_LONGEST_TRAJECTORY = 1.75  # where a period of the reference is 2 pi
+_FIRST_STEP = 0.15  # with the prior as the reference
+_STEP_OF_REFERENCE = 0.45  # with a new one
+_PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
+
+
+class State(NamedTuple):
+    z: tf.Tensor  # [N, K] latent
+    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
+    log_likelihood: tf.Tensor  # [N]
+    gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
+    reference: hamiltonian.Reference  # the same for all chains of a record
+    step_size: tf.Tensor  # [N], the same for all chains of a record
+
+    @property
+    def point(self) -> hamiltonian.Point:
+        """What the dynamics read and write."""
+        return hamiltonian.Point(*self[:4])
+
+
+def init(vae: VAE, rows: base.Rows, z: tf.Tensor) -> State:
+    """A state at the latents z, with the prior as the reference."""
+    num_rows, latent_size = z.shape
+    identity = tf.eye(latent_size, batch_shape=[num_rows])
+    reference = hamiltonian.Reference(tf.zeros_like(z), identity, identity)
+    return State(*hamiltonian.evaluate(vae, rows, z), reference, tf.fill([num_rows], _FIRST_STEP))
+
+
+def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
+    """One sweep: a trajectory from fresh momenta."""
+    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.reference, state.step_size, num_steps)
+    info = base.Info.of_chain(decision.probability, decision.non_finite)
+    return State(*point, state.reference, state.step_size), info
+
+
+def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int, num_steps: int) -> State:
+    """Robbins-Monro on the log of the step size, from the mean acceptance of the record's chains.
+
+    Where the target is near to its reference, almost any step is accepted: a trajectory's length bounds it.
+    """
+    mean = tf.reduce_mean(base.grouped(acceptance, num_chains), axis=1, keepdims=True)
+    error = base.ungrouped(tf.repeat(mean - _ACCEPTANCE, num_chains, axis=1))
+    rate = tf.pow(1.0 + tf.cast(count, tf.float32), -0.6)
+    step_size = tf.minimum(state.step_size * tf.exp(rate * error), _LONGEST_TRAJECTORY / num_steps)
+    return state._replace(step_size=step_size)
+
+
+def _covariance(draws: tf.Tensor) -> tf.Tensor:
+    """Covariance of draws [R, S, K] shrunk towards the prior's: [R, K, K]."""
+    centred = draws - tf.reduce_mean(draws, axis=1, keepdims=True)
+    identity = tf.eye(draws.shape[2], dtype=draws.dtype)
+    scatter = tf.matmul(centred, centred, transpose_a=True)
+    return (scatter + _PRIOR_DRAWS * identity) / (draws.shape[1] + _PRIOR_DRAWS)
+
+
+def fit_reference(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.Reference:
+    """The reference N(mean of the draws, A), with A the solution of A cov(gradients) A = cov(draws).
+
+    With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the geometric mean
+    of cov(draws) and cov(gradients)^-1.
+
+    Args:
+        draws: [R, S, K] latents of each record.
+        gradients: [R, S, K] of the log target there.
+
+    Returns:
+        Of R rows, float32.
+    """
+    draws, gradients = tf.cast(draws, tf.float64), tf.cast(gradients, tf.float64)
+    # One record's chains at places that are not numbers must not end the batch: it gets the prior.
+    finite = tf.reduce_all(tf.math.is_finite(draws) & tf.math.is_finite(gradients), axis=[1, 2], keepdims=True)
+    draws, gradients = tf.where(finite, draws, 0.0), tf.where(finite, gradients, 0.0)
+    of_gradients = _covariance(gradients)
+    ridge = 1e-9 * tf.reduce_mean(tf.linalg.diag_part(of_gradients), axis=1)[:, tf.newaxis, tf.newaxis]
+    cholesky = tf.linalg.cholesky(of_gradients + ridge * tf.eye(draws.shape[2], dtype=tf.float64))
+    inner = tf.matmul(cholesky, tf.matmul(_covariance(draws), cholesky), transpose_a=True)
+    eigenvalues, vectors = tf.linalg.eigh(inner)
+    root = tf.pow(tf.maximum(eigenvalues, 1e-12), 0.25)[:, tf.newaxis]
+    factor = tf.linalg.triangular_solve(cholesky, vectors * root, adjoint=True)
+    inverse = tf.matmul(vectors / root, cholesky, transpose_a=True, transpose_b=True)
+    centre = tf.reduce_mean(draws, axis=1)
+    return hamiltonian.Reference(*(tf.cast(tensor, tf.float32) for tensor in (centre, factor, inverse)))
+
+
+def _windows(num_sweeps: int) -> tuple[int, int, int]:
+    """Sweeps for a first reference, for the final one, and for the step size alone."""
+    first, second = num_sweeps // 6, 7 * num_sweeps // 10
+    return first, second, num_sweeps - first - second
+
+
+def _window(vae, config, num_steps, rows, first, state, num_sweeps) -> tuple[State, tf.Tensor, tf.Tensor]:
+    """Sweeps that adapt the step size, with the draws and gradients [S, N, K] that they visit."""
+    draws = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
+    gradients = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
+    for count in tf.range(num_sweeps):
+        state, info = step(vae, num_steps, rows, base.everywhere(rows, first + count), state)
+        state = _adapt_step(state, info.acceptance, count, config.num_chains, num_steps)
+        draws, gradients = draws.write(count, state.z), gradients.write(count, state.gradient - state.z)
+    return state, draws.stack(), gradients.stack()
+
+
+def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:
+    """Adapts the reference twice, with trajectories a step shorter, which teach as much; then the step size."""
+    *learning, last = _windows(num_sweeps)
+    for size in learning:
+        if size >= 3:  # else there is nothing to learn from
+            state, draws, gradients = _window(vae, config, _short(config), rows, first, state, size)
+            by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
+            of_rows = [tf.repeat(tensor, config.num_chains, axis=0) for tensor in fit_reference(*by_record)]
+            state = state._replace(
+                reference=hamiltonian.Reference(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_REFERENCE)
+            )
+        first += size
+    return _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)[0]
+
+
+def _short(config: SamplerConfig) -> int:
+    return max(1, config.num_leapfrog_steps - 1)
+
+
+def warm_up_passes(config: SamplerConfig) -> int:
+    """Network passes of a row in warm-up and for its scouts."""
+    *learning, last = _windows(config.num_warmup)
+    learning_passes = sum(size for size in learning if size >= 3) * _short(config)
+    return learning_passes + last * config.num_leapfrog_steps + scouts.passes(config.scouts_per_chain)
+
+
+def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
+    """[S, N, K] of rows -> [R, num_chains S, K] of records."""
+    by_row = tf.transpose(draws, [1, 0, 2])
+    return tf.reshape(by_row, [-1, num_chains * by_row.shape[1], by_row.shape[2]])
+
+
+def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
+    """The kernel for a VAE."""
+    return base.Kernel(
+        init=lambda rows, sweep, z: init(vae, rows, z),
+        adapt=lambda rows, first, state, num_sweeps: warm_up(vae, config, rows, first, state, num_sweeps),
+        step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
+        passes=config.num_leapfrog_steps,
+        warm_up_passes=warm_up_passes(config),
+        outputs=lambda state: vae.view.outputs(state.features),
+        scout=lambda rows, state: scouts.explore(vae, rows, state.reference.factor, config.scouts_per_chain),
+        uses_view=True,
+    )

@@ -1,0 +1,1 @@
+"""Studies of the samplers and of their speed; the job needs none of them."""

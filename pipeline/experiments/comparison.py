@@ -1,0 +1,378 @@
+"""`vaefill compare`: every sampler on the same records and masks, scored, timed, and set beside a reference.
+
+Three experiments, each a list of cells whose results are kept in a JSON file of their own, so that a comparison
+that was stopped goes on:
+
+- convergence: records run until they converge or reach `max_sweeps`; scores against the truth, the fraction
+  converged, sweeps, gradients and seconds.
+- distance: chains of fixed lengths; how far `mean` is from the model's own conditional mean, taken from long
+  chains of `latent_hmc`, against wall time. Unlike a score against the truth it is the sampler's error alone.
+- fit: how many of the records are misfits, whatever the sampler, and how many are once they are corrupted.
+"""
+
+import functools
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from vaefill.model import datasets, evaluation, missingness
+from vaefill.model.checkpoints import LoadedModel
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputed, Imputer, fit_test, model_values
+from vaefill.model.misfit import check_rate, is_misfit
+from vaefill.pipeline.report import figures
+from vaefill.pipeline.report.text import markdown_table
+
+MASKS = {
+    "half at random": ("mcar", {"rate": 0.5}),
+    "80 % at random": ("mcar", {"rate": 0.8}),
+    "top three quarters": ("top_three_quarters", {}),
+    "left half": ("half", {"side": "left"}),
+}
+_LOGGER = logging.getLogger("vaefill.compare")
+_SEED = 0
+_BINARIZE = "threshold"
+_NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
+_OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 115}}
+_REFERENCE = {"max_sweeps": 3080}
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Fixed lengths, at which a record takes about 1,000, 2,000, 4,000 and 16,000 gradients.
+_LENGTHS = {
+    "latent_hmc": (
+        {"num_warmup": 30, "max_sweeps": 84},
+        {"num_warmup": 40, "max_sweeps": 148},
+        {"num_warmup": 60, "max_sweeps": 288},
+        {"max_sweeps": 1037},
+    ),
+    "annealed_smc": ({"num_particles": 32}, {}),
+    "lair": tuple({"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)),
+}
+_PLAIN_LENGTHS = tuple({"max_sweeps": sweeps} for sweeps in (250, 500, 1000, 4000))
+_BLUR = 5  # pixels, the side of a box
+
+
+class Task(NamedTuple):
+    """The records of a comparison."""
+
+    images: np.ndarray  # [N, H, W, C] uint8, complete
+    ids: Sequence[bytes]
+    truth: np.ndarray  # [N, D] on the model's scale
+
+    def observed(self, mask: str) -> np.ndarray:
+        """[N, H, W, C] bool by a name of `MASKS`."""
+        mechanism, parameters = MASKS[mask]
+        return np.stack(
+            [
+                missingness.generate(mechanism, image, missingness.record_generator(_SEED, record_id), parameters)
+                for image, record_id in zip(self.images, self.ids)
+            ]
+        )
+
+
+def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
+    """The first records of a split of a data set of images."""
+    images = datasets.load_images(data, split, model.vae.data_shape)[:num_records]
+    images = images.reshape(-1, *model.vae.data_shape)
+    ids = [f"{split}-{index:08d}".encode() for index in range(len(images))]
+    return Task(images, ids, model_values(model.vae.likelihood, _BINARIZE, _SEED, ids, images))
+
+
+def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
+    """A sampler by its own defaults and `settings`, in no more slots than the records fill."""
+    values = {"name": name, "num_evidence_draws": 0, **_OF_SAMPLER.get(name, {}), **settings}
+    bare = SamplerConfig.model_construct(**values)
+    rows, unit = bare.rows_per_record, math.lcm(32, bare.rows_per_record)
+    slots = max(unit, min(bare.slots // unit * unit, unit * -(-num_records * rows // unit)))
+    return SamplerConfig(**values | {"slots": slots})
+
+
+def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed, float]:
+    """Imputes, and how many seconds it took without compilation."""
+    imputer.compile(observed)
+    began = time.perf_counter()
+    with tqdm.tqdm(total=len(records.ids), unit="record", leave=False) as bar:
+        result = imputer(records.images, observed, records.ids, report=lambda converged: bar.update(len(converged)))
+    return result, time.perf_counter() - began
+
+
+def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str, Any]:
+    """A cell of the first experiment."""
+    result, seconds = run(imputer, records, observed)
+    missing = ~observed.reshape(len(observed), -1)
+    scores = evaluation.score(result.mean.reshape(missing.shape), records.truth, missing)
+    total = evaluation.Scores(*(field.sum(axis=0) for field in scores))
+    scored = scores.num_values > 0
+    per_record = scores.nll[scored] / scores.num_values[scored]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predicted, frequency = (
+            field / total.reliability_count for field in (total.reliability_mean, total.reliability_truth)
+        )
+    gradients = np.where(result.converged, result.num_gradients, np.inf)
+    return {
+        "num_records": len(observed),
+        "num_unscored": int(total.num_unscored),
+        "nll": float(total.nll / total.num_values),
+        "nll_standard_error": float(per_record.std(ddof=1) / math.sqrt(len(per_record))),
+        "brier": float(total.brier / total.num_values),
+        "f1": evaluation.f1(total.true_positive, total.false_positive, total.false_negative),
+        "calibration_error": float(
+            np.nansum(np.abs(predicted - frequency) * total.reliability_count) / total.num_values
+        ),
+        "converged": float(result.converged.mean()),
+        "sweeps_median": float(np.median(result.num_sweeps)),
+        "gradients_mean": float(result.num_gradients.mean()),
+        "gradients_when_converged": sorted(int(each) for each in gradients if np.isfinite(each)),
+        "r_hat_quantiles": _quantiles(result.r_hat),
+        "ess_quantiles": _quantiles(np.minimum(result.ess_bulk, result.ess_tail)),
+        "acceptance": float(np.mean(result.acceptance_rate)),
+        "non_finite": int(result.num_non_finite.sum()),
+        "seconds": seconds,
+    }
+
+
+def _quantiles(values: np.ndarray) -> list[float | None]:
+    """At `_QUANTILES`; NaN counts as infinite, None where that is all there is."""
+    found = np.quantile(np.where(np.isnan(values), np.inf, values), _QUANTILES, method="inverted_cdf")
+    return [float(value) if np.isfinite(value) else None for value in found]
+
+
+def distance(imputer: Imputer, records: Task, observed: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """A cell of the second experiment: root mean square difference of `mean` over missing values."""
+    result, seconds = run(imputer, records, observed)
+    missing = ~observed.reshape(len(observed), -1)
+    error = np.where(missing, (result.mean - reference).reshape(missing.shape).astype(np.float64), 0)
+    squares = (error**2).sum(axis=1) / missing.sum(axis=1)
+    root = math.sqrt(squares.mean())
+    return {
+        "rms": root,
+        "rms_standard_error": float(squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * root)) if root else 0.0,
+        "nll_ratio": _nll(result.mean, records, missing) / _nll(reference, records, missing),
+        "seconds": seconds,
+        "gradients": float(result.num_gradients.mean()),
+    }
+
+
+def _nll(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
+    """Per missing value; NaN unless all records are scored, since others would be no ones to compare."""
+    scores = evaluation.score(mean.reshape(missing.shape), records.truth, missing)
+    return math.nan if scores.num_unscored.any() else float(scores.nll.sum() / scores.num_values.sum())
+
+
+def _blur(images: np.ndarray) -> np.ndarray:
+    """Means over boxes of `_BLUR` pixels a side; images go on beyond their edges as they end."""
+    margin = _BLUR // 2
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
+    boxes = np.lib.stride_tricks.sliding_window_view(padded, (_BLUR, _BLUR), axis=(1, 2))
+    return boxes.mean(axis=(-2, -1)).round().astype(images.dtype)
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of images [N, H, W, C] uint8
+    "inverted": lambda images: 255 - images,
+    "rotated": lambda images: np.rot90(images, axes=(1, 2)),
+    "blurred": _blur,
+}
+
+
+def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, Any]:
+    """A cell of the third experiment: fractions of the records that are misfits, as they are and corrupted.
+
+    What changes an image's shape is left out: one that is not square is not rotated.
+    """
+    began, config = time.perf_counter(), SamplerConfig()
+    test = fit_test(model.vae.for_inference(config.precision), model.reference, _BINARIZE, config.slots)
+    images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
+    images = {name: values for name, values in images.items() if values.shape == records.images.shape}
+    corrupted = [
+        model_values(model.vae.likelihood, _BINARIZE, _SEED, records.ids, values) for values in images.values()
+    ]
+    tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))  # one call evaluates each mask once
+    misfit = is_misfit(test(np.concatenate([records.truth, *corrupted]), tiled), config.misfit_rate)
+    own, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
+    return {
+        "num_records": len(observed),
+        "misfit_rate": config.misfit_rate,
+        "misfits": own,
+        **{f"misfits_{name}": fraction for name, fraction in zip(images, others)},
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class Comparison:
+    """Runs the cells that are not there yet, and keeps each in a file of `directory`."""
+
+    def __init__(self, model: LoadedModel, records: Task, directory: str, masks: Sequence[str]):
+        self._model, self._records, self._directory, self._masks = model, records, directory, masks
+        os.makedirs(directory, exist_ok=True)
+
+    def convergence(self, name: str, max_sweeps: int) -> None:
+        """The first experiment for one sampler; one whose chains do not converge has its own `max_sweeps`."""
+        settings = {} if name in _OF_SAMPLER else {"max_sweeps": max_sweeps}
+        config = sampler_config(name, len(self._records.ids), settings)
+        imputer = Imputer(self._model.vae, config, _SEED)  # compiled when it is first called
+        for mask in self._masks:
+            compute = functools.partial(converge, imputer, self._records, self._records.observed(mask))
+            self._cell(f"convergence-{name}", mask, compute)
+
+    def fits(self) -> None:
+        """The third experiment; nothing for a model that has too few reference records to tell misfits."""
+        try:
+            check_rate(SamplerConfig().misfit_rate, len(() if self._model.reference is None else self._model.reference))
+        except ValueError as error:
+            _LOGGER.info("no test of fit: %s", error)
+            return
+        for mask in self._masks:
+            self._cell("fit", mask, functools.partial(fit, self._model, self._records, self._records.observed(mask)))
+
+    def distances(self, name: str, num_records: int) -> None:
+        """The second experiment for one sampler, on the first `num_records` records."""
+        few = Task(*(field[:num_records] for field in self._records))
+        for index, length in enumerate(_LENGTHS.get(name, _PLAIN_LENGTHS)):
+            config = sampler_config(name, num_records, length | _NEVER)
+            imputer = Imputer(self._model.vae, config, _SEED)
+            for mask in self._masks:
+                compute = functools.partial(distance, imputer, few, few.observed(mask), self._reference(few, mask))
+                self._cell(f"distance-{name}-{index}", mask, compute)
+
+    @functools.cached_property
+    def _long(self) -> Imputer:
+        """Long chains of another seed, which stand for the model's own conditional."""
+        num = len(self._records.ids)
+        return Imputer(self._model.vae, sampler_config("latent_hmc", min(num, 104), _REFERENCE | _NEVER), _SEED + 1)
+
+    def _reference(self, records: Task, mask: str) -> np.ndarray:
+        """The conditional mean [N, H, W, C] of the records under a mask."""
+        path = os.path.join(self._directory, f"reference-{_slug(mask)}-{len(records.ids)}.npy")
+        if not os.path.exists(path):
+            mean = self._long(records.images, records.observed(mask), records.ids).mean
+            with open(f"{path}.tmp", "wb") as file:
+                np.save(file, mean, allow_pickle=False)
+            os.replace(f"{path}.tmp", path)
+        return np.load(path, allow_pickle=False)
+
+    def _cell(self, row: str, mask: str, compute: Callable[[], dict[str, Any]]) -> None:
+        path = os.path.join(self._directory, f"{row}-{_slug(mask)}.json")
+        if os.path.exists(path):
+            return
+        cell = {"row": row, "mask": mask, **compute()}
+        _LOGGER.info("%s, %s missing: %.0f s", row, mask, cell["seconds"])
+        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+            json.dump(cell, file, indent=1)
+        os.replace(f"{path}.tmp", path)
+
+
+def _slug(mask: str) -> str:
+    return mask.replace(" %", "").replace(" ", "-")
+
+
+def load_cells(directory: str) -> list[dict[str, Any]]:
+    """All cells of a comparison, in the order of their files."""
+    cells = []
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".json"):
+            with open(os.path.join(directory, name), encoding="utf-8") as file:
+                cells.append(json.load(file))
+    return cells
+
+
+def write_tables(directory: str) -> None:
+    """Leaves `tables.md`, and `converged.png`, the fraction converged against gradients, beside the cells."""
+    cells = load_cells(directory)
+    with open(os.path.join(directory, "tables.md"), "w", encoding="utf-8") as file:
+        file.write(tables(cells))
+    curves: dict[str, dict[str, tuple[list[int], int]]] = {}
+    for cell in cells:
+        if cell.get("gradients_when_converged"):
+            of_mask = curves.setdefault(cell["mask"], {})
+            of_mask[cell["row"].removeprefix("convergence-")] = (cell["gradients_when_converged"], cell["num_records"])
+    if curves:
+        with open(os.path.join(directory, "converged.png"), "wb") as file:
+            file.write(figures.convergence(curves))
+
+
+def tables(cells: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a table of convergence for each mask, one of distances, and one of fit."""
+    lines = []
+    for mask in MASKS:
+        chosen = [cell for cell in cells if cell["row"].startswith("convergence-") and cell["mask"] == mask]
+        if chosen:
+            lines += ["", f"Missing: {mask}; {chosen[0]['num_records']:,} records", "", *_convergence_table(chosen)]
+    lines += ["", *_distance_table([cell for cell in cells if cell["row"].startswith("distance-")])]
+    lines += ["", *_fit_table([cell for cell in cells if cell["row"] == "fit"])]
+    return "\n".join(lines) + "\n"
+
+
+def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    titles = (
+        "sampler", "nll", "Brier", "F1", "calibration error", "converged", "sweeps", "gradients", "s/record",
+        "R-hat 5, 50, 95 %", "acceptance",
+    )  # fmt: skip
+    rows = []
+    for cell in sorted(cells, key=lambda cell: cell["nll"]):
+        r_hat = ", ".join(
+            "-" if cell["r_hat_quantiles"][i] is None else f"{cell['r_hat_quantiles'][i]:.3f}" for i in (0, 2, 4)
+        )
+        acceptance = "-" if math.isnan(cell["acceptance"]) else f"{cell['acceptance']:.2f}"
+        rows.append(
+            (
+                f"`{cell['row'].removeprefix('convergence-')}`",
+                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}{_not_scored(cell)}",
+                f"{cell['brier']:.4f}",
+                f"{cell['f1']:.3f}",
+                f"{cell['calibration_error']:.4f}",
+                f"{cell['converged']:.1%}",
+                f"{cell['sweeps_median']:.0f}",
+                f"{cell['gradients_mean']:,.0f}",
+                f"{cell['seconds'] / cell['num_records']:.3f}",
+                r_hat,
+                acceptance,
+            )
+        )
+    return markdown_table(titles, rows)
+
+
+def _not_scored(cell: dict[str, Any]) -> str:
+    num = cell.get("num_unscored")
+    return f"; {num:,} not scored" if num else ""
+
+
+def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    if not cells:
+        return []
+    masks = [mask for mask in MASKS if any(cell["mask"] == mask for cell in cells)]
+    rows = []
+    for row in dict.fromkeys(cell["row"] for cell in cells):
+        found = {cell["mask"]: cell for cell in cells if cell["row"] == row}
+        gradients = next(iter(found.values()))["gradients"]
+        texts = [
+            f"{found[mask]['rms']:.4f} ± {found[mask]['rms_standard_error']:.4f} in {found[mask]['seconds']:.0f} s; "
+            f"nll × {found[mask]['nll_ratio']:.3f}"
+            if mask in found
+            else "-"
+            for mask in masks
+        ]
+        rows.append((f"`{row.removeprefix('distance-')[:-2]}`", f"{gradients:,.0f}", *texts))
+    return markdown_table(("sampler", "gradients a record", *masks), rows)
+
+
+def _fit_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    if not cells:
+        return []
+    rows = [
+        (
+            cell["mask"],
+            f"{cell['num_records']:,}",
+            f"{cell['misfit_rate']:.1%}",
+            f"{cell['misfits']:.1%}",
+            *(f"{cell[name]:.1%}" if (name := f"misfits_{corruption}") in cell else "-" for corruption in CORRUPTIONS),
+        )
+        for cell in sorted(cells, key=lambda cell: list(MASKS).index(cell["mask"]))
+    ]
+    corrupted = (f"misfits when {corruption}" for corruption in CORRUPTIONS)
+    return markdown_table(("missing", "records", "misfit rate", "misfits", *corrupted), rows)

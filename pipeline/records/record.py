@@ -1,0 +1,385 @@
+"""Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
+
+Field by field, README.md has the two formats. Examples are untrusted: types and sizes are checked
+before anything is allocated, and whatever is wrong is a `RecordError` with a reason from `Reason`.
+"""
+
+import dataclasses
+import enum
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from google.protobuf.message import DecodeError
+
+from vaefill.pipeline.records.values import decode_mask, decode_values, encode_values, finite_where
+
+HASH_SIZE = 16  # bytes of a content hash
+_ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
+
+
+class Reason(enum.StrEnum):
+    """Why a record became a dead letter."""
+
+    NOT_AN_EXAMPLE = "not_an_example"
+    NO_ID = "no_id"
+    BAD_TYPE = "bad_type"
+    BAD_IMAGE = "bad_image"
+    BAD_OBSERVED = "bad_observed"
+    BAD_TRUTH = "bad_truth"
+    DUPLICATE_ID = "duplicate_id"
+    NOT_IMPUTED = "not_imputed"
+    BAD_DATA_CRC = "bad_data_crc"
+    UNREADABLE_REST = "unreadable_rest"
+    TOO_LARGE = "too_large"
+
+
+class RecordError(ValueError):
+    """A record that cannot be used.
+
+    Attributes:
+        reason: the kind of error.
+        record_id: the id, empty if it is not known.
+    """
+
+    def __init__(self, reason: Reason, message: str, record_id: bytes = b""):
+        super().__init__(message)
+        self.reason, self.record_id = reason, record_id
+
+
+@dataclasses.dataclass(frozen=True)
+class CarriedFeature:
+    """A scalar that is handed on under its own name."""
+
+    kind: str  # int64, float32 or bytes
+
+    @property
+    def default(self):
+        """What stands for an absent value."""
+        return {"int64": -1, "float32": math.nan, "bytes": b""}[self.kind]
+
+    @property
+    def tfds_feature(self):
+        """How the value is declared in features.json."""
+        if self.kind == "bytes":
+            return tfds.features.Text()
+        return tfds.features.Scalar(dtype=np.dtype(self.kind))
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a job's records look like."""
+
+    shape: tuple[int, int, int]  # [H, W, C]
+    carried: Mapping[str, CarriedFeature]
+    num_imputations: int = 0
+    dtype: np.dtype = np.dtype(np.uint8)  # of the values: uint8, or float32 for real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedRecord:
+    """A record to impute."""
+
+    id: bytes
+    image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
+    observed: np.ndarray  # [H, W, C] bool, True = observed
+    truth: np.ndarray | None = None  # [H, W, C], like image
+    carried: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    extra: bytes = b""  # a serialised tf.train.Features of everything else
+
+
+@dataclasses.dataclass(frozen=True)
+class ImputedRecord:
+    """A record with its imputations and diagnostics; see `vaefill.model.imputer.Imputed` for their meaning."""
+
+    masked: MaskedRecord
+    imputations: np.ndarray  # [num_imputations, H, W, C] of the schema's dtype
+    mean: np.ndarray  # [H, W, C] float32
+    stddev: np.ndarray  # [H, W, C] float32
+    diagnostics: Mapping[str, object]  # a value for every name in DIAGNOSTICS
+
+
+DIAGNOSTICS = {
+    "r_hat": np.float32,
+    "ess_bulk": np.float32,
+    "ess_tail": np.float32,
+    "acceptance_rate": np.float32,
+    "num_sweeps": np.int64,
+    "num_gradients": np.int64,
+    "num_non_finite": np.int64,
+    "num_unvisited": np.int64,
+    "num_latents": np.int64,
+    "converged": np.bool_,
+    "fit_percentile": np.float32,
+    "misfit": np.bool_,
+    "log_prob_observed": np.float32,
+    "log_prob_observed_error": np.float32,
+    "log_prob_missing": np.float32,
+    "log_prob_missing_error": np.float32,
+    "pareto_k": np.float32,
+}
+ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
+_OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
+OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
+
+
+# --- tf.train.Example, field by field
+
+
+_TYPES = {"int64": int, "float32": float, "bytes": bytes}
+_FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
+_FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
+
+
+def _zlib(array: np.ndarray) -> bytes:
+    return zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL)
+
+
+def _carried_values(schema: Schema, carried: Mapping[str, object]) -> dict[str, int | float | bytes]:
+    return {name: _TYPES[feature.kind](carried.get(name, feature.default)) for name, feature in schema.carried.items()}
+
+
+def _serialize(values: Mapping[str, int | float | bytes], others: bytes = b"") -> bytes:
+    """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
+    features = tf.train.Features.FromString(others)
+    for name, value in values.items():
+        getattr(features.feature[name], _FIELD_OF_TYPE[type(value)]).value[:] = (value,)
+    # By default the order of a protobuf map differs from process to process.
+    return tf.train.Example(features=features).SerializeToString(deterministic=True)
+
+
+def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""):
+    """The one value of a feature, None if it is absent.
+
+    Raises:
+        RecordError: another type, or not one value.
+    """
+    feature = features.get(name)
+    found = None if feature is None else feature.WhichOneof("kind")
+    if found is None:
+        return None
+    if found != _FIELDS[kind] or len(values := getattr(feature, found).value) != 1:
+        raise RecordError(Reason.BAD_TYPE, f"feature {name!r} must be one {kind} value", record_id)
+    return values[0]
+
+
+# --- masked records
+
+
+def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
+    """Reads and validates the `tf.train.Example` of a masked record.
+
+    Raises:
+        RecordError: anything is not as declared.
+    """
+    features = _parse(payload)
+    record_id = _scalar(features, "id", "bytes")
+    if not record_id:
+        raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
+
+    def checked(name, reason, check, *arguments):
+        try:
+            return check(*arguments)
+        except ValueError as error:
+            raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
+
+    def decode(name, reason, decoder, *kind):
+        content = _scalar(features, name, "bytes", record_id)
+        return None if content is None else checked(name, reason, decoder, content, *kind)
+
+    image = decode("image", Reason.BAD_IMAGE, decode_values, schema.shape, schema.dtype)
+    if image is None:
+        raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
+    everything = np.ones(schema.shape, np.bool_)
+    observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
+    observed = everything if observed is None else observed
+    truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
+    carried = {
+        name: _scalar(features, name, feature.kind, record_id)
+        for name, feature in schema.carried.items()
+        if name in features
+    }
+    return MaskedRecord(
+        id=record_id,
+        image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
+        observed=observed,
+        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
+        carried={name: value for name, value in carried.items() if value is not None},
+        extra=_extra(features, schema),
+    )
+
+
+def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
+    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for every record.
+
+    Returns:
+        (id, empty if there is none; [H, W, C] bool).
+
+    Raises:
+        RecordError: anything is not as declared.
+    """
+    features = _parse(payload)
+    record_id = _scalar(features, "id", "bytes") or b""
+    content = _scalar(features, "observed", "bytes", record_id)
+    if content is None:
+        raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
+    try:
+        return record_id, decode_mask(content, schema.shape)
+    except ValueError as error:
+        raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
+
+
+def _parse(payload: bytes) -> Mapping[str, tf.train.Feature]:
+    try:
+        return tf.train.Example.FromString(payload).features.feature
+    except DecodeError:
+        raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
+
+
+def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
+    known = {"id", "image", "observed", "truth", *schema.carried}
+    rest = {name: feature for name, feature in features.items() if name not in known}
+    return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
+
+
+def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
+    """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
+    values = {
+        "id": record.id,
+        "image": encode_values(record.image),
+        "observed": record.observed.astype(np.uint8).tobytes(),
+        **_carried_values(schema, record.carried),
+    }
+    if record.truth is not None:
+        values["truth"] = encode_values(record.truth)
+    return _serialize(values, record.extra)
+
+
+def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
+    """features.json of a data set of masked records with truth."""
+    if schema.dtype == np.uint8:
+        values = tfds.features.Image(shape=schema.shape, encoding_format="png")
+    else:
+        values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": values,
+            "observed": tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes"),
+            "truth": values,
+            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
+        }
+    )
+
+
+def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
+    """16 bytes that stand for all that a record's result can depend on, or hand on, however it was encoded.
+
+    A masked record and the imputed one that was made of it have the same.
+    """
+    digest = hashlib.blake2b(digest_size=HASH_SIZE, person=b"vaefill.content")
+    for part in (
+        record.id,
+        np.packbits(record.observed).tobytes(),
+        np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
+        b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
+        _serialize(_carried_values(schema, record.carried)),
+        record.extra,
+    ):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+# --- imputed records
+
+
+def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
+    """Serialises an imputed record as `imputed_features` declares it."""
+    masked = record.masked
+    truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
+    diagnostics = {
+        name: (float if dtype is np.float32 else int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
+    }
+    return _serialize(
+        {
+            "id": masked.id,
+            "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
+            "observed": _zlib(masked.observed),
+            "truth": _zlib(truth),
+            "has_truth": int(masked.truth is not None),
+            "imputations": _zlib(record.imputations),
+            "mean": _zlib(record.mean),
+            "stddev": _zlib(record.stddev),
+            "extra": masked.extra,
+            **diagnostics,
+            **_carried_values(schema, masked.carried),
+        }
+    )
+
+
+def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
+    """The inverse of `encode_imputed`.
+
+    Raises:
+        RecordError: not an imputed record of this schema.
+    """
+    features = _parse(payload)
+
+    def array(name, shape, dtype):
+        expected = math.prod(shape) * np.dtype(dtype).itemsize
+        try:  # one byte more than expected is enough to see that there are too many
+            content = zlib.decompressobj().decompress(_scalar(features, name, "bytes") or b"", expected + 1)
+        except zlib.error as error:
+            raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
+        if len(content) != expected:
+            raise RecordError(Reason.BAD_TYPE, f"feature {name!r} does not hold {expected} bytes")
+        return np.frombuffer(content, dtype).reshape(shape)
+
+    shape = schema.shape
+    masked = MaskedRecord(
+        id=_scalar(features, "id", "bytes"),
+        image=array("image", shape, schema.dtype),
+        observed=array("observed", shape, np.bool_),
+        truth=array("truth", shape, schema.dtype) if _scalar(features, "has_truth", "int64") else None,
+        carried={name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()},
+        extra=_scalar(features, "extra", "bytes"),
+    )
+    return ImputedRecord(
+        masked,
+        array("imputations", (schema.num_imputations, *shape), schema.dtype),
+        array("mean", shape, np.float32),
+        array("stddev", shape, np.float32),
+        {
+            name: dtype(_scalar(features, name, "float32" if dtype is np.float32 else "int64"))
+            for name, dtype in DIAGNOSTICS.items()
+        },
+    )
+
+
+def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
+    """features.json of the imputed data set."""
+
+    def tensor(shape, dtype):
+        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+
+    shape, dtype = schema.shape, schema.dtype.type
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tensor(shape, dtype),
+            "observed": tensor(shape, np.bool_),
+            "truth": tensor(shape, dtype),
+            "has_truth": tfds.features.Scalar(dtype=np.bool_),
+            "imputations": tensor((schema.num_imputations, *shape), dtype),
+            "mean": tensor(shape, np.float32),
+            "stddev": tensor(shape, np.float32),
+            "extra": tfds.features.Text(),
+            **{name: tfds.features.Scalar(dtype=dtype) for name, dtype in DIAGNOSTICS.items()},
+            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
+        }
+    )

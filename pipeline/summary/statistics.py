@@ -1,0 +1,235 @@
+"""Statistics over imputed records: accumulators with `of`, `merge` and `result`.
+
+An accumulator is a tuple of sums, so merging is addition. Sums of floating-point numbers depend on
+their order; whoever merges does it in the order of the data set (shard, then place in the shard), in
+blocks of `BLOCK` records.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vaefill.model import evaluation
+from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord
+
+BLOCK = 256
+MAX_GROUPS = 1000  # distinct labels that get statistics of their own
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_FRACTION_BINS = 10
+
+
+class Accumulator(NamedTuple):
+    """Sums over records; D values a record."""
+
+    num_records: np.ndarray  # [] int64
+    num_converged: np.ndarray  # [] int64
+    num_fitted: np.ndarray  # [] int64, records whose fit was tested
+    num_misfits: np.ndarray  # [] int64
+    num_chain_sweeps: np.ndarray  # [] int64, over all chains of all records
+    num_gradients: np.ndarray  # [] int64, network passes
+    num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not finite
+    num_missing: np.ndarray  # [] int64, values
+    num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
+    missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
+    value_count: np.ndarray  # [D] int64, records in which the value is missing
+    value_mean: np.ndarray  # [D] float64, sum of the conditional means
+    value_second_moment: np.ndarray  # [D] float64, sum of stddev^2 + mean^2
+    scores: tuple[np.ndarray, ...]  # `evaluation.Scores`, summed over records with truth
+
+
+def empty(num_values: int) -> Accumulator:
+    """The accumulator of no records."""
+    nothing = np.zeros((0, num_values))
+    scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
+    integer = np.zeros((), np.int64)
+    return Accumulator(
+        *[integer] * 9,
+        np.zeros(_FRACTION_BINS, np.int64),
+        np.zeros(num_values, np.int64),
+        np.zeros(num_values),
+        np.zeros(num_values),
+        tuple(field.sum(axis=0) for field in scores),
+    )
+
+
+def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int) -> Accumulator:
+    """The accumulator of some records.
+
+    Args:
+        records: at least one.
+        scores: of the same records, zero where a record has no truth.
+        num_chains: chains of a record.
+    """
+    missing = np.stack([~record.masked.observed.ravel() for record in records])
+    mean = np.stack([record.mean.ravel() for record in records]).astype(np.float64)
+    stddev = np.stack([record.stddev.ravel() for record in records]).astype(np.float64)
+    finite = (np.isfinite(mean) & np.isfinite(stddev) | ~missing).all(axis=1)
+    imputed = missing & finite[:, None]
+    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
+
+    def total(name):
+        return np.sum([record.diagnostics[name] for record in records], dtype=np.int64)
+
+    return Accumulator(
+        num_records=np.int64(len(records)),
+        num_converged=total("converged"),
+        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_percentile"]) for record in records], dtype=np.int64),
+        num_misfits=total("misfit"),
+        num_chain_sweeps=total("num_sweeps") * num_chains,
+        num_gradients=total("num_gradients"),
+        num_non_finite=total("num_non_finite"),
+        num_missing=missing.sum(),
+        num_left_out=np.sum(~finite, dtype=np.int64),
+        missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
+        value_count=imputed.sum(axis=0),
+        value_mean=np.where(imputed, mean, 0).sum(axis=0),
+        value_second_moment=np.where(imputed, stddev**2 + mean**2, 0).sum(axis=0),
+        scores=tuple(field.sum(axis=0) for field in scores),
+    )
+
+
+def merge(first: Accumulator, second: Accumulator) -> Accumulator:
+    """The accumulator of the records of both."""
+    sums = (a + b for a, b in zip(first[:-1], second[:-1]))
+    return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
+
+
+def result(accumulator: Accumulator, shape: Sequence[int], binary: bool) -> dict[str, Any]:
+    """What an accumulator says, as JSON values; what is undefined is null.
+
+    Args:
+        shape: [H, W, C] of a record.
+        binary: whether values are, so that they have all the scores.
+    """
+    count = accumulator.num_records
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = accumulator.value_mean / accumulator.value_count
+        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
+    return _jsonable(
+        {
+            "num_records": count,
+            "converged_fraction": evaluation.ratio(accumulator.num_converged, count),
+            "misfit_fraction": evaluation.ratio(accumulator.num_misfits, accumulator.num_fitted),
+            "num_chain_sweeps": accumulator.num_chain_sweeps,
+            "num_gradients": accumulator.num_gradients,
+            "num_non_finite": accumulator.num_non_finite,
+            "missing_fraction": {
+                "mean": evaluation.ratio(accumulator.num_missing, count * math.prod(shape)),
+                "edges": np.linspace(0, 1, _FRACTION_BINS + 1).round(10),
+                "counts": accumulator.missing_fraction,
+            },
+            "imputed_values": {
+                "mean": mean.reshape(shape).round(6),
+                "stddev": np.sqrt(variance).reshape(shape).round(6),
+                "num_left_out": accumulator.num_left_out,
+            },
+            "truth": _score_result(evaluation.Scores(*accumulator.scores), binary),
+        }
+    )
+
+
+def _score_result(scores: evaluation.Scores, binary: bool) -> dict[str, Any] | None:
+    if not scores.num_values and not scores.num_unscored:
+        return None
+    return {
+        "num_unscored": scores.num_unscored,
+        **_means(scores, binary),
+        "reliability": _reliability(scores) if binary else None,
+    }
+
+
+def _means(scores: evaluation.Scores, binary: bool) -> dict[str, Any]:
+    """Scores as means over values, NaN or None where undefined."""
+    return {
+        "num_values": scores.num_values,
+        "nll": evaluation.ratio(scores.nll, scores.num_values) if binary else None,
+        "brier": evaluation.ratio(scores.brier, scores.num_values),
+        "f1": evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative),
+    }
+
+
+def _reliability(scores: evaluation.Scores) -> dict[str, Any]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predicted = scores.reliability_mean / scores.reliability_count
+        frequency = scores.reliability_truth / scores.reliability_count
+    return {
+        "edges": np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10),
+        "counts": scores.reliability_count,
+        "predicted": predicted,
+        "frequency": frequency,
+    }
+
+
+def _jsonable(value):
+    """Numpy -> plain JSON values, with null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def group_of(record: ImputedRecord) -> str | None:
+    """The group that a record's statistics belong to beside `all`: the name of its label, if it has one."""
+    return group_name(record.masked.carried.get("label"))
+
+
+def group_name(label: int | float | bytes | None) -> str | None:
+    """The name of the group of a label; None for the defaults that stand for no label."""
+    if label is None or label in (-1, b"") or label != label:
+        return None
+    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
+
+
+def by_group(
+    records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int
+) -> dict[str | None, Accumulator]:
+    """Accumulators of a block of records: of all of them under None, and of each label."""
+    members = collections.defaultdict(list)
+    for index, record in enumerate(records):
+        members[None].append(index)
+        if (group := group_of(record)) is not None:
+            members[group].append(index)
+    return {
+        group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)
+        for group, chosen in members.items()
+    }
+
+
+def merge_groups(
+    first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
+) -> dict[str | None, Accumulator]:
+    """Merges group by group."""
+    return {**first, **{group: merge(first[group], own) if group in first else own for group, own in second.items()}}
+
+
+def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
+    """The `MAX_GROUPS` labels with the most records, of as many by name, and the group of all."""
+    labels = sorted((group for group in num_records if group is not None), key=lambda name: (-num_records[name], name))
+    return {None, *labels[:MAX_GROUPS]}
+
+
+def row(record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool) -> dict[str, Any]:
+    """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
+    found = _jsonable(_means(evaluation.Scores(*(field[index] for field in scores)), binary))
+    return {
+        "id": record.masked.id,
+        **record.masked.carried,
+        "missing_fraction": float(np.mean(~record.masked.observed)),
+        **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
+        **{name: found[name] for name in ("nll", "brier", "f1")},
+    }
+
+
+def quantiles(values: Iterable[float]) -> dict[str, Any]:
+    """Quantiles of the values that are numbers, infinity included, and how many are NaN."""
+    values = np.asarray(values, np.float64)
+    numbers = values[~np.isnan(values)]
+    # Values that were there, not values between them, of which infinity has none.
+    found = np.quantile(numbers, QUANTILES, method="inverted_cdf") if len(numbers) else np.full(len(QUANTILES), np.nan)
+    return _jsonable({**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(numbers)})

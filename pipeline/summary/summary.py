@@ -1,0 +1,276 @@
+"""The summary of a result: parts that are made with the shards, put together in the shards' order."""
+
+import collections
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.io.filesystems import FileSystems
+
+from vaefill.model import evaluation
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import model_values
+from vaefill.model.likelihoods import LIKELIHOODS
+from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
+from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout, write_whole
+from vaefill.pipeline.summary import statistics
+
+_ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
+_QUANTILES_OF = (
+    "r_hat",
+    "ess_bulk",
+    "ess_tail",
+    "acceptance_rate",
+    "num_sweeps",
+    "num_gradients",
+    "num_latents",
+    "fit_percentile",
+    "log_prob_observed",
+    "log_prob_observed_error",
+    "log_prob_missing",
+    "log_prob_missing_error",
+    "pareto_k",
+)
+
+
+class Summarizer:
+    """Makes the observers that summarise shards.
+
+    Args:
+        layout, schema: of the job.
+        num_chains: chains of a record.
+        likelihood, binarize, seed: what the truth is scored under.
+    """
+
+    def __init__(self, layout: Layout, schema: Schema, num_chains: int, likelihood: str, binarize: str, seed: int):
+        self.layout, self.schema, self.num_chains = layout, schema, num_chains
+        self._likelihood, self._binarize, self._seed = likelihood, binarize, seed
+        self.binary = LIKELIHOODS[likelihood]().binary
+
+    def __call__(self, shard: int) -> "ShardSummary":
+        return ShardSummary(self, shard)
+
+    def score(self, records: list[ImputedRecord]) -> evaluation.Scores:
+        """Scores of records, zero where there is no truth."""
+        num = len(records)
+        has_truth = np.array([record.masked.truth is not None for record in records])
+        images = np.stack([np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records])
+        ids = [record.masked.id for record in records]
+        likelihood = LIKELIHOODS[self._likelihood]()
+        truth = model_values(likelihood, self._binarize, self._seed, ids, images.astype(self.schema.dtype))
+        missing = np.stack([~record.masked.observed.ravel() for record in records])
+        mean = np.stack([record.mean.ravel() for record in records])
+        score = evaluation.score if self.binary else evaluation.score_real
+        return score(mean, truth.reshape(num, -1), missing & has_truth[:, None])
+
+
+class ShardSummary:
+    """Observes one shard, a block of records at a time.
+
+    Of a shard with too many labels those are let go of which have had the fewest records so far, never one with more
+    than 1 / (`statistics.MAX_GROUPS` + 1) of them. `combine` leaves out a label that a shard has let go of.
+    """
+
+    def __init__(self, summarizer: Summarizer, shard: int):
+        self._summarizer, self._shard = summarizer, shard
+        self._block: list[ImputedRecord] = []
+        self._groups: dict = {}
+        schema = arrow_schema(summarizer.schema)
+        self._temporary = summarizer.layout.temporary()
+        self._writer, self._rows = pq.ParquetWriter(self._temporary, schema), schema.empty_table()
+
+    def add(self, example: bytes) -> None:
+        """Takes in the next Example of the shard."""
+        self._block.append(decode_imputed(example, self._summarizer.schema))
+        if len(self._block) == statistics.BLOCK:
+            self._flush()
+
+    def close(self) -> None:
+        """Leaves the shard's part for `combine`."""
+        if self._block:
+            self._flush()
+        self._write_rows()
+        self._writer.close()
+        layout = self._summarizer.layout
+        FileSystems.rename([self._temporary], [layout.part(f"records-{self._shard:05d}.parquet")])
+        write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), encode_groups(self._groups))
+
+    def _flush(self) -> None:
+        scores = self._summarizer.score(self._block)
+        groups = statistics.by_group(self._block, scores, self._summarizer.num_chains)
+        merged = statistics.merge_groups(self._groups, groups)
+        kept = statistics.most_common({group: int(own.num_records) for group, own in merged.items()})
+        self._groups = {group: own for group, own in merged.items() if group in kept}
+        schema = self._summarizer.schema
+        rows = [
+            {"content_hash": content_hash(record.masked, schema)}
+            | statistics.row(record, scores, index, self._summarizer.binary)
+            for index, record in enumerate(self._block)
+        ]
+        self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)])
+        self._block = []
+        if len(self._rows) >= _ROW_GROUP:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        """Writes a group of rows; small groups would fill memory with what the file's footer says of them."""
+        self._writer.write_table(self._rows)
+        self._rows = self._rows.schema.empty_table()
+
+
+def arrow_schema(schema: Schema) -> pa.Schema:
+    """The columns of records.parquet."""
+    kinds = {"int64": pa.int64(), "float32": pa.float32(), "bytes": pa.binary()}
+    return pa.schema(
+        [
+            ("id", pa.binary()),
+            ("content_hash", pa.binary(HASH_SIZE)),
+            *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
+            ("missing_fraction", pa.float64()),
+            *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
+            ("nll", pa.float64()),
+            ("brier", pa.float64()),
+            ("f1", pa.float64()),
+        ]
+    )
+
+
+def encode_groups(groups: Mapping[str | None, statistics.Accumulator]) -> bytes:
+    """Accumulators as lines of JSON; Python writes floats so that they read back to the same bits.
+
+    The first line says how many records each group has, so that the other lines need not all be read.
+    """
+    lines = [
+        [[group, int(accumulator.num_records)] for group, accumulator in groups.items()],
+        *([np.asarray(field).tolist() for field in (*own[:-1], *own.scores)] for own in groups.values()),
+    ]
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def decode_sizes(lines: Iterator[bytes]) -> dict[str | None, int]:
+    """How many records each group has, from the first line of `encode_groups`."""
+    return dict(json.loads(next(lines)))
+
+
+def decode_groups(
+    lines: Iterable[bytes], num_values: int, is_wanted: Callable[[str | None], bool] = lambda group: True
+) -> dict[str | None, statistics.Accumulator]:
+    """The inverse of `encode_groups`, for the groups that are wanted.
+
+    Args:
+        lines: what it returned, line by line.
+        num_values: D.
+        is_wanted: of a group.
+    """
+    like = statistics.empty(num_values)
+    dtypes = [field.dtype for field in (*like[:-1], *like.scores)]
+    num_sums = len(like) - 1
+
+    def accumulator(line: bytes) -> statistics.Accumulator:
+        arrays = [np.array(field, dtype) for field, dtype in zip(json.loads(line), dtypes, strict=True)]
+        return statistics.Accumulator(*arrays[:num_sums], tuple(arrays[num_sums:]))
+
+    lines = iter(lines)
+    return {group: accumulator(line) for group, line in zip(decode_sizes(lines), lines) if is_wanted(group)}
+
+
+def combine(
+    layout: Layout, schema: Schema, sampler: SamplerConfig, binary: bool, num_imputed: int, dead: DeadLetterCounts
+) -> dict[str, Any]:
+    """Writes `summary/` from the parts of all shards, and returns what summary.json holds.
+
+    Args:
+        layout, schema, sampler: of the job.
+        binary: whether the likelihood's values are.
+        num_imputed, dead: what became of the records.
+    """
+    directory = os.path.join(layout.root, "summary")
+    os.makedirs(directory, exist_ok=True)
+    shards = [i for i in range(layout.num_shards) if os.path.exists(layout.part(f"shard-{i:05d}.json"))]  # not empty
+    parquet = os.path.join(directory, "records.parquet")
+    with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
+        for shard in shards:
+            with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
+                for batch in table.iter_batches(_ROW_GROUP):
+                    rows.write_batch(batch)
+    summary = {
+        "records": {"read": num_imputed + dead.total, "imputed": num_imputed, **dead.as_dict()},
+        "log_likelihood": _log_likelihood(sampler),
+        **_results([layout.part(f"groups-{shard:05d}.json") for shard in shards], schema, binary, parquet),
+    }
+    with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:
+        json.dump(summary, file, indent=1, sort_keys=True)
+    return summary
+
+
+def _log_likelihood(sampler: SamplerConfig) -> dict[str, Any] | None:
+    """How `log_prob_observed` and `log_prob_missing` are estimated; None where they are not."""
+    if not sampler.num_evidence_draws:
+        return None
+    num_draws = -(-sampler.num_evidence_draws // sampler.rows_per_record) * sampler.rows_per_record
+    observed = "importance sampling from a normal fit to the kept draws of p(z | x_obs), mixed with the prior"
+    missing = (
+        "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal fit to draws "
+        "of latent_hmc on the complete record, mixed with the prior"
+    )
+    return {
+        "observed": {"estimator": observed, "num_draws": num_draws},
+        "missing": {"estimator": missing, "num_draws": num_draws},
+    }
+
+
+def _results(parts: Sequence[str], schema: Schema, binary: bool, parquet: str) -> dict[str, Any]:
+    members = _members(parquet) if "label" in schema.carried else {None: slice(None)}
+    groups = _whole_groups(parts, math.prod(schema.shape), members)
+    diagnostics: dict[str | None, dict[str, Any]] = {group: {} for group in groups}
+    for name in _QUANTILES_OF:  # a column at a time: there is a value for every record
+        values = pq.read_table(parquet, columns=[name])[name].to_numpy()
+        for group in groups:
+            diagnostics[group][name] = statistics.quantiles(values[members[group]])
+    found = {
+        group: statistics.result(accumulator, schema.shape, binary) | {"diagnostics": diagnostics[group]}
+        for group, accumulator in groups.items()
+    }
+    by_label = sorted((group for group in groups if group is not None), key=lambda label: (len(label), label))
+    return {
+        "all": found[None],
+        "by_label": {label: found[label] for label in by_label},
+        "num_labels_left_out": len(members) - len(groups),
+    }
+
+
+def _whole_groups(
+    parts: Sequence[str], num_values: int, members: Mapping[str | None, slice | np.ndarray]
+) -> dict[str | None, statistics.Accumulator]:
+    """The accumulators of the most common of the groups of which the parts have every record.
+
+    Of a label that one shard let go of the others would show a part as if it were all. The parts are read twice,
+    since together they may have far more groups than there is memory for.
+    """
+    num_found = collections.Counter()
+    for part in parts:
+        with open(part, "rb") as file:
+            num_found.update(decode_sizes(file))
+    whole = {group: num for group, num in num_found.items() if group is None or num == len(members[group])}
+    chosen = statistics.most_common(whole)
+    groups = {None: statistics.empty(num_values)}
+    for part in parts:
+        with open(part, "rb") as file:
+            groups = statistics.merge_groups(groups, decode_groups(file, num_values, chosen.__contains__))
+    return groups
+
+
+def _members(parquet: str) -> dict[str | None, slice | np.ndarray]:
+    """Group -> the places of its rows, None -> all rows."""
+    labels = pq.read_table(parquet, columns=["label"])["label"].dictionary_encode("encode").combine_chunks()
+    names = [statistics.group_name(label) for label in labels.dictionary.to_pylist()]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    group_of_row = np.array([places[name] for name in names], np.int64)[labels.indices.to_numpy()]
+    order = np.argsort(group_of_row, kind="stable")
+    bounds = np.searchsorted(group_of_row[order], np.arange(len(places) + 1))
+    return {name: order[bounds[place] : bounds[place + 1]] for name, place in places.items()} | {None: slice(None)}

@@ -1,0 +1,1 @@
+"""Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics."""
