@@ -1,5 +1,5 @@
 """The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and where there is one
-`reference.safetensors`: validation records that `vaefill.model.misfit` holds others against.
+`calibration.safetensors`: validation records that `vaefill.model.misfit` holds others against.
 
 No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them, so
 the same training gives the same fingerprint.
@@ -17,18 +17,15 @@ import safetensors.numpy
 
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
+from vaefill.model.errors import ModelError
 
 FORMAT_VERSION = 1
 _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
-_REFERENCE = "reference.safetensors"
-_IMAGES = "images"  # the one tensor of the reference
+_CALIBRATION = "calibration.safetensors"
+_IMAGES = "images"  # the one tensor of the calibration set
 _SAFETENSORS_TYPES = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
-
-
-class ModelError(ValueError):
-    """A directory that does not hold a model, or not one that fits."""
 
 
 class Description(Section):
@@ -46,7 +43,7 @@ class LoadedModel(NamedTuple):
     vae: vae_lib.VAE
     description: Description
     fingerprint: str  # hexadecimal SHA-256 over the files
-    reference: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
+    calibration: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
 
 
 def _named_variables(vae: vae_lib.VAE) -> dict:
@@ -62,7 +59,7 @@ def save(
     vae: vae_lib.VAE,
     model: ModelConfig,
     training: dict[str, Any],
-    reference: np.ndarray | None = None,
+    calibration: np.ndarray | None = None,
 ) -> str:
     """Writes a model directory; `vae.json`, written last, makes it complete.
 
@@ -70,7 +67,7 @@ def save(
         directory: made if need be; an earlier model in it is replaced.
         model: the configuration that `vae` was built from.
         training: a summary of the training, JSON values.
-        reference: [M, H, W, C] of the data's type, records that the model was not fitted to.
+        calibration: [M, H, W, C] of the data's type, records that the model was not fitted to.
 
     Returns:
         The fingerprint.
@@ -80,10 +77,10 @@ def save(
     description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     contents = {_WEIGHTS: safetensors.numpy.save(weights)}
-    if reference is not None:
-        contents[_REFERENCE] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(reference)})
-    elif os.path.exists(os.path.join(directory, _REFERENCE)):
-        os.remove(os.path.join(directory, _REFERENCE))
+    if calibration is not None:
+        contents[_CALIBRATION] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(calibration)})
+    elif os.path.exists(os.path.join(directory, _CALIBRATION)):
+        os.remove(os.path.join(directory, _CALIBRATION))
     for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
         path = os.path.join(directory, name)
         with open(f"{path}.tmp", "wb") as file:
@@ -93,11 +90,11 @@ def save(
 
 
 def fingerprint(directory: str) -> str:
-    """SHA-256 over `vae.json`, the weights and the reference if there is one, in hexadecimal."""
+    """SHA-256 over `vae.json`, the weights and the calibration set if there is one, in hexadecimal."""
     digest = hashlib.sha256()
-    for name in (_DESCRIPTION, _WEIGHTS, _REFERENCE):
+    for name in (_DESCRIPTION, _WEIGHTS, _CALIBRATION):
         path = os.path.join(directory, name)
-        if name == _REFERENCE and not os.path.exists(path):
+        if name == _CALIBRATION and not os.path.exists(path):
             continue
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -135,7 +132,7 @@ def load(directory: str) -> LoadedModel:
     """Loads a model directory.
 
     Raises:
-        ModelError: no model there, weights that are not those of the architecture, or a reference of other data.
+        ModelError: no model there, weights that are not those of the architecture, or a calibration set of other data.
     """
     description = describe(directory)
     vae = vae_lib.build(description.model, description.data_shape)
@@ -148,12 +145,12 @@ def load(directory: str) -> LoadedModel:
                 variable.assign(weights.get_tensor(name))
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
-    return LoadedModel(vae, description, fingerprint(directory), _load_reference(directory, vae))
+    return LoadedModel(vae, description, fingerprint(directory), _load_calibration(directory, vae))
 
 
-def _load_reference(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
-    """The reference, checked before any of it is read."""
-    path = os.path.join(directory, _REFERENCE)
+def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
+    """The calibration set, checked before any of it is read."""
+    path = os.path.join(directory, _CALIBRATION)
     if not os.path.exists(path):
         return None
     kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]

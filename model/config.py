@@ -20,12 +20,17 @@ class Section(pydantic.BaseModel):
 
 
 class DataConfig(Section):
-    """What a record is, and the data set to train on."""
+    """The data set to train on."""
 
     name: str = Field("digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set")
     train: str = Field("train", description="tfds split to train on")
     validation: str = Field("validation", description="tfds split for early stopping, and to tell misfits by")
     test: str = Field("test", description="tfds split scored at the end")
+
+
+class RecordConfig(Section):
+    """What a record is."""
+
     shape: tuple[Positive, Positive, Positive] = Field((28, 28, 1), strict=False, description="[H, W, C]")
     dtype: Literal["uint8", "float32"] = Field(
         "uint8", description="grey values, or real ones: model.likelihood gaussian"
@@ -51,24 +56,26 @@ class ModelConfig(Section):
     )
 
 
-_DATA_OF_LIKELIHOOD = {  # data.dtype, data.binarize
+_RECORDS_OF_LIKELIHOOD = {  # record.dtype, record.binarize
     "bernoulli": ("uint8", ("threshold", "sample")),
     "discretized_logistic_mixture": ("uint8", ("none",)),
     "gaussian": ("float32", ("none",)),
 }
 
 
-def check_likelihood(likelihood: str, data: DataConfig) -> None:
-    """Checks that data are of the kind that a likelihood is for.
+def check_likelihood(likelihood: str, record: RecordConfig) -> None:
+    """Checks that records are of the kind that a likelihood is for.
 
     Raises:
         ValueError: they are not; one line that names the values and the fix.
     """
-    dtype, rules = _DATA_OF_LIKELIHOOD[likelihood]
-    if data.dtype != dtype:
-        raise ValueError(f"model.likelihood {likelihood} needs data.dtype {dtype}, got {data.dtype}")
-    if data.binarize not in rules:
-        raise ValueError(f"model.likelihood {likelihood} needs data.binarize {' or '.join(rules)}, got {data.binarize}")
+    dtype, rules = _RECORDS_OF_LIKELIHOOD[likelihood]
+    if record.dtype != dtype:
+        raise ValueError(f"model.likelihood {likelihood} needs record.dtype {dtype}, got {record.dtype}")
+    if record.binarize not in rules:
+        raise ValueError(
+            f"model.likelihood {likelihood} needs record.binarize {' or '.join(rules)}, got {record.binarize}"
+        )
 
 
 class TrainConfig(Section):
@@ -84,7 +91,7 @@ class TrainConfig(Section):
     patience: Positive = Field(20, description="validations without a better bound before training stops")
     num_test_importance_samples: Positive = Field(1000, description="k of the final log p(x)")
     num_test_images: Positive = Field(10_000, description="at most so many test images are scored")
-    num_reference: Annotated[int, Field(ge=0, le=100_000)] = Field(
+    num_calibration: Annotated[int, Field(ge=0, le=100_000)] = Field(
         199,
         description="validation images kept in the model directory, to tell misfits, and not used for early stopping; "
         "at most half of them; 0: none, and no misfits",

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: (record key, chain, sweep, draw, element) -> uniform, normal.
+"""Counter-based random numbers: (record key, chain, sweep, purpose, element) -> uniform, normal.
 
 The only source of chance in a chain. Nothing is consumed and nothing is stored: a number is a pure
 function of its place, so a record gets the same numbers alone or among any others, in any order, on
@@ -7,12 +7,12 @@ any worker, and after any retry.
 The generator is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy
 as 1, 2, 3"). Its 64-bit key is the record's; its 64-bit counter is packed as
 
-    word 0 = draw  (10 bits) << 22 | block (22 bits)
-    word 1 = chain (12 bits) << 20 | sweep (20 bits)
+    word 0 = purpose (10 bits) << 22 | block (22 bits)
+    word 1 = chain   (12 bits) << 20 | sweep (20 bits)
 
-where `draw` says what the numbers are for (see `Draw`) and `block` counts pairs of elements, since
+where `purpose` says what the numbers are for (see `Purpose`) and `block` counts pairs of elements, since
 each block yields two words: elements e and e + ceil(n / 2) of a row of n share a block. No two uses
-may share a `Draw`.
+may share a `Purpose`.
 """
 
 import enum
@@ -32,8 +32,8 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _UNIFORM_BITS = 23  # (2**23 - 1 + 1/2) / 2**23 is still exact in float32, and below 1
 
 
-class Draw(enum.IntEnum):
-    """What a row of random numbers is for: the `draw` field of the counter."""
+class Purpose(enum.IntEnum):
+    """What a row of random numbers is for: the `purpose` field of the counter."""
 
     START_LATENT = 0
     LATENT = 1
@@ -120,13 +120,13 @@ def threefry_2x32(key0, key1, counter0, counter1):
     return x0, x1
 
 
-def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
+def bits(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int) -> tf.Tensor:
     """Random words of every row.
 
     Args:
         streams: the streams of N rows.
         sweep: [] or [N] integer, the row's own sweep counter, below `MAX_SWEEPS`.
-        draw: what the numbers are for, a `Draw` or its value as a [] tensor.
+        purpose: what the numbers are for, a `Purpose` or its value as a [] tensor.
         size: how many numbers a row needs, at most `MAX_ELEMENTS`.
 
     Returns:
@@ -138,8 +138,8 @@ def bits(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) 
     # XLA longer on a CPU: it has no loop with two results, and what is joined is not fused with what reads it.
     element, num_blocks = np.arange(size, dtype=np.uint32), (size + 1) // 2
     is_first = element < num_blocks
-    purpose = tf.bitwise.left_shift(tf.cast(draw, tf.uint32), tf.constant(22, tf.uint32))
-    blocks = tf.constant(np.where(is_first, element, element - np.uint32(num_blocks))) | purpose
+    high = tf.bitwise.left_shift(tf.cast(purpose, tf.uint32), tf.constant(22, tf.uint32))
+    blocks = tf.constant(np.where(is_first, element, element - np.uint32(num_blocks))) | high
     place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(sweep, tf.uint32)
     return tf.where(
         is_first, *threefry_2x32(streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis], place[:, tf.newaxis])
@@ -152,7 +152,7 @@ def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
     return (high + 0.5) * (2.0**-_UNIFORM_BITS)
 
 
-def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
+def uniform(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int) -> tf.Tensor:
     """Uniform numbers in the open interval (0, 1), with a resolution of 2**-23.
 
     Args: as for `bits`.
@@ -160,10 +160,10 @@ def uniform(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: in
     Returns:
         [N, size] float32.
     """
-    return _to_unit_interval(bits(streams, sweep, draw, size))
+    return _to_unit_interval(bits(streams, sweep, purpose, size))
 
 
-def normal(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int) -> tf.Tensor:
+def normal(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int) -> tf.Tensor:
     """Standard normal numbers, by inversion, at most 5.3 from the mean.
 
     Args: as for `bits`.
@@ -172,4 +172,4 @@ def normal(streams: Streams, sweep: tf.Tensor, draw: Draw | tf.Tensor, size: int
         [N, size] float32.
     """
     # 2 u - 1 is exact. XLA's sine and cosine, for the method of Box and Muller, take four times as long on a CPU.
-    return np.float32(math.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform(streams, sweep, draw, size) - 1.0)
+    return np.float32(math.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform(streams, sweep, purpose, size) - 1.0)

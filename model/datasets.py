@@ -8,12 +8,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import digits
+from vaefill.model.errors import DatasetError
 
 _LARGEST_IN_MEMORY = 8 << 30  # bytes; training keeps its images in memory
-
-
-class DatasetError(ValueError):
-    """A data set that is not there or is not what was declared."""
 
 
 def builder(name: str) -> tfds.core.DatasetBuilder:
@@ -73,7 +70,7 @@ def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -
     if not isinstance(image, tfds.features.Image | tfds.features.Tensor) or image.np_dtype != np.dtype(dtype):
         raise DatasetError(f"data set {name!r} has no {dtype} feature `image`")
     if tuple(image.shape) != tuple(shape):
-        raise DatasetError(f"data set {name!r} has images of shape {image.shape}, data.shape is {tuple(shape)}")
+        raise DatasetError(f"data set {name!r} has images of shape {image.shape}, record.shape is {tuple(shape)}")
 
 
 def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str = "uint8") -> np.ndarray:

@@ -7,16 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vaefill.model import counter_random
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw, Streams
 from vaefill.model.engine.bands import WHOLE, Bands
-from vaefill.model.engine.harvest import Harvester
+from vaefill.model.engine.collection import DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
-from vaefill.model.lanes import available, side_by_side
-from vaefill.model.likelihoods import Likelihood
 from vaefill.model.misfit import FitTest, is_misfit
+from vaefill.model.parallel import available, side_by_side
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 
@@ -34,47 +32,20 @@ class Imputed(NamedTuple):
     ess_tail: np.ndarray  # [N] float32, the smallest; likewise
     acceptance_rate: np.ndarray  # [N] float32
     num_sweeps: np.ndarray  # [N] int64, of a chain
-    num_gradients: np.ndarray  # [N] int64, network passes summed over the chains: the cost
+    num_network_passes: np.ndarray  # [N] int64, network passes summed over the chains: the cost
     num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not finite
     num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
     num_unvisited: np.ndarray  # [N] int64, scouts at peaks of p(z | x_obs) that no chain has been near
     converged: np.ndarray  # [N] bool; then all that the sampler says is finite
-    fit_percentile: (
+    fit_p_value: (
         np.ndarray
-    )  # [N] float32, among the reference records; NaN without reference; see vaefill.model.misfit
+    )  # [N] float32, among the calibration records; NaN without calibration; see vaefill.model.misfit
     misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
     log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
     log_prob_observed_error: np.ndarray  # [N] float32, its standard error
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
     log_prob_missing_error: np.ndarray  # [N] float32, its standard error
     pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see vaefill.model.pareto
-
-
-def model_values(
-    likelihood: Likelihood, binarize: str, seed: int, ids: Sequence[bytes], images: np.ndarray
-) -> np.ndarray:
-    """What the model sees of grey images: [N, D] float32, by the rule of `data.binarize`.
-
-    Args:
-        binarize: `threshold`, or `sample`: a Bernoulli draw that depends on the record's key alone, the
-            same for an image and its truth.
-        seed: the run's seed.
-        ids: the records.
-        images: [N, ...] uint8.
-    """
-    flat = images.reshape(len(images), math.prod(images.shape[1:]))
-    if binarize != "sample":
-        return likelihood.from_data(flat, None)
-    keys = np.stack([counter_random.record_key(seed, record_id) for record_id in ids])
-    streams = Streams(tf.constant(keys), tf.zeros([len(ids)], tf.uint32))
-    uniform = counter_random.uniform(streams, tf.constant(0), Draw.BINARIZE, flat.shape[1])
-    return likelihood.from_data(flat, uniform.numpy())
-
-
-def fit_test(vae: VAE, reference: np.ndarray, binarize: str, slots: int) -> FitTest:
-    """The test of fit against reference records [M, H, W, C], whose values are the same for every seed."""
-    ids = [b"reference %d" % index for index in range(len(reference))]
-    return FitTest(vae, model_values(vae.likelihood, binarize, 0, ids, reference), slots)
 
 
 class Imputer:
@@ -88,9 +59,8 @@ class Imputer:
         self,
         vae: VAE,
         config: SamplerConfig,
-        seed: int,
-        binarize: str = "threshold",
-        reference: np.ndarray | None = None,
+        preprocessor: Preprocessor | None = None,
+        calibration: np.ndarray | None = None,
         num_lanes: int | None = None,
     ):
         """Compiles nothing yet.
@@ -98,19 +68,19 @@ class Imputer:
         Args:
             vae: the model.
             config: the sampler's configuration.
-            seed: the run's seed.
-            binarize: the rule of `data.binarize`.
-            reference: [M, H, W, C] that misfits are told by, if any.
+            preprocessor: of the model's likelihood, with the run's seed; by default one that thresholds, and seed 0.
+            calibration: [M, H, W, C] that misfits are told by, if any.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has made room for.
         """
         vae = vae.for_inference(config.precision)
-        self._vae, self._config, self._seed, self._binarize = vae, config, seed, binarize
+        self._vae, self._config = vae, config
+        self._preprocessor = preprocessor or Preprocessor(vae.likelihood)
         self._num_lanes, self._fit_test = num_lanes or available(), None
-        if reference is not None:
-            self._fit_test = fit_test(vae, reference, binarize, config.slots)
+        if calibration is not None:
+            self._fit_test = FitTest(vae, self._preprocessor.calibration(calibration), config.slots)
         self._kernel, self._bands = SAMPLERS[config.name](vae, config), Bands(vae.data_shape)
         self._slots = {WHOLE: Slots(vae, self._kernel, config)}
-        self._harvester = Harvester(vae, config)
+        self._collector = DrawCollector(vae, config)
 
     @property
     def occupancy(self) -> float:
@@ -197,13 +167,13 @@ class Imputer:
             chosen = np.array([each.index for each in batch], np.int64)
             results = self._blank(images[chosen], self._fit(records, chosen))
             if batch:
-                truth = self._truth([ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else [])
+                truth = self._truth(records.keys[chosen], [truths[i] for i in chosen] if len(truths) else [])
                 for name, rows in self._result(records, batch, images[chosen], observed[chosen], truth).items():
                     getattr(results, name)[:] = rows
             yield chosen, results
 
     def _fit(self, records: Records, chosen: np.ndarray) -> np.ndarray:
-        """Percentiles of fit [n] of some records, NaN where nothing tells."""
+        """p-values of fit [n] of some records, NaN where nothing tells."""
         if self._fit_test is None or not len(chosen):
             return np.full(len(chosen), np.nan)
         return self._fit_test(records.x[chosen], records.observed[chosen])
@@ -218,28 +188,22 @@ class Imputer:
                 raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
-        keys = np.stack([counter_random.record_key(self._seed, record_id) for record_id in ids])
+        keys = self._preprocessor.keys(ids)
         known = observed.reshape(len(ids), -1)
         x = np.empty(known.shape, np.float32)
         for first in range(0, len(ids), self.num_places):  # on the way there are several copies in float32
             part = slice(first, first + self.num_places)
-            x[part] = model_values(self._vae.likelihood, self._binarize, self._seed, ids[part], images[part])
+            x[part] = self._preprocessor.to_model(keys[part], images[part])
         x[~known] = 0
         return Records(keys, x, known)
 
-    def _truth(self, ids: Sequence[bytes], truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    def _truth(self, keys: np.ndarray, truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
         """Complete records on the model's scale [n, D], NaN for those without; None if no record has one."""
         known = [i for i, truth in enumerate(truths) if truth is not None]
         if not known:
             return None
-        values = np.full((len(ids), self._vae.num_values), np.nan, np.float32)
-        values[known] = model_values(
-            self._vae.likelihood,
-            self._binarize,
-            self._seed,
-            [ids[i] for i in known],
-            np.stack([truths[i] for i in known]),
-        )
+        values = np.full((len(keys), self._vae.num_values), np.nan, np.float32)
+        values[known] = self._preprocessor.to_model(keys[known], np.stack([truths[i] for i in known]))
         return values
 
     def _bands_of(self, observed: np.ndarray) -> np.ndarray:
@@ -282,13 +246,15 @@ class Imputer:
     ) -> dict[str, np.ndarray]:
         """The fields of `Imputed` that the chains of a batch have to say something about."""
         likelihood, num, shape = self._vae.likelihood, len(batch), images.shape[1:]
-        harvest = self._harvester(Records(*(field[[each.index for each in batch]] for field in records)), batch, truth)
-        drawn = likelihood.to_data(tf.constant(harvest.values)).numpy().reshape(num, -1, *shape)
+        collected = self._collector(
+            Records(*(field[[each.index for each in batch]] for field in records)), batch, truth
+        )
+        drawn = likelihood.to_data(tf.constant(collected.values)).numpy().reshape(num, -1, *shape)
         mean, variance = (
             np.stack([getattr(each, name) for each in batch]).reshape(images.shape) for name in ("mean", "variance")
         )
         kept = np.array([each.trace.z.shape[1] for each in batch])
-        known = harvest.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
+        known = collected.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
         finite = _all_finite(mean, variance, drawn, known)  # chains that agree may do so on what overflows
         return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
@@ -299,19 +265,19 @@ class Imputer:
             ess_tail=np.array([each.verdict.ess_tail for each in batch]),
             acceptance_rate=np.array([each.acceptance for each in batch]),
             num_sweeps=self._config.num_start + self._config.num_warmup + kept,
-            num_gradients=self._num_gradients(kept),
+            num_network_passes=self._num_network_passes(kept),
             num_non_finite=np.array([each.num_non_finite for each in batch]),
-            num_latents=harvest.num_latents,
+            num_latents=collected.num_latents,
             num_unvisited=np.array([each.verdict.num_unvisited for each in batch]),
             converged=np.array([each.verdict.converged for each in batch]) & finite,
-            log_prob_observed=harvest.log_prob_observed,
-            log_prob_observed_error=harvest.log_prob_observed_error,
-            log_prob_missing=harvest.log_prob_missing,
-            log_prob_missing_error=harvest.log_prob_missing_error,
-            pareto_k=harvest.pareto_k,
+            log_prob_observed=collected.log_prob_observed,
+            log_prob_observed_error=collected.log_prob_observed_error,
+            log_prob_missing=collected.log_prob_missing,
+            log_prob_missing_error=collected.log_prob_missing_error,
+            pareto_k=collected.pareto_k,
         )
 
-    def _num_gradients(self, kept: np.ndarray) -> np.ndarray:
+    def _num_network_passes(self, kept: np.ndarray) -> np.ndarray:
         """Network passes of a record: its start and its initial state, pseudo-Gibbs, and the sampler's sweeps."""
         kernel, config = self._kernel, self._config
         warm_up = config.num_warmup * kernel.passes if kernel.warm_up_passes is None else kernel.warm_up_passes
@@ -343,12 +309,12 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         ess_tail=nan(),
         acceptance_rate=nan(),
         num_sweeps=zero(),
-        num_gradients=zero(),
+        num_network_passes=zero(),
         num_non_finite=zero(),
         num_unvisited=zero(),
         num_latents=zero(),
         converged=np.ones(num, np.bool_),
-        fit_percentile=fit.astype(np.float32),
+        fit_p_value=fit.astype(np.float32),
         misfit=is_misfit(fit, config.misfit_rate),
         log_prob_observed=nan(),
         log_prob_observed_error=nan(),
@@ -368,4 +334,5 @@ def impute(
     binarize: str = "threshold",
 ) -> Imputed:
     """Imputes records with a loaded model; see `Imputer`, which compiles once for many calls."""
-    return Imputer(model.vae, config, seed, binarize, model.reference)(images, observed, ids)
+    preprocessor = Preprocessor(model.vae.likelihood, binarize, seed)
+    return Imputer(model.vae, config, preprocessor, model.calibration)(images, observed, ids)

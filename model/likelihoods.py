@@ -36,7 +36,7 @@ class Likelihood(Protocol):
         outputs_per_value: P.
         dtype: the type of the data, np.uint8 or np.float32.
         unit: what is 1 on the model's scale, in the data's own units.
-        binary: whether values are 0 or 1, so that grey data are binarised first; see `data.binarize`.
+        binary: whether values are 0 or 1, so that grey data are binarised first; see `record.binarize`.
     """
 
     name: str

@@ -1,11 +1,11 @@
 """How well a model fits records: log p(x_obs) of each against that of validation records under the same mask.
 
 A chain can converge on a record of which the model has never seen the like. A statistic T of the record and its
-mask is therefore ranked among the T of M reference records, which the model was not fitted to, under that mask.
-If the record is exchangeable with them and the mask does not depend on its values, the percentile
+mask is therefore ranked among the T of M calibration records, which the model was not fitted to, under that mask.
+If the record is exchangeable with them and the mask does not depend on its values, the p-value
 (1 + #{T_ref <= T}) / (M + 1) is at most a with probability at most a, for every a and whatever T is: a conformal
 p-value (Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World"). T decides which other records
-are found out. The probability is over the reference too: the share of a <= 1 that a given one calls misfits
+are found out. The probability is over the calibration set too: the share of a <= 1 that a given one calls misfits
 under a mask has the distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
 """
 
@@ -19,7 +19,7 @@ from vaefill.model.samplers.base import log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
 
 _ROUNDS = 3  # of encoding what is filled in; more find out more where much is observed, less where little is
-_MASKS_KEPT = 1000  # of which the reference's statistics are remembered, the last ones used
+_MASKS_KEPT = 1000  # of which the calibration set's statistics are remembered, the last ones used
 
 
 def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
@@ -50,57 +50,57 @@ def _fill_in(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed:
     return tf.where(observed, x, likelihood.sample(outputs, tf.fill(x.shape, 0.5)))
 
 
-def check_rate(rate: float, num_reference: int) -> None:
-    """Checks that so many reference records allow for so small a rate of misfits.
+def check_rate(rate: float, num_calibration: int) -> None:
+    """Checks that so many calibration records allow for so small a rate of misfits.
 
     Raises:
-        ValueError: no percentile would be as small as the rate.
+        ValueError: no p-value would be as small as the rate.
     """
-    if not is_misfit(percentile(-np.inf, np.zeros(num_reference)), rate):
+    if not is_misfit(p_value(-np.inf, np.zeros(num_calibration)), rate):
         raise ValueError(
-            f"sampler.misfit_rate {rate:g} is out of reach of a model with {num_reference} reference records; "
-            f"the smallest rate is {1 / (num_reference + 1):.3g}"
+            f"sampler.misfit_rate {rate:g} is out of reach of a model with {num_calibration} calibration records; "
+            f"the smallest rate is {1 / (num_calibration + 1):.3g}"
         )
 
 
-def percentile(value: float, reference: np.ndarray) -> np.float32:
-    """(1 + #{reference <= value}) / (M + 1), from 1 / (M + 1) to 1; float32, as it is published.
+def p_value(value: float, calibration: np.ndarray) -> np.float32:
+    """(1 + #{calibration <= value}) / (M + 1), from 1 / (M + 1) to 1; float32, as it is published.
 
     Args:
         value: T of a record.
-        reference: T of the M reference records [M], sorted.
+        calibration: T of the M calibration records [M], sorted.
     """
-    return np.float32((1 + np.searchsorted(reference, value, side="right")) / (len(reference) + 1))
+    return np.float32((1 + np.searchsorted(calibration, value, side="right")) / (len(calibration) + 1))
 
 
-def is_misfit(percentiles: np.ndarray, rate: float) -> np.ndarray:
-    """Whether percentiles are at most the rate [...] bool; NaN is not.
+def is_misfit(p_values: np.ndarray, rate: float) -> np.ndarray:
+    """Whether p_values are at most the rate [...] bool; NaN is not.
 
-    Both are rounded to float32 first: who compares what is published comes to the same, and a percentile that
+    Both are rounded to float32 first: who compares what is published comes to the same, and a p-value that
     equals the rate still does so rounded.
     """
-    return np.asarray(percentiles, np.float32) <= np.float32(rate)
+    return np.asarray(p_values, np.float32) <= np.float32(rate)
 
 
 class FitTest:
-    """Percentiles of records among reference records.
+    """p-values of records among calibration records.
 
-    Every device call has the shape [slots, ...], so that a percentile has the same bits in any company. The
-    reference's statistics under a mask depend on the mask alone; those of the last masks are remembered.
+    Every device call has the shape [slots, ...], so that a p-value has the same bits in any company. The
+    calibration's statistics under a mask depend on the mask alone; those of the last masks are remembered.
 
     Args:
         vae: the model.
-        reference: [M, D] float32, validation records on the model's scale.
+        calibration: [M, D] float32, validation records on the model's scale.
         slots: rows of a device call.
     """
 
-    def __init__(self, vae: VAE, reference: np.ndarray, slots: int):
-        self._reference, self._slots = reference, slots
+    def __init__(self, vae: VAE, calibration: np.ndarray, slots: int):
+        self._calibration, self._slots = calibration, slots
         self._statistic = tf.function(lambda x, observed: approximate_log_evidence(vae, x, observed))
-        self._remembered: dict[bytes, np.ndarray] = {}  # mask -> statistics of the reference [M], sorted
+        self._remembered: dict[bytes, np.ndarray] = {}  # mask -> statistics of the calibration [M], sorted
 
     def __call__(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
-        """Percentiles of N records: [N] float32; see `percentile`.
+        """p-values of N records: [N] float32; see `p-value`.
 
         Args:
             x: [N, D] float32 on the model's scale; values where missing are ignored.
@@ -108,16 +108,18 @@ class FitTest:
         """
         own = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
         masks = [np.packbits(mask).tobytes() for mask in observed]
-        reference = self._of_reference(dict(zip(masks, observed)))
-        return np.array([percentile(value, reference[mask]) for mask, value in zip(masks, own)], np.float32)
+        calibration = self._of_calibration(dict(zip(masks, observed)))
+        return np.array([p_value(value, calibration[mask]) for mask, value in zip(masks, own)], np.float32)
 
-    def _of_reference(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
-        """The reference's statistics under each mask."""
-        size = len(self._reference)
+    def _of_calibration(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
+        """The calibration set's statistics under each mask."""
+        size = len(self._calibration)
         found = {key: self._remembered[key] for key in masks if key in self._remembered}
         new = [key for key in masks if key not in found]
         observed = np.array([masks[key] for key in new])
-        values = self._statistics(len(new) * size, lambda rows: (self._reference[rows % size], observed[rows // size]))
+        values = self._statistics(
+            len(new) * size, lambda rows: (self._calibration[rows % size], observed[rows // size])
+        )
         found |= zip(new, np.sort(values.reshape(len(new), size), axis=1))
         others = {key: value for key, value in self._remembered.items() if key not in found}
         self._remembered = dict(list((others | found).items())[-_MASKS_KEPT:])

@@ -18,16 +18,13 @@ import tqdm
 
 from vaefill.model import checkpoints, datasets, objectives
 from vaefill.model import vae as vae_lib
-from vaefill.model.config import DataConfig, ModelConfig, TrainConfig, check_likelihood
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig, check_likelihood
+from vaefill.model.errors import TrainingError
 from vaefill.model.likelihoods import Likelihood
 
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
-_BINARIZE, _NOISE, _EVALUATE, _REFERENCE = 0, 1, 2, 3  # what a stateless seed is for
-
-
-class TrainingError(RuntimeError):
-    """Training that cannot go on."""
+_BINARIZE, _NOISE, _EVALUATE, _CALIBRATION = 0, 1, 2, 3  # what a stateless seed is for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Settings:
     """Everything that the weights depend on."""
 
     data: DataConfig
+    record: RecordConfig
     model: ModelConfig
     train: TrainConfig
     seed: int
@@ -51,27 +49,28 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
 
     Raises:
         TrainingError: the directory holds a training of other settings, or the loss is not finite.
-        datasets.DatasetError: the data set is not there or does not fit.
+        DatasetError: the data set is not there or does not fit.
         ValueError: the likelihood is not for such data.
     """
-    check_likelihood(settings.model.likelihood, settings.data)
+    check_likelihood(settings.model.likelihood, settings.record)
     _claim(directory, settings)
     if checkpoints.is_complete(directory):
         return checkpoints.describe(directory).training
-    data, shape = settings.data, settings.data.shape
+    data, record = settings.data, settings.record
     images, validation, test = (
-        datasets.load_images(data.name, split, shape, data.dtype) for split in (data.train, data.validation, data.test)
+        datasets.load_images(data.name, split, record.shape, record.dtype)
+        for split in (data.train, data.validation, data.test)
     )
     if len(images) < settings.train.batch_size:
         raise TrainingError(
             f"train.batch_size is {settings.train.batch_size}, the training split has {len(images)} images"
         )
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
-    selection, reference = _split_validation(validation, settings)
+    selection, calibration = _split_validation(validation, settings)
     trainer.run(selection, show_progress)
     summary = trainer.summary() | evaluate(trainer.vae, test, settings, show_progress)
-    summary["num_reference"] = 0 if reference is None else len(reference)
-    checkpoints.save(directory, trainer.vae, settings.model, summary, reference)
+    summary["num_calibration"] = 0 if calibration is None else len(calibration)
+    checkpoints.save(directory, trainer.vae, settings.model, summary, calibration)
     return summary
 
 
@@ -79,24 +78,25 @@ def _split_validation(validation: np.ndarray, settings: Settings) -> tuple[np.nd
     """Validation images [N, D] for early stopping, and others [M, H, W, C] that misfits are told by, if any.
 
     No image is in both: a model is chosen for what it says of the former, and of those it has chosen itself it would
-    think better than of new ones. The reference is drawn without replacement, since a data set may be sorted, and is
+    think better than of new ones. The calibration set is drawn without replacement, as a data set may be sorted, and is
     at most half of all.
     """
-    num = min(settings.train.num_reference, len(validation) // 2)
+    num = min(settings.train.num_calibration, len(validation) // 2)
     if not num:
         return validation, None
     chosen = tf.random.experimental.index_shuffle(
-        tf.range(num, dtype=tf.int64), [settings.seed, _REFERENCE], len(validation) - 1
+        tf.range(num, dtype=tf.int64), [settings.seed, _CALIBRATION], len(validation) - 1
     )
     chosen = np.sort(chosen.numpy())
-    return np.delete(validation, chosen, axis=0), validation[chosen].reshape(num, *settings.data.shape)
+    return np.delete(validation, chosen, axis=0), validation[chosen].reshape(num, *settings.record.shape)
 
 
 def _claim(directory: str, settings: Settings) -> None:
     """Writes the settings where training starts, and refuses to go on from others or to pass them off."""
     path = os.path.join(directory, "training", "settings.json")
     ours = {
-        "data": settings.data.model_dump(mode="json", exclude={"carry"}),
+        "data": settings.data.model_dump(mode="json"),
+        "record": settings.record.model_dump(mode="json", exclude={"carry"}),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
@@ -130,7 +130,7 @@ def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
 
 
 def _model_values(likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Images on the model's scale, by the rule of `data.binarize` that records are imputed by too: float32.
+    """Images on the model's scale, by the rule of `record.binarize` that records are imputed by too: float32.
 
     `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the probability of a 1, drawn
     anew in every step.
@@ -154,7 +154,7 @@ class Trainer:
         self._settings, self._images, self._workdir = settings, images, workdir
         self._steps_per_epoch = len(images) // train.batch_size
         self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
-        self.vae = vae_lib.build(settings.model, settings.data.shape, settings.seed)
+        self.vae = vae_lib.build(settings.model, settings.record.shape, settings.seed)
         self._variables = self.vae.encoder.trainable_variables + self.vae.decoder.trainable_variables
         warmup = min(train.warmup_steps, self._last_step // 2)
         self._schedule = keras.optimizers.schedules.CosineDecay(
@@ -188,7 +188,7 @@ class Trainer:
         for _ in tf.range(num_steps):
             step, images = next(batches)
             seed = _seed(self._settings, _BINARIZE, step)
-            x = _model_values(self.vae.likelihood, self._settings.data.binarize, images, seed)
+            x = _model_values(self.vae.likelihood, self._settings.record.binarize, images, seed)
             with tf.GradientTape() as tape:
                 bound = tf.reduce_mean(
                     objectives.bound(
@@ -263,7 +263,7 @@ class Trainer:
         return {
             "data": self._settings.data.name,
             "split": self._settings.data.train,
-            "binarize": self._settings.data.binarize,
+            "binarize": self._settings.record.binarize,
             "seed": self._settings.seed,
             "num_images": len(self._images),
             "num_steps": int(self._step),
@@ -277,7 +277,7 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 
     @tf.function(reduce_retracing=True)
     def log_prob(images, batch_index):
-        x = _model_values(vae.likelihood, settings.data.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
+        x = _model_values(vae.likelihood, settings.record.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
         total = tf.fill([images.shape[0]], -np.inf)
         noise_seed = _seed(settings, _EVALUATE, 2 * batch_index + 1)
@@ -298,7 +298,7 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 def mean_log_prob(
     vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int, show_progress: bool = False
 ) -> tuple[float, float]:
-    """Importance-weighted estimate of the mean log p(x), of values by the rule of `data.binarize`.
+    """Importance-weighted estimate of the mean log p(x), of values by the rule of `record.binarize`.
 
     For real values p is a density, and log p depends on the unit of the data.
 
@@ -325,7 +325,7 @@ def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int)
     total = 0.0
     for first in range(0, len(images), 1000):
         batch = tf.constant(images[first : first + 1000])
-        x = _model_values(vae.likelihood, settings.data.binarize, batch, _seed(settings, _EVALUATE, 2 * first))
+        x = _model_values(vae.likelihood, settings.record.binarize, batch, _seed(settings, _EVALUATE, 2 * first))
         total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
     return total / len(images)
 

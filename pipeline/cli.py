@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from vaefill.pipeline import logs
-from vaefill.pipeline.config import Config, ConfigError, MaskConfig, load
+from vaefill.pipeline.config import Config, MaskConfig, load
 from vaefill.pipeline.console import errors_in_one_line, exit_code, start
+from vaefill.pipeline.errors import ConfigError
 from vaefill.pipeline.metrics import RunMetrics
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
@@ -99,7 +100,7 @@ def train(path, settings, directory, data) -> None:
         config = _load(path, settings, {"data.name": data})
         from vaefill.model.training import Settings, train_and_evaluate
 
-        trained = Settings(config.data, config.model, config.train, config.seed)
+        trained = Settings(config.data, config.record, config.model, config.train, config.seed)
         summary = train_and_evaluate(trained, directory, show_progress=not logs.is_json())
     click.echo(
         f"test bound {summary['test_bound']:.2f} nats, log p(x) {summary['test_log_prob']:.2f} "
@@ -173,10 +174,10 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     """
     with _job("impute", metrics) as run:
         config = _load(path, settings)
-        from vaefill.model import lanes
+        from vaefill.model import parallel
         from vaefill.pipeline import jobs
 
-        lanes.share_cores()
+        parallel.share_cores()
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
         run.outcome = outcome or {}
     if outcome is None:
@@ -219,11 +220,11 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     """
     with errors_in_one_line():
         start()
-        from vaefill.model import checkpoints, lanes
+        from vaefill.model import checkpoints, parallel
         from vaefill.model.samplers import SAMPLERS
         from vaefill.pipeline.experiments import comparison
 
-        lanes.share_cores()
+        parallel.share_cores()
         for kind, chosen, known in (("sampler", samplers, SAMPLERS), ("mask", masks, comparison.MASKS)):
             for name in chosen:
                 if name not in known:
@@ -273,11 +274,11 @@ def evaluate(result) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.report import scores
-        from vaefill.pipeline.results.results import read_summary
+        from vaefill.pipeline.report import evaluate
+        from vaefill.pipeline.results.integrity import read_summary
 
         summary = read_summary(result)
-    click.echo(scores.of_result(result, summary))
+    click.echo(evaluate.of_result(result, summary))
 
 
 @main.command()
@@ -290,7 +291,7 @@ def verify(result) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.results.results import verify as verify_files
+        from vaefill.pipeline.results.integrity import verify as verify_files
 
         files = verify_files(result)["files"]
     click.echo(f"{result} is whole: {len(files)} files as they were written")
@@ -307,7 +308,7 @@ def report(outputs, output) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.report.report import write_report
+        from vaefill.pipeline.report.page import write_report
 
         page = write_report(outputs, output or os.path.join(outputs[0], "report"))
     click.echo(f"report in {page}")

@@ -19,18 +19,16 @@ from vaefill.model.config import (
     DataConfig,
     ModelConfig,
     Positive,
+    RecordConfig,
     SamplerConfig,
     Section,
     TrainConfig,
     check_likelihood,
 )
+from vaefill.pipeline.errors import ConfigError
 
 _NotNegative = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used."""
 
 
 class MaskConfig(Section):
@@ -104,6 +102,7 @@ class Config(Section):
 
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     data: DataConfig = DataConfig()
+    record: RecordConfig = RecordConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     mask: MaskConfig = MaskConfig(rate=0.5)
@@ -113,9 +112,9 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self):
-        check_likelihood(self.model.likelihood, self.data)
-        if self.mask.mechanism == "mar" and self.data.dtype != "uint8":
-            raise ValueError(f"mask.mechanism mar needs grey values, data.dtype uint8; got {self.data.dtype}")
+        check_likelihood(self.model.likelihood, self.record)
+        if self.mask.mechanism == "mar" and self.record.dtype != "uint8":
+            raise ValueError(f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}")
         return self
 
 
@@ -202,6 +201,9 @@ def _explain(detail: Mapping[str, Any]) -> str:
     name = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known = _fields(location[:-1])
+        elsewhere = [section for section in Config.model_fields if location[-1] in _fields([section])]
+        if len(location) == 2 and elsewhere:
+            return f"unknown key {name}; there is {elsewhere[0]}.{location[-1]}"
         nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0)
         return f"unknown key {name}; the nearest known one is {'.'.join(location[:-1] + nearest)}"
     message = detail["msg"].removeprefix("Value error, ")
@@ -213,4 +215,4 @@ def _fields(location: Sequence[str]) -> list[str]:
     section: type[pydantic.BaseModel] = Config
     for key in location:
         section = section.model_fields[key].annotation
-    return list(section.model_fields)
+    return list(getattr(section, "model_fields", ()))

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from vaefill.model.errors import EXIT_JOB, ExpectedError
 from vaefill.pipeline import logs
-from vaefill.pipeline.config import ConfigError
 
-EXIT_USAGE, EXIT_INPUT, EXIT_JOB = 2, 3, 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOGGER = logging.getLogger("vaefill")
 
@@ -53,35 +52,22 @@ def fail(error: Exception | str, code: int) -> None:
 
 def exit_code(error: Exception) -> int | None:
     """The code that says whose an expected error is; None for one that is a bug."""
-    if isinstance(error, ConfigError):  # those of before the slow libraries
-        return EXIT_USAGE
-    import tensorflow as tf
-
-    from vaefill.model.checkpoints import ModelError
-    from vaefill.model.datasets import DatasetError
-    from vaefill.model.training import TrainingError
-    from vaefill.pipeline.jobs import BadInputError, JobError
-    from vaefill.pipeline.report.report import ReportError
-    from vaefill.pipeline.results.results import ResultError
-    from vaefill.pipeline.store.sources import SourceError
-
-    codes = {
-        (ResultError, ReportError, ModelError): EXIT_USAGE,
-        (SourceError, DatasetError, BadInputError): EXIT_INPUT,
-        (JobError, TrainingError, OSError, tf.errors.OpError): EXIT_JOB,
-    }
-    return next((code for errors, code in codes.items() if isinstance(error, errors)), None)
+    if isinstance(error, ExpectedError):
+        return error.exit_code
+    tensorflow = sys.modules.get("tensorflow")  # what has not been imported raises nothing
+    of_machine = (OSError,) if tensorflow is None else (OSError, tensorflow.errors.OpError)
+    return EXIT_JOB if isinstance(error, of_machine) else None
 
 
 @contextlib.contextmanager
-def errors_in_one_line(tell: Callable[[int], None] = lambda code: None) -> Iterator[None]:
+def errors_in_one_line(on_exit: Callable[[int], None] = lambda code: None) -> Iterator[None]:
     """Expected errors -> one line on stderr and the exit code that says whose they are; signals likewise.
 
     Args:
-        tell: called with the exit code before a signal ends the process.
+        on_exit: called with the exit code before a signal ends the process.
     """
     try:
-        with _ends_at_signals(tell):
+        with _ends_at_signals(on_exit):
             yield
     except Exception as error:
         code = exit_code(error)
@@ -91,7 +77,7 @@ def errors_in_one_line(tell: Callable[[int], None] = lambda code: None) -> Itera
 
 
 @contextlib.contextmanager
-def _ends_at_signals(tell: Callable[[int], None]) -> Iterator[None]:
+def _ends_at_signals(on_exit: Callable[[int], None]) -> Iterator[None]:
     """SIGTERM and SIGINT end the process at once, and its workers, with exit code 128 and their number.
 
     Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device could take long.
@@ -102,7 +88,7 @@ def _ends_at_signals(tell: Callable[[int], None]) -> Iterator[None]:
 
         code = 128 + number
         try:
-            tell(code)
+            on_exit(code)
             fail(f"ended by {signal.Signals(number).name}", code)
         finally:
             for process in psutil.Process().children(recursive=True):

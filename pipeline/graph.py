@@ -6,13 +6,15 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from vaefill.pipeline.imputation import ImputationHandler, TellApart
+from vaefill.pipeline.imputation import ImputationHandler, SplitDeadLetters
 from vaefill.pipeline.masking import MaskRecords, Masks, ReadDataset
 from vaefill.pipeline.records.record import Schema
-from vaefill.pipeline.store.computed import HashIndex, SkipKnown
-from vaefill.pipeline.store.sinks import Layout, WriteDataset
-from vaefill.pipeline.store.sources import DEAD, DecodeRecords, ReadFrames
-from vaefill.pipeline.summary.summary import Summarizer
+from vaefill.pipeline.store.dead_letters import DEAD
+from vaefill.pipeline.store.layout import Layout
+from vaefill.pipeline.store.resume import HashIndex, SkipKnown
+from vaefill.pipeline.store.sinks import WriteDataset
+from vaefill.pipeline.store.sources import DecodeRecords, ReadFrames
+from vaefill.pipeline.summary.summarizer import Summarizer
 
 
 class Reading(NamedTuple):
@@ -51,7 +53,7 @@ def impute(
     found = (
         records
         | "Impute" >> RunInference(handler)
-        | "TellApart" >> beam.ParDo(TellApart()).with_outputs(DEAD, main="items")
+        | "SplitDeadLetters" >> beam.ParDo(SplitDeadLetters()).with_outputs(DEAD, main="items")
     )
     _ = (found["items"], *dead_letters, found[DEAD]) | "Write" >> WriteDataset(layout, summarizer)
 

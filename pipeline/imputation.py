@@ -14,9 +14,10 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from vaefill.model import checkpoints
 from vaefill.model.config import SamplerConfig
+from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed, Imputer
-from vaefill.model.lanes import share_cores
-from vaefill.model.likelihoods import LIKELIHOODS
+from vaefill.model.parallel import share_cores
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline import counters, logs
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.records.record import (
@@ -28,9 +29,10 @@ from vaefill.pipeline.records.record import (
     content_hash,
     encode_imputed,
 )
-from vaefill.pipeline.store.computed import Computed
+from vaefill.pipeline.store.dead_letters import DEAD
+from vaefill.pipeline.store.resume import ResumeCache
 from vaefill.pipeline.store.sinks import Item
-from vaefill.pipeline.store.sources import DEAD, DeadLetter, Frame
+from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
 from vaefill.pipeline.watchdog import StuckError, within
 
 _LOGGER = logging.getLogger("vaefill.impute")
@@ -54,8 +56,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         model: the model directory, readable by every worker.
         fingerprint: of that model; a worker that finds another refuses to work.
         sampler: the sampler's configuration.
-        seed: the run's seed.
-        binarize: see `data.binarize`.
+        preprocessor: of the model's likelihood, with the run's seed.
         schema: of the records.
         computed: directory of what was computed before, indexed, and of what is computed now.
         call_seconds: how long a call of the device may take.
@@ -66,16 +67,15 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         model: str,
         fingerprint: str,
         sampler: SamplerConfig,
-        seed: int,
-        binarize: str,
+        preprocessor: Preprocessor,
         schema: Schema,
         computed: str,
         call_seconds: float,
     ):
         super().__init__()
         self._model, self._fingerprint = model, fingerprint
-        self._sampler, self._seed, self._binarize, self._schema = sampler, seed, binarize, schema
-        self._computed, self._call_seconds = Computed(computed), call_seconds
+        self._sampler, self._preprocessor, self._schema = sampler, preprocessor, schema
+        self._computed, self._call_seconds = ResumeCache(computed), call_seconds
         self._started, self._next_line, self._done, self._converged = None, 0.0, 0, 0
 
     def load_model(self) -> Imputer:
@@ -84,8 +84,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         share_cores()
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
-            raise checkpoints.ModelError(f"{self._model} has changed since the job was started")
-        return Imputer(loaded.vae, self._sampler, self._seed, self._binarize, loaded.reference)
+            raise ModelError(f"{self._model} has changed since the job was started")
+        return Imputer(loaded.vae, self._sampler, self._preprocessor, loaded.calibration)
 
     def run_inference(
         self, batch: Sequence[Read], model: Imputer, inference_args: dict[str, Any] | None = None
@@ -101,19 +101,19 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         count("records_reused", len(found))
         self._started = self._started or time.monotonic()
         with _ONE_AT_A_TIME:
-            found += self._impute(left, model, _Culprits(any_success=bool(found)))
+            found += self._impute(left, model, _FailureBudget(any_success=bool(found)))
         self._computed.flush()
         return found
 
-    def _impute(self, reads: Sequence[Read], model: Imputer, culprits: "_Culprits") -> list[Item | DeadLetter]:
-        """Imputes records; where that fails halves what is left, until the culprits are alone."""
+    def _impute(self, reads: Sequence[Read], model: Imputer, budget: "_FailureBudget") -> list[Item | DeadLetter]:
+        """Imputes records; where that fails halves what is left, until the budget are alone."""
         done, found, records = np.zeros(len(reads), np.bool_), [], [record for _, record in reads]
         try:
             for places, results in self._calls(records, model):
                 for index, place in enumerate(places):
                     frame, record = reads[place]
                     found.append(Item(record.id, self._keep(record, results, index), frame))
-                    done[place] = culprits.any_success = True
+                    done[place] = budget.any_success = True
                 self._report_progress(results)
             if not done.all():
                 raise RuntimeError(f"{np.count_nonzero(~done)} of {len(reads)} records did not come back")
@@ -124,13 +124,13 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             if not left:
                 raise
             if len(reads) == 1:
-                culprits.add(error)
+                budget.add(error)
                 (frame, record), *_ = left
                 return [DeadLetter(frame, Reason.NOT_IMPUTED, _one_line(error), record.id, 0)]
             _LOGGER.warning("a batch failed, trying parts of the %d records left: %s", len(left), _one_line(error))
             half = (len(left) + 1) // 2
             for part in filter(None, (left[:half], left[half:])):
-                found += self._impute(part, model, culprits)
+                found += self._impute(part, model, budget)
         return found
 
     def _calls(self, records: Sequence[MaskedRecord], model: Imputer) -> Iterator[tuple[np.ndarray, Imputed]]:
@@ -182,7 +182,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             ("records_imputed", num),
             ("records_converged", results.converged.sum()),
             ("chain_sweeps", results.num_sweeps.sum() * self._sampler.num_chains),
-            ("gradients", results.num_gradients.sum()),
+            ("gradients", results.num_network_passes.sum()),
         ):
             count(name, number)
         self._done += num
@@ -203,11 +203,9 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
     def batch_elements_kwargs(self) -> dict[str, Any]:
         """Batches of a fixed size; left alone, Beam would choose it by the clock."""
         places = self._sampler.slots // self._sampler.rows_per_record
-        description = checkpoints.describe(self._model)
-        item = LIKELIHOODS[description.model.likelihood]().dtype().itemsize
         # Image, mask and truth, the imputations, mean and standard deviation.
-        of_value = (3 + self._sampler.num_imputations) * item + 8
-        of_record = of_value * math.prod(description.data_shape)
+        of_value = (3 + self._sampler.num_imputations) * self._schema.dtype.itemsize + 8
+        of_record = of_value * math.prod(self._schema.shape)
         size = places * max(1, min(_DEVICE_BATCHES, _BATCH_BYTES // (places * of_record)))
         return {"min_batch_size": size, "max_batch_size": size}
 
@@ -220,7 +218,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         return counters.NAMESPACE
 
 
-class _Culprits:
+class _FailureBudget:
     """The records of a batch that could not be imputed even alone."""
 
     def __init__(self, any_success: bool):
@@ -241,7 +239,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-class TellApart(beam.DoFn):
+class SplitDeadLetters(beam.DoFn):
     """Items, and dead letters under `DEAD`."""
 
     def process(self, found: Item | DeadLetter):

@@ -17,36 +17,25 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from vaefill.model import checkpoints
 from vaefill.model.config import check_likelihood
+from vaefill.model.errors import ModelError
+from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline import counters, graph, masking
-from vaefill.pipeline.config import Config, ConfigError, LimitsConfig
+from vaefill.pipeline.config import Config, LimitsConfig
+from vaefill.pipeline.errors import BadInputError, ConfigError, JobError
 from vaefill.pipeline.graph import Reading
 from vaefill.pipeline.imputation import ImputationHandler
 from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
-from vaefill.pipeline.results import incremental, results, staging
+from vaefill.pipeline.results import incremental, integrity, provenance, staging
 from vaefill.pipeline.store import sinks
-from vaefill.pipeline.store.computed import Computed, HashIndex
-from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout
+from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.store.layout import Layout, prepare
+from vaefill.pipeline.store.resume import HashIndex, ResumeCache
 from vaefill.pipeline.store.sources import InputFile, expand
-from vaefill.pipeline.summary import summary
+from vaefill.pipeline.summary import summarizer
 
 _LOGGER = logging.getLogger("vaefill")
-
-
-class JobError(RuntimeError):
-    """A job that ran and failed; nothing was published."""
-
-
-class BadInputError(JobError):
-    """Too much of the input was bad.
-
-    Attributes:
-        outcome: what the job came to, as `impute` and `mask` return it.
-    """
-
-    def __init__(self, message: str, outcome: Mapping[str, Any]):
-        super().__init__(message)
-        self.outcome = outcome
 
 
 def schema_of(config: Config) -> Schema:
@@ -55,16 +44,17 @@ def schema_of(config: Config) -> Schema:
     Raises:
         ConfigError: a carried feature would overwrite one of the record's own.
     """
-    carried = {name: CarriedFeature(kind) for name, kind in config.data.carry.items()}
+    carried = {name: CarriedFeature(kind) for name, kind in config.record.carry.items()}
     for name in carried:
         if name in OWN_FEATURES:
-            raise ConfigError(f"data.carry: {name} is a feature of the output itself; rename it in the input")
-    return Schema(tuple(config.data.shape), carried, config.sampler.num_imputations, np.dtype(config.data.dtype))
+            raise ConfigError(f"record.carry: {name} is a feature of the output itself; rename it in the input")
+    return Schema(tuple(config.record.shape), carried, config.sampler.num_imputations, np.dtype(config.record.dtype))
 
 
-def _data_identity(config: Config) -> dict[str, Any]:
-    """The part of the `data` section that a result depends on; the rest is for training."""
-    return config.data.model_dump(mode="json", include={"shape", "dtype", "binarize", "carry"})
+def preprocessor_of(config: Config, likelihood: Likelihood | None = None) -> Preprocessor:
+    """What a model of a likelihood, by default the configured one, sees of the records."""
+    likelihood = likelihood or LIKELIHOODS[config.model.likelihood]()
+    return Preprocessor(likelihood, config.record.binarize, config.seed)
 
 
 def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> Mapping[str, int]:
@@ -154,7 +144,7 @@ def _complete(
     counts = {"written": sum(shard["num_records"] for shard in shards), **dead.as_dict()}
     _check_counts(counts, skipped, config.limits, layout)
     if counts["written"]:
-        results.write_dataset_info(layout, features, shards, description)
+        sinks.write_dataset_info(layout, features, shards, description)
     return counts, dead
 
 
@@ -173,27 +163,27 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
 
     Raises:
         ConfigError: it is not.
-        checkpoints.ModelError: it is not usable.
+        ModelError: it is not usable.
     """
     loaded = checkpoints.load(directory)
-    description, shape = loaded.description, tuple(config.data.shape)
+    description, shape = loaded.description, tuple(config.record.shape)
     if description.data_shape != shape:
-        raise checkpoints.ModelError(
-            f"{directory} is a model of shape {list(description.data_shape)}, data.shape is {list(shape)}"
+        raise ModelError(
+            f"{directory} is a model of shape {list(description.data_shape)}, record.shape is {list(shape)}"
         )
     try:
-        check_likelihood(description.model.likelihood, config.data)
-        if loaded.reference is not None:
-            check_rate(config.sampler.misfit_rate, len(loaded.reference))
+        check_likelihood(description.model.likelihood, config.record)
+        if loaded.calibration is not None:
+            check_rate(config.sampler.misfit_rate, len(loaded.calibration))
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
     trained = description.training.get("binarize", "sample")  # as all models were before they said so
-    if config.data.binarize != "none" and trained != config.data.binarize:
+    if config.record.binarize != "none" and trained != config.record.binarize:
         _LOGGER.warning(
-            "%s was trained with data.binarize %s, these records have %s: what is imputed will be %s than it should be",
+            "%s was trained with record.binarize %s, these records have %s: imputations will be %s than they should",
             directory,
             trained,
-            config.data.binarize,
+            config.record.binarize,
             "less sure" if trained == "sample" else "surer",
         )
     return loaded
@@ -212,9 +202,9 @@ def _of_records(config: Config, model: checkpoints.LoadedModel) -> dict[str, Any
     return {
         "model": model.fingerprint,
         **{section: effective[section] for section in ("seed", "sampler")},
-        "data": _data_identity(config),
-        "software": results.software(),
-        "device": results.device(),
+        "record": effective["record"],
+        "software": provenance.software(),
+        "device": provenance.device(),
     }
 
 
@@ -222,15 +212,14 @@ def _handler(
     config: Config, directory: str, model: checkpoints.LoadedModel, schema: Schema, computed: str
 ) -> ImputationHandler:
     """The handler of a run, which goes on from what earlier attempts computed."""
-    num_reused = Computed(computed).take_over()
+    num_reused = ResumeCache(computed).take_over()
     if num_reused:
         _LOGGER.info("an earlier attempt has computed %s records, which are reused", f"{num_reused:,}")
     return ImputationHandler(
         directory,
         model.fingerprint,
         config.sampler,
-        config.seed,
-        config.data.binarize,
+        preprocessor_of(config, model.vae.likelihood),
         schema,
         computed,
         config.limits.device_call_seconds,
@@ -262,13 +251,13 @@ def impute(
         the same run. Where earlier results hold every record, nothing is published and `imputed` is 0.
 
     Raises:
-        ConfigError, checkpoints.ModelError, sources.SourceError, results.ResultError: what was named is not usable.
+        ConfigError, ModelError, SourceError, ResultError: what was named is not usable.
         BadInputError, JobError: the job ran and failed.
     """
     clock, schema = _Clock(), schema_of(config)
     loaded = _load_model(model, config)
     files = expand(tuple(patterns))
-    inputs = results.describe_inputs(files)
+    inputs = provenance.describe_inputs(files)
     effective, of_records = config.model_dump(mode="json"), _of_records(config, loaded)
     identity = {
         "kind": "impute",
@@ -282,12 +271,12 @@ def impute(
         if staged is None:
             return None
         layout = Layout(staged.root, "imputed", "imputed", config.output.split, config.output.num_shards)
-        sinks.prepare(layout)
+        prepare(layout)
         reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
         known = _known(since, layout)
         handler = _handler(config, model, loaded, schema, staged.computed)
-        summarizer = _summarizer(config, loaded, schema, layout)
-        counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, summarizer), beam_options)
+        observe = _summarizer(config, loaded, schema, layout)
+        counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, observe), beam_options)
         _check_unchanged(files)
         work = {name: counted[name] for name in ("records_reused", "records_skipped", "chain_sweeps", "gradients")}
         work = {name.removeprefix("records_"): number for name, number in work.items()}
@@ -296,18 +285,20 @@ def impute(
         if not counts["written"]:
             staging.discard(staged)
             return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": work}
-        found = summary.combine(layout, schema, config.sampler, summarizer.binary, counts["written"], dead)
+        binary = loaded.vae.likelihood.binary
+        found = summarizer.combine(layout, schema, config.sampler, binary, counts["written"], dead)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": work}
         description = loaded.description.model_dump(mode="json")
-        results.seal(staged.root, {**content, "model": description, "times": clock.times()})
+        integrity.seal(staged.root, {**content, "model": description, "times": clock.times()})
         staging.publish(staged)
     return {**found, "work": work}
 
 
-def _summarizer(config: Config, model: checkpoints.LoadedModel, schema: Schema, layout: Layout) -> summary.Summarizer:
-    likelihood = model.description.model.likelihood
-    num_chains, binarize = config.sampler.num_chains, config.data.binarize
-    return summary.Summarizer(layout, schema, num_chains, likelihood, binarize, config.seed)
+def _summarizer(
+    config: Config, model: checkpoints.LoadedModel, schema: Schema, layout: Layout
+) -> summarizer.Summarizer:
+    preprocessor = preprocessor_of(config, model.vae.likelihood)
+    return summarizer.Summarizer(layout, schema, config.sampler.num_chains, preprocessor)
 
 
 def _known(since: Sequence[str], layout: Layout) -> HashIndex | None:
@@ -333,31 +324,31 @@ def mask(
     Returns:
         The counts under `records`, or None where the output already is the result of the same run.
 
-    Raises: as `impute`, and `datasets.DatasetError`.
+    Raises: as `impute`, and `DatasetError`.
     """
     clock, schema = _Clock(), schema_of(config)
-    masks = masking.Masks(config.mask, config.seed, config.data.binarize)
-    masking.check(config.mask, config.seed, schema)
+    masks = masking.Masks(config.mask, preprocessor_of(config))
+    masking.check(masks, config.mask, schema)
     is_dataset = source.startswith(("tfds:", "digits/"))
     splits = masking.slices(source, schema) if is_dataset else []
     files = [] if is_dataset else expand((source,))
-    inputs = results.describe_inputs(files)
+    inputs = provenance.describe_inputs(files)
     effective = config.model_dump(mode="json")
     identity = {
         "kind": "mask",
         **{section: effective[section] for section in ("seed", "mask", "output")},
-        "data": _data_identity(config),
+        "record": effective["record"],
         "max_record_bytes": config.limits.max_record_bytes,
         "inputs": masking.identity(source) if is_dataset else sorted(entry["sha256"] for entry in inputs),
-        "software": results.software(),
+        "software": provenance.software(),
     }
     if config.mask.masks:
-        identity["masks"] = [results.sha256(file.path) for file in expand((config.mask.masks,))]
+        identity["masks"] = [integrity.sha256(file.path) for file in expand((config.mask.masks,))]
     with staging.stage(output, identity, replace) as staged:
         if staged is None:
             return None
         layout = Layout(staged.root, "masked", "", config.output.split, config.output.num_shards)
-        sinks.prepare(layout)
+        prepare(layout)
         if is_dataset:
             name, _ = masking.split_source(source)
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
@@ -367,6 +358,6 @@ def mask(
             _check_unchanged(files)
         counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
-        results.seal(staged.root, {**content, "times": clock.times()})
+        integrity.seal(staged.root, {**content, "times": clock.times()})
         staging.publish(staged)
     return {"records": counts}

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vaefill.model import datasets, missingness
-from vaefill.model.imputer import model_values
-from vaefill.model.likelihoods import Bernoulli
-from vaefill.pipeline.config import ConfigError, MaskConfig
+from vaefill.model.errors import DatasetError
+from vaefill.model.preprocessing import Preprocessor
+from vaefill.pipeline.config import MaskConfig
+from vaefill.pipeline.errors import ConfigError, SourceError
 from vaefill.pipeline.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -21,8 +22,10 @@ from vaefill.pipeline.records.record import (
     decode_observed,
     encode_masked,
 )
+from vaefill.pipeline.store.dead_letters import DEAD
 from vaefill.pipeline.store.sinks import Item
-from vaefill.pipeline.store.sources import DEAD, DeadLetter, Frame, SourceError, expand, read_frames
+from vaefill.pipeline.store.sources import expand
+from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000
@@ -67,9 +70,9 @@ def _check_carried(dataset: str, schema: Schema) -> None:
         kinds = {"int64": np.integer, "float32": np.floating, "bytes": (np.object_, np.character)}[carried.kind]
         scalar_type = np.dtype(feature.np_dtype).type
         if feature.shape != () or not issubclass(scalar_type, kinds):
-            raise datasets.DatasetError(
+            raise DatasetError(
                 f"feature {name!r} of data set {dataset!r} is {feature.np_dtype} of shape {feature.shape}, "
-                f"data.carry declares one {carried.kind}"
+                f"record.carry declares one {carried.kind}"
             )
 
 
@@ -115,12 +118,12 @@ class Masks:
 
     Args:
         config: the mechanism and its parameters.
-        seed: the run's seed; a mask depends on it, the record's id and, for `mar`, its image.
-        binarize: the rule of `data.binarize`; a mechanism that looks at the image sees what the model will.
+        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its image: as the
+            model will see it.
     """
 
-    def __init__(self, config: MaskConfig, seed: int, binarize: str):
-        self._config, self._seed, self._binarize = config, seed, binarize
+    def __init__(self, config: MaskConfig, preprocessor: Preprocessor):
+        self._config, self._preprocessor = config, preprocessor
         self._by_id: dict[bytes, bytes] = {}
 
     def load(self, schema: Schema) -> None:
@@ -140,27 +143,26 @@ class Masks:
                 raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
-        generator = missingness.record_generator(self._seed, record.id)
+        generator = missingness.record_generator(self._preprocessor.seed, record.id)
         return missingness.generate(self._config.mechanism, self._seen(record), generator, self._config.parameters)
 
     def _seen(self, record: MaskedRecord) -> np.ndarray:
         """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing at random."""
         if record.image.dtype != np.uint8:  # the one mechanism that looks is refused by the configuration
             return np.zeros(record.image.shape, np.uint8)
-        if self._binarize == "none":
+        if self._preprocessor.binarize == "none":
             return record.image
-        values = model_values(Bernoulli(), self._binarize, self._seed, [record.id], record.image[None])
+        values = self._preprocessor.to_model(self._preprocessor.keys([record.id]), record.image[np.newaxis])
         return (255 * values).astype(np.uint8).reshape(record.image.shape)
 
 
-def check(config: MaskConfig, seed: int, schema: Schema) -> None:
+def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
     """Finds a mistake in the mechanism before a job starts.
 
     Raises:
         ConfigError: parameters that do not fit the shape of the data.
         SourceError: masks that cannot be read.
     """
-    masks = Masks(config, seed, "threshold")
     masks.load(schema)
     blank = np.zeros(schema.shape, np.uint8)
     if config.mechanism == "file":

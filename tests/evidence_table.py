@@ -10,18 +10,17 @@ import numpy as np
 
 from vaefill.model import checkpoints, datasets, missingness
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import record_key
-from vaefill.model.engine.harvest import Harvest, Harvester
+from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots
-from vaefill.model.imputer import model_values
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 from vaefill.pipeline.report.text import markdown_table, number, percent
 
 NUM_DRAWS = (100, 300, 1_000, 3_000, 10_000)
 MASKS = {
-    "half at random": ("mcar", {"rate": 0.5}),
-    "top three quarters": ("top_three_quarters", {}),
+    "mcar_50": ("mcar", {"rate": 0.5}),
+    "top_three_quarters": ("top_three_quarters", {}),
 }
 
 
@@ -36,18 +35,21 @@ def masked(vae: VAE, images: np.ndarray, mask: str) -> tuple[Records, np.ndarray
             for image, each in zip(images.reshape(-1, *vae.data_shape), generators)
         ]
     ).reshape(len(images), -1)
-    truth = model_values(vae.likelihood, "threshold", 0, ids, images)
-    keys = np.stack([record_key(0, record_id) for record_id in ids])
+    see = Preprocessor(vae.likelihood)
+    truth = see.to_model(see.keys(ids), images)
+    keys = see.keys(ids)
     return Records(keys, np.where(observed, truth, 0).astype(np.float32), observed), truth
 
 
-def harvest(harvester: Harvester, records: Records, finished: list[Finished], truth: np.ndarray, size: int) -> Harvest:
+def collect(
+    collector: DrawCollector, records: Records, finished: list[Finished], truth: np.ndarray, size: int
+) -> CollectedDraws:
     """Of all records, `size` at a time."""
     parts = []
     for first in range(0, len(finished), size):
         part = slice(first, first + size)
-        parts.append(harvester(Records(*(field[part] for field in records)), finished[part], truth[part]))
-    return Harvest(*(np.concatenate(field) for field in zip(*parts)))
+        parts.append(collector(Records(*(field[part] for field in records)), finished[part], truth[part]))
+    return CollectedDraws(*(np.concatenate(field) for field in zip(*parts)))
 
 
 def mean_and_error(values: np.ndarray) -> str:
@@ -66,14 +68,14 @@ def main() -> None:
     vae = model.vae.for_inference(config.precision)
     images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
     slots = Slots(vae, SAMPLERS[config.name](vae, config), config)
-    harvesters = {num: Harvester(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}
+    harvesters = {num: DrawCollector(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}
     titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
     print("\n".join(markdown_table(titles, [])), flush=True)
     for mask in MASKS:
         records, truth = masked(vae, images, mask)
         finished = sorted((each for call in slots.run(records) for each in call), key=lambda each: each.index)
-        for num_draws, harvester in harvesters.items():
-            found = harvest(harvester, records, finished, truth, slots.num_places)
+        for num_draws, collector in harvesters.items():
+            found = collect(collector, records, finished, truth, slots.num_places)
             cells = (
                 mean_and_error(found.log_prob_observed),
                 f"{found.log_prob_observed_error.mean():.3f}",

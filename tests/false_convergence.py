@@ -1,8 +1,8 @@
 """How often a record that has converged is wrong: `python -m tests.false_convergence` prints the table of the docs.
 
 Records whose p(z | x_obs) is a mixture of two to four normal distributions of known weights (`oracles.Modes`), 4 to 12
-of their standard deviations apart, in 2 to 32 latents, through `vaefill.model.imputer` with the defaults. A record is wrong if
-its `mean` is off, in any value, by more than 4 of the standard errors that it promises: stddev / sqrt(ess).
+of their standard deviations apart, in 2 to 32 latents, with the defaults. A record is wrong if its
+`mean` is off, in any value, by more than 4 of the standard errors that it promises: stddev / sqrt(ess).
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Trial:
 
     def __init__(self, latent_size: int, num_records: int, **settings):
         self._oracle, self._num = oracles.Modes(latent_size), num_records
-        self._imputer = Imputer(self._oracle.vae, SamplerConfig(num_evidence_draws=0, **settings), 0)
+        self._imputer = Imputer(self._oracle.vae, SamplerConfig(num_evidence_draws=0, **settings))
 
     def __call__(self, mixture: oracles.Mixture) -> Count:
         """How many of the records converge, and how many are wrong."""

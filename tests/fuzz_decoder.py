@@ -13,10 +13,11 @@ import tempfile
 import atheris
 
 with atheris.instrument_imports(
-    include=["vaefill.pipeline.records.record", "vaefill.pipeline.records.values", "vaefill.pipeline.store.sources"]
+    include=["vaefill.pipeline.records.record", "vaefill.pipeline.records.codecs", "vaefill.pipeline.store.sources"]
 ):
     from vaefill.pipeline.records.record import RecordError, decode_imputed, decode_masked, decode_observed
-    from vaefill.pipeline.store.sources import Frame, decode, read_frames
+    from vaefill.pipeline.store.sources import decode
+    from vaefill.pipeline.store.tfrecord import Frame, read_frames
 
 from tests import fuzz
 

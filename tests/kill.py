@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
-from vaefill.pipeline.results import results
-from vaefill.pipeline.store.computed import Computed
+from vaefill.pipeline.results import integrity
+from vaefill.pipeline.store.resume import ResumeCache
 
 SETTINGS = (  # every record takes as long, and little is compiled
     "sampler.name=pseudo_gibbs",
@@ -68,7 +68,7 @@ def finish(process: multiprocessing.Process) -> None:
 
 def content(out: str) -> dict[str, str]:
     """The SHA-256 of every file that must not depend on luck, of a result that is whole."""
-    files = results.verify(out)["files"]
+    files = integrity.verify(out)["files"]
     return {name: digest for name, digest in files.items() if name.startswith(_FOLDERS)}
 
 
@@ -88,7 +88,7 @@ class Killer:
         self._expected, self._sweeps = content(self._out), self._work()["chain_sweeps"]
 
     def _work(self) -> dict[str, int]:
-        return results.read_manifest(self._out)["work"]
+        return integrity.read_manifest(self._out)["work"]
 
     def kill(self, seconds: float) -> Kill:
         """Kills a run so long after it began to stage, and runs the job again.
@@ -102,7 +102,7 @@ class Killer:
         process.kill()
         process.join()
         computed = f"{self._out}.staging/computed"
-        num_computed = Computed(computed).take_over() if os.path.exists(computed) else 0
+        num_computed = ResumeCache(computed).take_over() if os.path.exists(computed) else 0
         if was_published := os.path.exists(self._out):
             assert content(self._out) == self._expected, "the killed run published something else"
         finish(start(*self._job, self._out))

@@ -8,6 +8,7 @@ import pytest
 from vaefill.model import imputer, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.engine.bands import WHOLE, Bands
+from vaefill.model.preprocessing import Preprocessor
 
 _SHAPE = (28, 20, 2)
 
@@ -71,7 +72,11 @@ def make_model(likelihood: str, width: int) -> vae.VAE:
 def make_imputer(model: vae.VAE, name: str, precision: str) -> imputer.Imputer:
     settings = {"num_chains": 2, "num_particles": 4, "num_leapfrog_steps": 2, "num_evidence_draws": 8, "slots": 32}
     sweeps = {"num_start": 2, "num_warmup": 7, "max_sweeps": 14, "num_imputations": 2}
-    return imputer.Imputer(model, SamplerConfig(name=name, precision=precision, **settings, **sweeps), seed=7)
+    return imputer.Imputer(
+        model,
+        SamplerConfig(name=name, precision=precision, **settings, **sweeps),
+        Preprocessor(model.likelihood, seed=7),
+    )
 
 
 def impute(run: imputer.Imputer, chosen, likelihood: str = "bernoulli") -> imputer.Imputed:

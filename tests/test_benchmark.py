@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from vaefill.pipeline import cli
+from vaefill.pipeline.errors import JobError
 from vaefill.pipeline.experiments import benchmark
-from vaefill.pipeline.jobs import JobError
 
 
 def first(model):

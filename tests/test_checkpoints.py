@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from vaefill.model import checkpoints, vae
 from vaefill.model.config import ModelConfig
+from vaefill.model.errors import ModelError
 
 CONFIG = ModelConfig(latent_size=2, hidden=(6, 5))
 
@@ -43,15 +44,17 @@ def test_the_fingerprint_is_of_both_files(directory, tmp_path):
     assert len({checkpoints.fingerprint(path) for path in (directory, weights, text)}) == 3
 
 
-REFERENCE = np.arange(24, dtype=np.uint8).reshape(4, 3, 2, 1)
+CALIBRATION = np.arange(24, dtype=np.uint8).reshape(4, 3, 2, 1)
 
 
-def test_a_reference_comes_back_and_is_part_of_the_fingerprint(directory):
+def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
     without, model = checkpoints.fingerprint(directory), vae.build(CONFIG, (3, 2, 1), seed=4)
-    assert checkpoints.load(directory).reference is None
-    found = [checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r) for r in (REFERENCE, REFERENCE + 1)]
+    assert checkpoints.load(directory).calibration is None
+    found = [
+        checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r) for r in (CALIBRATION, CALIBRATION + 1)
+    ]
     loaded = checkpoints.load(directory)
-    np.testing.assert_array_equal(loaded.reference, REFERENCE + 1, strict=True)
+    np.testing.assert_array_equal(loaded.calibration, CALIBRATION + 1, strict=True)
     assert loaded.fingerprint == found[1] and len({without, *found}) == 3
     assert checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}) == without
 
@@ -59,29 +62,29 @@ def test_a_reference_comes_back_and_is_part_of_the_fingerprint(directory):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"images": REFERENCE.astype(np.float32)}, r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'"),
-        ({"images": REFERENCE.reshape(4, 2, 3, 1)}, r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}"),
-        ({"images": REFERENCE[:0]}, "M at least 1"),
-        ({"images": REFERENCE, "more": REFERENCE}, "must hold one tensor"),
+        ({"images": CALIBRATION.astype(np.float32)}, r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'"),
+        ({"images": CALIBRATION.reshape(4, 2, 3, 1)}, r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}"),
+        ({"images": CALIBRATION[:0]}, "M at least 1"),
+        ({"images": CALIBRATION, "more": CALIBRATION}, "must hold one tensor"),
         ({}, "must hold one tensor"),
         (b"no header", "is not a safetensors file"),
     ],
     ids=["type", "shape", "empty", "two", "none", "broken"],
 )
-def test_what_is_not_a_reference_is_refused(directory, tensors, message):
-    with open(os.path.join(directory, "reference.safetensors"), "wb") as file:
+def test_what_is_not_a_calibration_is_refused(directory, tensors, message):
+    with open(os.path.join(directory, "calibration.safetensors"), "wb") as file:
         file.write(tensors if isinstance(tensors, bytes) else safetensors.numpy.save(tensors))
-    with pytest.raises(checkpoints.ModelError, match=message):
+    with pytest.raises(ModelError, match=message):
         checkpoints.load(directory)
 
 
-def test_a_reference_of_real_values_is_finite(tmp_path):
+def test_a_calibration_of_real_values_is_finite(tmp_path):
     config, path = CONFIG.model_copy(update={"likelihood": "gaussian"}), str(tmp_path)
-    reference = REFERENCE.astype(np.float32)
-    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, reference)
-    np.testing.assert_array_equal(checkpoints.load(path).reference, reference, strict=True)
-    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(reference, np.nan))
-    with pytest.raises(checkpoints.ModelError, match="values that are not finite"):
+    calibration = CALIBRATION.astype(np.float32)
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, calibration)
+    np.testing.assert_array_equal(checkpoints.load(path).calibration, calibration, strict=True)
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(calibration, np.nan))
+    with pytest.raises(ModelError, match="values that are not finite"):
         checkpoints.load(path)
 
 
@@ -109,7 +112,7 @@ def edit(directory: str, **changes) -> None:
 )
 def test_what_is_not_a_model_is_refused(directory, break_it, message):
     break_it(directory)
-    with pytest.raises(checkpoints.ModelError, match=message):
+    with pytest.raises(ModelError, match=message):
         checkpoints.load(directory)
 
 
@@ -126,12 +129,12 @@ class Planted:
 LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wAAAA=="}}}}
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "reference.safetensors", "vae.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "calibration.safetensors", "vae.json"])
 def test_a_planted_pickle_is_refused_and_never_run(directory, tmp_path, name):
     marker = str(tmp_path / "it ran")
     with open(os.path.join(directory, name), "wb") as file:
         pickle.dump(Planted(marker), file)
-    with pytest.raises(checkpoints.ModelError, match=name):
+    with pytest.raises(ModelError, match=name):
         checkpoints.load(directory)
     assert not os.path.exists(marker)
     with open(os.path.join(directory, name), "rb") as file:
@@ -142,5 +145,5 @@ def test_a_planted_pickle_is_refused_and_never_run(directory, tmp_path, name):
 @pytest.mark.parametrize("model", [LAMBDA, {**CONFIG.model_dump(), "layers": [LAMBDA]}], ids=["alone", "added"])
 def test_a_planted_lambda_layer_is_refused(directory, model):
     edit(directory, model=model)
-    with pytest.raises(checkpoints.ModelError, match="vae.json.*Extra inputs"):
+    with pytest.raises(ModelError, match="vae.json.*Extra inputs"):
         checkpoints.load(directory)

@@ -16,6 +16,7 @@ import scipy.stats
 from tests import kernels, oracles
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 
@@ -97,7 +98,9 @@ def outcome(model: str, name: str) -> Outcome:
     shape = (NUM_REPLICATES, 1, num_values, 1)
     images = np.round(case.x * likelihood.unit, 6).astype(likelihood.dtype)
     images, observed = (np.tile(each, NUM_REPLICATES).reshape(shape) for each in (images, case.observed))
-    result: Imputed = Imputer(case.vae, config, seed=3)(images, observed, [b"%d" % i for i in range(NUM_REPLICATES)])
+    result: Imputed = Imputer(case.vae, config, Preprocessor(case.vae.likelihood, seed=3))(
+        images, observed, [b"%d" % i for i in range(NUM_REPLICATES)]
+    )
     values = result.imputations.reshape(NUM_REPLICATES, NUM_IMPUTATIONS, num_values) / np.float64(likelihood.unit)
     mean, stddev = (each.reshape(NUM_REPLICATES, -1)[:, ~case.observed] for each in (result.mean, result.stddev))
     return Outcome(case, values[..., ~case.observed], *(np.float64(e) for e in (mean, stddev, result.ess_bulk)))

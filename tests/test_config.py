@@ -6,7 +6,7 @@ import os
 import pytest
 
 from vaefill.pipeline import config
-from vaefill.pipeline.config import ConfigError
+from vaefill.pipeline.errors import ConfigError
 
 PACKAGED = sorted(os.path.basename(path) for path in glob.glob(config.packaged("*.yaml")))
 
@@ -21,9 +21,9 @@ def test_packaged_configurations_are_valid_by_name_and_path(name):
 
 
 def test_settings_override_the_file():
-    loaded = config.load("test.yaml", ["sampler.num_chains=8", "data.carry={label: bytes}", "model.hidden=[3, 4]"])
+    loaded = config.load("test.yaml", ["sampler.num_chains=8", "record.carry={label: bytes}", "model.hidden=[3, 4]"])
     assert loaded.sampler.num_chains == 8
-    assert loaded.data.carry == {"label": "bytes"}
+    assert loaded.record.carry == {"label": "bytes"}
     assert loaded.model.hidden == (3, 4)
     assert loaded.output == config.load("test.yaml").output
 
@@ -67,16 +67,16 @@ def test_the_configuration_is_frozen():
         ("mask={rate: 0.5, slope: 1}", "mask.mechanism mcar does not take mask.slope; it takes rate"),
         ("mask.rate=1.5", "mask.rate: Input should be less than or equal to 1, got 1.5"),
         ("output.split=a b", "output.split: String should match pattern"),
-        ("data.shape=[28, 28]", "data.shape.2: Field required"),
+        ("record.shape=[28, 28]", "record.shape.2: Field required"),
         ("train.epochs=.inf", "train.epochs: Input should be a finite number"),
         ("model.likelihood=poisson", "model.likelihood: Input should be 'bernoulli', .* got 'poisson'"),
-        ("data.binarize=none", "^model.likelihood bernoulli needs data.binarize threshold or sample, got none$"),
-        ("data.dtype=float32", "^model.likelihood bernoulli needs data.dtype uint8, got float32$"),
+        ("record.binarize=none", "^model.likelihood bernoulli needs record.binarize threshold or sample, got none$"),
+        ("record.dtype=float32", "^model.likelihood bernoulli needs record.dtype uint8, got float32$"),
         (
             "model.likelihood=discretized_logistic_mixture",
-            "^model.likelihood discretized_logistic_mixture needs data.binarize none, got threshold$",
+            "^model.likelihood discretized_logistic_mixture needs record.binarize none, got threshold$",
         ),
-        ("model.likelihood=gaussian", "^model.likelihood gaussian needs data.dtype float32, got uint8$"),
+        ("model.likelihood=gaussian", "^model.likelihood gaussian needs record.dtype float32, got uint8$"),
         ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
         ("seed", "expected section.key=value"),
         ("seed.x=1", "seed: "),
@@ -94,12 +94,12 @@ def test_mistakes_are_one_clear_line(setting, message):
 
 @pytest.mark.parametrize(("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")])
 def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
-    settings = [f"model.likelihood={likelihood}", f"data.dtype={dtype}", "data.binarize=none"]
+    settings = [f"model.likelihood={likelihood}", f"record.dtype={dtype}", "record.binarize=none"]
     assert config.load("test.yaml", settings).data.binarize == "none"
 
 
 def test_a_mechanism_that_goes_by_grey_values_needs_them():
-    real = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none"]
+    real = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none"]
     with pytest.raises(ConfigError, match="^mask.mechanism mar needs grey values"):
         config.load(None, [*real, "mask={mechanism: mar, rate: 0.5, slope: 4}"])
 

@@ -13,10 +13,10 @@ import tensorflow as tf
 from tests import kill
 from tests.test_metrics import read
 from vaefill.model.engine.slots import Slots
+from vaefill.model.errors import EXIT_JOB
 from vaefill.pipeline import cli, console, jobs
-from vaefill.pipeline.config import ConfigError
-from vaefill.pipeline.results import results
-from vaefill.pipeline.store.sources import SourceError
+from vaefill.pipeline.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
+from vaefill.pipeline.results import integrity
 
 SLOW = ("--set", "sampler.target_ess=1e9", "--set", "sampler.max_sweeps=20000")  # minutes
 
@@ -66,20 +66,20 @@ def test_signals_end_a_job_in_seconds_and_publish_nothing(model_directory, maske
 def test_a_full_disk_is_one_line_and_the_old_result_stays(model_directory, masked, config, tmp_path):
     out = tmp_path / "out"
     jobs.mask(config, "digits/test[:3]", str(out))
-    before = results.verify(str(out))
+    before = integrity.verify(str(out))
     arguments = impute(model_directory, masked, out, "--replace", "--set", "output.num_shards=1")
     process = start(*arguments, log=tmp_path / "log", largest_file=20_000)
     process.join(120)
-    assert process.exitcode == console.EXIT_JOB
+    assert process.exitcode == EXIT_JOB
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last.startswith("vaefill: ") and "File too large" in last
-    assert results.verify(str(out)) == before
+    assert integrity.verify(str(out)) == before
 
 
 def test_where_nothing_can_be_written_is_one_line(model_directory, masked, tmp_path):
     process = start(*impute(model_directory, masked, "/proc/vaefill/out"), log=tmp_path / "log")
     process.join(120)
-    assert process.exitcode == console.EXIT_JOB
+    assert process.exitcode == EXIT_JOB
     assert (tmp_path / "log").read_text().splitlines()[-1].startswith("vaefill: [Errno 2] No such file or directory")
 
 
@@ -99,7 +99,7 @@ def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, maske
     process = kill.CONTEXT.Process(target=stuck, args=(arguments, str(tmp_path / "log")))
     process.start()
     process.join(100)
-    assert process.exitcode == console.EXIT_JOB
+    assert process.exitcode == EXIT_JOB
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert "a call of the device has given no answer for 20 s" in last and "limits.device_call_seconds" in last
 
@@ -108,10 +108,10 @@ def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, maske
     "error, code",
     [
         (ConfigError(), 2),
-        (results.ResultError(), 2),
+        (ResultError(), 2),
         (SourceError(), 3),
-        (jobs.BadInputError("", {}), 3),
-        (jobs.JobError(), 4),
+        (BadInputError("", {}), 3),
+        (JobError(), 4),
         (OSError(), 4),
         (KeyError(), None),
     ],

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from vaefill.model import counter_random
-from vaefill.model.counter_random import Draw, Streams
+from vaefill.model.counter_random import Purpose, Streams
 
 FALSE_ALARM = 1e-6
 
@@ -31,20 +31,20 @@ def test_known_answers_of_random123(counter, key, expected):
 
 
 def test_a_number_depends_on_its_place_alone():
-    alone = counter_random.uniform(streams(1), tf.constant(3), Draw.VALUES, 7)
-    among = counter_random.uniform(streams(50), tf.constant(3), Draw.VALUES, 7)
-    compiled = tf.function(counter_random.uniform, jit_compile=True)(streams(50), tf.constant(3), Draw.VALUES, 7)
+    alone = counter_random.uniform(streams(1), tf.constant(3), Purpose.VALUES, 7)
+    among = counter_random.uniform(streams(50), tf.constant(3), Purpose.VALUES, 7)
+    compiled = tf.function(counter_random.uniform, jit_compile=True)(streams(50), tf.constant(3), Purpose.VALUES, 7)
     np.testing.assert_array_equal(alone[0], among[0])
     np.testing.assert_array_equal(among, compiled)
 
 
 def test_every_part_of_the_place_matters():
-    def draw(seed=0, record=b"a", chain=0, sweep=0, purpose=Draw.VALUES):
+    def draw(seed=0, record=b"a", chain=0, sweep=0, purpose=Purpose.VALUES):
         key = tf.constant(counter_random.record_key(seed, record)[None])
         place = Streams(key, tf.constant([chain], tf.uint32))
         return tuple(counter_random.uniform(place, tf.constant(sweep), purpose, 8)[0].numpy())
 
-    places = [{}, {"seed": 1}, {"record": b"b"}, {"chain": 1}, {"sweep": 1}, {"purpose": Draw.LATENT}]
+    places = [{}, {"seed": 1}, {"record": b"b"}, {"chain": 1}, {"sweep": 1}, {"purpose": Purpose.LATENT}]
     rows = [draw(**place) for place in places]
     assert len(set(rows)) == len(places)
     assert len({number for row in rows for number in row}) == 8 * len(places)
@@ -64,12 +64,12 @@ def test_fields_of_the_counter_do_not_overlap():
     """The largest chain, sweep, draw and block each stay within their bits."""
     assert counter_random.MAX_CHAINS * counter_random.MAX_SWEEPS == 1 << 32
     assert counter_random.MAX_ELEMENTS // 2 * 1024 == 1 << 32
-    assert max(Draw) < 1024
+    assert max(Purpose) < 1024
 
 
 def test_uniform_law():
     """Kolmogorov-Smirnov by the DKWM inequality; sees a shift of the distribution function of 0.009."""
-    numbers = np.sort(counter_random.uniform(streams(500), tf.constant(1), Draw.VALUES, 801).numpy().ravel())
+    numbers = np.sort(counter_random.uniform(streams(500), tf.constant(1), Purpose.VALUES, 801).numpy().ravel())
     bound = math.sqrt(math.log(2 / FALSE_ALARM) / (2 * len(numbers)))
     assert np.abs(numbers - np.arange(1, len(numbers) + 1) / len(numbers)).max() < bound
     assert 0 < numbers[0] and numbers[-1] < 1
@@ -77,7 +77,7 @@ def test_uniform_law():
 
 def test_normal_law():
     """As for uniforms, through the normal distribution function; both words of a block are covered."""
-    numbers = counter_random.normal(streams(500), tf.constant(1), Draw.LATENT, 801).numpy()
+    numbers = counter_random.normal(streams(500), tf.constant(1), Purpose.LATENT, 801).numpy()
     for part in (numbers[:, :401], numbers[:, 401:]):
         values = np.sort(0.5 * (1 + np.vectorize(math.erf)(part.ravel() / math.sqrt(2))))
         bound = math.sqrt(math.log(2 / FALSE_ALARM) / (2 * len(values)))
@@ -93,4 +93,4 @@ def test_extreme_bits_stay_inside_the_open_interval():
 @pytest.mark.parametrize("size", [0, counter_random.MAX_ELEMENTS + 1])
 def test_impossible_sizes_are_refused(size):
     with pytest.raises(ValueError, match="size must be from 1"):
-        counter_random.uniform(streams(1), tf.constant(0), Draw.VALUES, size)
+        counter_random.uniform(streams(1), tf.constant(0), Purpose.VALUES, size)

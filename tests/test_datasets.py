@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import datasets, digits
+from vaefill.model.errors import DatasetError
 
 
 def test_bundled_digits_by_name_and_by_directory():
@@ -22,11 +23,11 @@ def test_bundled_digits_by_name_and_by_directory():
         ("tfds:no_such_data_set", "test", (28, 28, 1), "neither a tfds data set nor a directory"),
         ("digits", "tset", (28, 28, 1), "has no split 'tset'; it has test, train, validation"),
         ("digits", "test[5:5]", (28, 28, 1), "is empty"),
-        ("digits", "test", (28, 28, 3), r"images of shape \(28, 28, 1\), data.shape is \(28, 28, 3\)"),
+        ("digits", "test", (28, 28, 3), r"images of shape \(28, 28, 1\), record.shape is \(28, 28, 3\)"),
     ],
 )
 def test_what_is_not_there_is_a_clear_error(name, split, shape, message):
-    with pytest.raises(datasets.DatasetError, match=message):
+    with pytest.raises(DatasetError, match=message):
         datasets.load_images(name, split, shape)
 
 
@@ -52,11 +53,11 @@ def test_real_values(real):
     loaded = datasets.load_images(name, "train", (2, 3, 1), "float32")
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(np.sort(loaded, axis=0), np.sort(images.reshape(6, 6), axis=0))
-    with pytest.raises(datasets.DatasetError, match="split 'broken' .* values that are not finite"):
+    with pytest.raises(DatasetError, match="split 'broken' .* values that are not finite"):
         datasets.load_images(name, "broken", (2, 3, 1), "float32")
-    with pytest.raises(datasets.DatasetError, match="has no uint8 feature `image`"):
+    with pytest.raises(DatasetError, match="has no uint8 feature `image`"):
         datasets.load_images(name, "train", (2, 3, 1))
-    with pytest.raises(datasets.DatasetError, match="has no float32 feature `image`"):
+    with pytest.raises(DatasetError, match="has no float32 feature `image`"):
         datasets.load_images("digits", "train", (28, 28, 1), "float32")
 
 

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels, oracles
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.engine import evidence
 
-PURPOSES = (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE)
+PURPOSES = (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE)
 NUM_RECORDS, ROWS_PER_RECORD = 256, 4
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])

@@ -9,9 +9,9 @@ from tests import fuzz
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
 from vaefill.pipeline.records.record import content_hash, decode_imputed
-from vaefill.pipeline.results import results
-from vaefill.pipeline.store import sources
-from vaefill.pipeline.store.sources import Frame
+from vaefill.pipeline.results import integrity
+from vaefill.pipeline.store import tfrecord
+from vaefill.pipeline.store.tfrecord import Frame
 
 
 def test_a_thousand_broken_inputs_lose_no_good_record():
@@ -20,17 +20,17 @@ def test_a_thousand_broken_inputs_lose_no_good_record():
 
 
 def lose_the_last(path, limit):
-    found = list(sources.read_frames(path, limit))
+    found = list(tfrecord.read_frames(path, limit))
     return found[:-1] if isinstance(found[-1], Frame) else found
 
 
 def pass_on_what_is_broken(path, limit):
-    for found in sources.read_frames(path, limit):
+    for found in tfrecord.read_frames(path, limit):
         yield found if isinstance(found, Frame) else found.frame
 
 
 def read_twice(path, limit):
-    for found in sources.read_frames(path, limit):
+    for found in tfrecord.read_frames(path, limit):
         yield from (found, found)
 
 
@@ -71,4 +71,4 @@ def test_a_job_over_broken_files_imputes_every_good_record(model_directory, tmp_
     assert whole <= {content_hash(example.masked, schema) for example in examples}
     assert found["records"]["imputed"] == len(examples) > 250
     assert found["records"]["dead"] > 20 and found["records"]["unreadable_stretches"] > 20
-    results.verify(out)
+    integrity.verify(out)

@@ -1,99 +1,48 @@
-"""`model` never imports Beam or `pipeline`; within `model`, imports go one way."""
+"""`model` never imports Beam or `pipeline`; imports go one way, between packages and within them."""
 
 import ast
+import graphlib
 import pathlib
-
-import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Lower layers first; a module imports only what stands before it.
+# Lower layers first; a module imports from its own layer and those before it. What names no module is a whole package.
 LAYERS = [
-    "vaefill.model.digits",
-    "vaefill.model.config",
-    "vaefill.model.counter_random",
-    "vaefill.model.likelihoods",
-    "vaefill.model.networks",
-    "vaefill.model.vae",
-    "vaefill.model.objectives",
-    "vaefill.model.missingness",
-    "vaefill.model.datasets",
-    "vaefill.model.checkpoints",
-    "vaefill.model.training",
-    "vaefill.model.diagnostics",
-    "vaefill.model.pareto",
-    "vaefill.model.samplers.base",
-    "vaefill.model.samplers.pseudo_gibbs",
-    "vaefill.model.samplers.metropolis_within_gibbs",
-    "vaefill.model.samplers.ac_mwg",
-    "vaefill.model.samplers.lair",
-    "vaefill.model.samplers.importance_resampling",
-    "vaefill.model.samplers.hamiltonian",
-    "vaefill.model.samplers.scouts",
-    "vaefill.model.samplers.latent_hmc",
-    "vaefill.model.samplers.annealed_smc",
-    "vaefill.model.samplers",
-    "vaefill.model.engine.bands",
-    "vaefill.model.engine.chain",
-    "vaefill.model.engine.stopping",
-    "vaefill.model.engine.slots",
-    "vaefill.model.lanes",
-    "vaefill.model.engine.evidence",
-    "vaefill.model.engine.harvest",
-    "vaefill.model.evaluation",
-    "vaefill.model.misfit",
-    "vaefill.model.imputer",
-    "vaefill.pipeline.experiments.products",
-    "vaefill.pipeline.experiments.throughput",
-    "vaefill.pipeline.records.values",
-    "vaefill.pipeline.records.record",
-    "vaefill.pipeline.config",
-    "vaefill.pipeline.counters",
-    "vaefill.pipeline.logs",
-    "vaefill.pipeline.store.sources",
-    "vaefill.pipeline.store.spill",
-    "vaefill.pipeline.store.entries",
-    "vaefill.pipeline.store.computed",
-    "vaefill.pipeline.watchdog",
-    "vaefill.pipeline.summary.statistics",
-    "vaefill.pipeline.store.sinks",
-    "vaefill.pipeline.imputation",
-    "vaefill.pipeline.masking",
-    "vaefill.pipeline.summary.summary",
-    "vaefill.pipeline.graph",
-    "vaefill.pipeline.results.results",
-    "vaefill.pipeline.results.staging",
-    "vaefill.pipeline.results.incremental",
-    "vaefill.pipeline.jobs",
-    "vaefill.pipeline.report.figures",
-    "vaefill.pipeline.report.text",
-    "vaefill.pipeline.report.scores",
-    "vaefill.pipeline.experiments.comparison",
-    "vaefill.pipeline.report.report",
-    "vaefill.pipeline.metrics",
-    "vaefill.pipeline.console",
-    "vaefill.pipeline.experiments.benchmark",
-    "vaefill.pipeline.cli",
+    ("model",),
+    ("model.samplers",),
+    ("model.engine",),
+    ("model.misfit", "model.imputer"),
+    (
+        "pipeline.errors",
+        "pipeline.config",
+        "pipeline.counters",
+        "pipeline.logs",
+        "pipeline.metrics",
+        "pipeline.console",
+    ),
+    ("pipeline.records",),
+    ("pipeline.store",),
+    ("pipeline.summary", "pipeline.results", "pipeline.watchdog", "pipeline.imputation", "pipeline.masking"),
+    ("pipeline.graph", "pipeline.jobs"),
+    ("pipeline.report",),
+    ("pipeline.experiments",),
+    ("pipeline.cli",),
 ]
-WITHOUT_BEAM = {
-    "vaefill.pipeline.records.values",
-    "vaefill.pipeline.records.record",
-    "vaefill.pipeline.config",
-    "vaefill.pipeline.summary.statistics",
-    "vaefill.pipeline.report.figures",
-    "vaefill.pipeline.report.text",
-    "vaefill.pipeline.experiments.comparison",
-    "vaefill.pipeline.report.report",
-}
+WITHOUT_BEAM = ("model", "pipeline.records", "pipeline.errors", "pipeline.config", "pipeline.report")
+SCRIPTS = {"model.digits.make"}  # imported by nobody
 
 
 def modules() -> dict[str, pathlib.Path]:
+    """Name, without `vaefill`, -> file."""
     found = {}
     for package in ("model", "pipeline"):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
+
+
+MODULES = modules()
 
 
 def imports(path: pathlib.Path) -> set[str]:
@@ -103,19 +52,45 @@ def imports(path: pathlib.Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             members = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {member if member in LAYERS else node.module for member in members}
+            names |= {member if member.removeprefix("vaefill.") in MODULES else node.module for member in members}
     return names
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if name not in ("model", "pipeline")])
-def test_imports_go_one_way(module):
-    if module == "vaefill.model.digits.make":
-        return  # a script, imported by nobody
-    used = {name for name in imports(modules()[module]) if name in LAYERS}
-    assert module in LAYERS, f"{module} has no layer yet"
-    assert used <= set(LAYERS[: LAYERS.index(module)])
+def own(path: pathlib.Path) -> set[str]:
+    """The modules of this project that a file imports."""
+    return {name.removeprefix("vaefill.") for name in imports(path) if name.startswith("vaefill.")}
 
 
-@pytest.mark.parametrize("module", [n for n in modules() if n.startswith("model") or n in WITHOUT_BEAM])
-def test_no_beam(module):
-    assert not {name for name in imports(modules()[module]) if name.split(".")[0] == "apache_beam"}
+def layer(module: str) -> int:
+    """That of the longest name of `LAYERS` that the module is or lies in."""
+    fits = [(len(n), i) for i, names in enumerate(LAYERS) for n in names if f"{module}.".startswith(f"{n}.")]
+    assert fits, f"{module} has no layer yet"
+    return max(fits)[1]
+
+
+def test_imports_go_one_way():
+    chosen = {name: path for name, path in MODULES.items() if name != "pipeline" and name not in SCRIPTS}
+    above = {
+        (name, used)
+        for name, path in chosen.items()
+        for used in own(path)
+        if used in MODULES and layer(used) > layer(name)
+    }
+    assert not above
+
+
+def test_no_two_modules_need_each_other():
+    graph = {name: own(path) - {name} for name, path in MODULES.items() if name not in ("model", "pipeline")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_beam():
+    chosen = {n: p for n, p in MODULES.items() if f"{n}.".startswith(tuple(f"{m}." for m in WITHOUT_BEAM))}
+    assert not [n for n, path in chosen.items() if {name.split(".")[0] for name in imports(path)} & {"apache_beam"}]
+
+
+def test_there_is_one_name_to_import_by():
+    """From a checkout `import model` would work too, and make a second copy of everything."""
+    paths = [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
+    others = {"model", "pipeline", "configs"}
+    assert not [str(path) for path in paths if {name.split(".")[0] for name in imports(path)} & others]

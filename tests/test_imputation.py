@@ -11,25 +11,27 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import checkpoints, vae
+from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
 from vaefill.model.samplers import SAMPLERS
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import imputation, jobs
+from vaefill.pipeline.errors import BadInputError, ConfigError, ResultError, SourceError
 from vaefill.pipeline.imputation import DeviceError, ImputationHandler
 from vaefill.pipeline.records.record import MaskedRecord, Reason, decode_imputed
-from vaefill.pipeline.report import report
-from vaefill.pipeline.results import results
-from vaefill.pipeline.store.computed import Computed
+from vaefill.pipeline.report.page import write_report
+from vaefill.pipeline.results import integrity
+from vaefill.pipeline.store.resume import ResumeCache
 from vaefill.pipeline.store.sinks import Item
-from vaefill.pipeline.store.sources import DeadLetter, Frame, SourceError
 from vaefill.pipeline.store.spill import SpillReader
+from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
 
-REAL = ["model.likelihood=gaussian", "data.dtype=float32", "data.binarize=none", "data.shape=[2, 3, 1]"]
-GREY = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
+REAL = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none", "record.shape=[2, 3, 1]"]
+GREY = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
 
 
 def hashes(out: str) -> dict[str, str]:
-    files = results.read_manifest(out)["files"]
+    files = integrity.read_manifest(out)["files"]
     return {
         path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/", "dead_letters/"))
     }
@@ -138,7 +140,7 @@ def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
     ]
     pattern = rewrite(masked, tmp_path, 2, more=bad)
     out = str(tmp_path / "out")
-    with pytest.raises(jobs.BadInputError, match="4 of 34 records are bad"):
+    with pytest.raises(BadInputError, match="4 of 34 records are bad"):
         quick = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
         jobs.impute(quick, model_directory, [pattern], out)
     assert not os.path.exists(out)
@@ -164,7 +166,7 @@ def test_the_summary_agrees_with_the_data_set(result):
     """Recomputed with tfds and numpy alone."""
     builder = tfds.builder_from_directory(os.path.join(result, "imputed"))
     examples = list(tfds.as_numpy(builder.as_dataset(split="train")))
-    summary = results.read_summary(result)
+    summary = integrity.read_summary(result)
     missing = np.stack([~e["observed"] for e in examples])
     mean = np.stack([e["mean"] for e in examples])[missing].astype(np.float64)
     truth = np.stack([e["truth"] > 127 for e in examples])[missing]
@@ -180,10 +182,10 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert len(set(sweeps.tolist())) > 1, "records stop by themselves"
     assert summary["all"]["misfit_fraction"] == pytest.approx(np.mean([e["misfit"] for e in examples]))
     for example in examples:
-        assert 1 / 101 <= example["fit_percentile"] <= 1
-        assert example["misfit"] == (example["fit_percentile"] <= np.float32(0.01))
+        assert 1 / 101 <= example["fit_p_value"] <= 1
+        assert example["misfit"] == (example["fit_p_value"] <= np.float32(0.01))
     assert summary["all"]["num_chain_sweeps"] == 2 * sweeps.sum()
-    for name in ("num_gradients", "log_prob_observed", "log_prob_missing"):
+    for name in ("num_network_passes", "log_prob_observed", "log_prob_missing"):
         values = np.array([e[name] for e in examples], np.float64)
         assert np.isfinite(values).all()
         assert summary["all"]["diagnostics"][name]["0.5"] == np.quantile(values, 0.5, method="inverted_cdf")
@@ -197,7 +199,7 @@ def test_the_summary_agrees_with_the_data_set(result):
 
 
 def test_the_manifest_says_what_was_done(config, model_directory, result):
-    manifest = results.read_manifest(result)
+    manifest = integrity.read_manifest(result)
     assert manifest["identity"]["model"] == checkpoints.fingerprint(model_directory)
     assert manifest["config"] == config.model_dump(mode="json")
     assert manifest["counts"]["written"] == 30
@@ -210,7 +212,7 @@ def test_the_manifest_says_what_was_done(config, model_directory, result):
 def test_the_same_run_again_is_a_no_op(config, model_directory, masked, result, monkeypatch):
     monkeypatch.setattr(jobs, "_run", None)
     assert jobs.impute(config, model_directory, [masked], result) is None
-    with pytest.raises(results.ResultError, match="different: seed"):
+    with pytest.raises(ResultError, match="different: seed"):
         jobs.impute(config_lib.load("test.yaml", ["seed=1"]), model_directory, [masked], result)
 
 
@@ -218,22 +220,22 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
     out = str(tmp_path / "out")
     with pytest.raises(SourceError, match="no file matches"):
         jobs.impute(config, model_directory, [str(tmp_path / "*.none")], out)
-    with pytest.raises(checkpoints.ModelError, match="is not a model directory"):
+    with pytest.raises(ModelError, match="is not a model directory"):
         jobs.impute(config, str(tmp_path), [masked], out)
-    other = config_lib.load("test.yaml", ["data.shape=[14, 14, 1]"])
-    with pytest.raises(checkpoints.ModelError, match=r"a model of shape \[28, 28, 1\], data.shape is \[14, 14, 1\]"):
+    other = config_lib.load("test.yaml", ["record.shape=[14, 14, 1]"])
+    with pytest.raises(ModelError, match=r"a model of shape \[28, 28, 1\], record.shape is \[14, 14, 1\]"):
         jobs.impute(other, model_directory, [masked], out)
     grey = config_lib.load("test.yaml", GREY)
-    with pytest.raises(config_lib.ConfigError, match=r"model.likelihood bernoulli needs data.binarize .*, got none$"):
+    with pytest.raises(ConfigError, match=r"model.likelihood bernoulli needs record.binarize .*, got none$"):
         jobs.impute(grey, model_directory, [masked], out)
     rare = config_lib.load("test.yaml", ["sampler.misfit_rate=0.001"])
-    with pytest.raises(config_lib.ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 100 reference"):
+    with pytest.raises(ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 100 calibration"):
         jobs.impute(rare, model_directory, [masked], out)
-    taken = config_lib.load("test.yaml", ["data.carry={mean: float32}"])
-    with pytest.raises(config_lib.ConfigError, match="mean is a feature of the output itself"):
+    taken = config_lib.load("test.yaml", ["record.carry={mean: float32}"])
+    with pytest.raises(ConfigError, match="mean is a feature of the output itself"):
         jobs.impute(taken, model_directory, [masked], out)
     (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(jobs.BadInputError, match="the input holds no records"):
+    with pytest.raises(BadInputError, match="the input holds no records"):
         jobs.impute(config, model_directory, [str(tmp_path / "empty")], out)
 
 
@@ -241,7 +243,7 @@ def test_grey_values(masked, tmp_path):
     """Imputations are on all levels, observed bytes are untouched, scores are those of grey values."""
     config = config_lib.load("test.yaml", GREY)
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
-    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     found = jobs.impute(config, model, [masked], out)
     truth = found["all"]["truth"]
     assert truth["brier"] > 0 and truth["nll"] is None and truth["reliability"] is None
@@ -276,7 +278,7 @@ def test_real_values(tmp_path):
     """Imputations are real numbers, observed ones are untouched, and what is not finite is a dead letter."""
     config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5"])
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
-    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     real_records(str(tmp_path / "in"), 20)
     found = jobs.impute(config, model, [str(tmp_path / "in")], out)
     assert found["records"]["dead_by_reason"] == {"bad_image": 1} and found["records"]["imputed"] == 19
@@ -288,7 +290,7 @@ def test_real_values(tmp_path):
         np.testing.assert_array_equal(example["imputations"][observed], given[observed])
         np.testing.assert_array_equal(example["mean"][example["observed"]], example["truth"][example["observed"]])
         assert (example["stddev"][~example["observed"]] > 0).all()
-    report.write_report([out], str(tmp_path / "report"))
+    write_report([out], str(tmp_path / "report"))
 
 
 def make_handler(
@@ -296,7 +298,7 @@ def make_handler(
 ) -> ImputationHandler:
     computed = str(directory / "computed")
     os.makedirs(computed, exist_ok=True)
-    Computed(computed).take_over()
+    ResumeCache(computed).take_over()
     schema = jobs.schema_of(config)
     return ImputationHandler(
         model_directory, fingerprint, config.sampler, 0, "threshold", schema, computed, call_seconds=seconds
@@ -323,7 +325,7 @@ def test_a_record_without_numbers_is_reported_and_the_others_keep_their_bits(tmp
     """An observed value near the largest of float32: its squared distance from any mean is infinite."""
     config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5", "output.num_shards=1"])
     model = str(tmp_path / "model")
-    checkpoints.save(model, vae.build(config.model, config.data.shape, seed=1), config.model, {})
+    checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     real_records(str(tmp_path / "in"), 20)
     payloads = [each.numpy() for each in tf.data.TFRecordDataset(str(tmp_path / "in"))]
     example = tf.train.Example.FromString(payloads[5])
@@ -344,7 +346,7 @@ def test_a_record_without_numbers_is_reported_and_the_others_keep_their_bits(tmp
 
 
 def test_a_worker_refuses_another_model(config, model_directory, tmp_path):
-    with pytest.raises(checkpoints.ModelError, match="has changed"):
+    with pytest.raises(ModelError, match="has changed"):
         make_handler(config, model_directory, tmp_path, "another fingerprint").load_model()
 
 
@@ -377,8 +379,8 @@ def test_batches_have_a_fixed_size(config, model_directory, tmp_path, monkeypatc
 class Faulty:
     """An imputer that fails on a batch with certain records in it."""
 
-    def __init__(self, imputer, culprits, error: Exception):
-        self._imputer, self._culprits, self._error = imputer, set(culprits), error
+    def __init__(self, imputer, budget, error: Exception):
+        self._imputer, self._culprits, self._error = imputer, set(budget), error
         self.calls = 0
 
     def stream(self, images, observed, ids, truths):
@@ -442,12 +444,12 @@ def test_many_records_that_fail_are_found_also_when_the_others_were_computed_bef
 ):
     """A rerun has little left but those."""
     reads = make_reads(40)
-    culprits = [record.id for _, record in reads[::3]]
-    faulty = Faulty(loaded, culprits, ValueError("no such luck"))
+    budget = [record.id for _, record in reads[::3]]
+    faulty = Faulty(loaded, budget, ValueError("no such luck"))
     for _ in range(2):
         found = make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
-        assert sorted(each.record_id for each in found if isinstance(each, DeadLetter)) == sorted(culprits)
-        assert len(read_bytes(found)) == 40 - len(culprits)
+        assert sorted(each.record_id for each in found if isinstance(each, DeadLetter)) == sorted(budget)
+        assert len(read_bytes(found)) == 40 - len(budget)
 
 
 @pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()])
@@ -498,7 +500,7 @@ def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory,
 def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_path, caplog):
     (tmp_path / "noise").write_bytes(b"no TFRecords" * 100)
     config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"])
-    with pytest.raises(jobs.BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes") as error:
+    with pytest.raises(BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes") as error:
         jobs.impute(config, model_directory, [masked, str(tmp_path / "noise")], str(tmp_path / "out"))
     assert error.value.outcome["records"]["unreadable_stretches"] == 1
     assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
@@ -515,7 +517,7 @@ def test_input_that_changes_is_an_error(model_directory, masked, tmp_path, monke
 
     monkeypatch.setattr(jobs, "_run", run_and_append)
     config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
-    with pytest.raises(jobs.BadInputError, match="part-0 has changed while it was read"):
+    with pytest.raises(BadInputError, match="part-0 has changed while it was read"):
         jobs.impute(config, model_directory, [pattern], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -523,6 +525,6 @@ def test_input_that_changes_is_an_error(model_directory, masked, tmp_path, monke
 def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_path):
     pattern = rewrite(masked, tmp_path, 1, more=[b"\xff", b"\xff\xff"])
     settings = ["limits.max_bad_fraction=1", "limits.max_bad_records=1", "sampler.name=pseudo_gibbs"]
-    with pytest.raises(jobs.BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "):
+    with pytest.raises(BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "):
         jobs.impute(config_lib.load("test.yaml", settings), model_directory, [pattern], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

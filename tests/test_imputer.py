@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from vaefill.model import imputer, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 
 SHAPE = (6, 5, 1)
@@ -68,7 +69,10 @@ def sampler(request):
     """An imputer, one of the same settings, and what the first makes of all records."""
     name, latent_size, precision = request.param
     model = make_model(latent_size, (96, 96) if precision == HALF else (16,))  # wide enough for products to be rounded
-    first, second = (imputer.Imputer(model, make_config(name, precision=precision), seed=7) for _ in range(2))
+    first, second = (
+        imputer.Imputer(model, make_config(name, precision=precision), Preprocessor(model.likelihood, seed=7))
+        for _ in range(2)
+    )
     return first, second, first(*subset(range(NUM_RECORDS)))
 
 
@@ -118,7 +122,7 @@ def test_what_has_converged_is_finite(num_warmup):
     easy = {"target_ess": 1.0, "num_chains": 2, "num_particles": 16}
     sampler = make_config("annealed_smc", num_warmup=num_warmup, max_sweeps=80, **easy)
     images, observed = (field[:, :2, :3] for field in make_records(8)[:2])
-    found = imputer.Imputer(grey, sampler, 0, "none")(images, observed, make_records(8)[2])
+    found = imputer.Imputer(grey, sampler)(images, observed, make_records(8)[2])
     assert found.converged.any()
     for field in (found.mean, found.stddev):
         assert np.isfinite(field[found.converged]).all()
@@ -134,7 +138,7 @@ def test_a_decoder_that_overflows_has_not_converged(model):
     images, observed, ids = make_records(8)
     observed[:, -1, -1] = False
     config = make_config("pseudo_gibbs", target_r_hat=10.0, target_ess=1.0)
-    found = imputer.Imputer(broken, config, 0)(images, observed, ids)
+    found = imputer.Imputer(broken, config)(images, observed, ids)
     assert np.isnan(found.mean).any(axis=(1, 2, 3)).all() and not found.converged.any()
 
 
@@ -148,13 +152,15 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(model):
-    return imputer.Imputer(model, CONFIG, seed=7)
+    return imputer.Imputer(model, CONFIG, Preprocessor(model.likelihood, seed=7))
 
 
 @pytest.fixture(scope="module")
 def other(model):
     """An imputer of another seed, without evidence, and its occupancy before and after it has seen 18 records."""
-    run = imputer.Imputer(model, CONFIG.model_copy(update={"num_evidence_draws": 0}), seed=8)
+    run = imputer.Imputer(
+        model, CONFIG.model_copy(update={"num_evidence_draws": 0}), Preprocessor(model.likelihood, seed=8)
+    )
     before = run.occupancy
     run(*make_records(18))
     return run, before, run.occupancy
@@ -196,7 +202,9 @@ def test_imputations_differ_from_each_other(together):
 def test_a_record_that_stops_early_has_a_latent_for_every_imputation(model):
     """More imputations than the draws after which it might have stopped."""
     settings = {"max_sweeps": 200, "target_r_hat": 9.0, "target_ess": 4.0, "num_imputations": 100}
-    result = imputer.Imputer(model, CONFIG.model_copy(update=settings), seed=7)(*make_records(1))
+    result = imputer.Imputer(model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7))(
+        *make_records(1)
+    )
     assert result.num_sweeps.tolist() == [9 + 40] and result.num_latents.tolist() == [100]
     assert result.imputations.shape[1] == 100
 
@@ -211,7 +219,7 @@ def test_nothing_missing_and_everything_missing(run):
     assert result.num_sweeps[1] == CONFIG.max_sweeps and not result.converged[1]
     assert result.log_prob_observed[1] == 0  # nothing is certain
     # The initial draw of the model and that of the sampler's state are passes too.
-    assert result.num_gradients.tolist() == [0, (2 + CONFIG.max_sweeps) * CONFIG.num_chains]
+    assert result.num_network_passes.tolist() == [0, (2 + CONFIG.max_sweeps) * CONFIG.num_chains]
 
 
 def test_no_records(run):
@@ -237,7 +245,10 @@ def test_occupancy(other):
 def test_results_come_once_and_no_later_than_after_some_calls(model, monkeypatch):
     """However many are handed over at once, they have the same bits."""
     settings = {"max_sweeps": 200, "target_r_hat": 1.1, "target_ess": 20.0}  # records finish one by one
-    run, batch = imputer.Imputer(model, CONFIG.model_copy(update=settings), seed=7), make_records(27)
+    run, batch = (
+        imputer.Imputer(model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7)),
+        make_records(27),
+    )
     whole, sizes = run(*batch), []
     for patience in (1, 1 << 30):
         monkeypatch.setattr(imputer, "_PATIENCE", patience)
@@ -264,20 +275,11 @@ def test_precision_shows_and_changes_little():
     model, records = make_model(3, (96, 96)), subset(range(NUM_RECORDS))
     settings = dict(num_evidence_draws=2000, num_chains=16)
     single, half = (
-        imputer.Imputer(model, make_config("latent_hmc", precision=each, **settings), seed=7)(*records)
+        imputer.Imputer(
+            model, make_config("latent_hmc", precision=each, **settings), Preprocessor(model.likelihood, seed=7)
+        )(*records)
         for each in (SINGLE, HALF)
     )
     known = np.arange(NUM_RECORDS) != 2
     difference = (half.log_prob_observed - single.log_prob_observed)[known]
     assert np.abs(difference).max() < 0.1 and (difference != 0).any()
-
-
-def test_sampled_binarisation_depends_on_the_record_alone(model):
-    """An image and its truth are binarised alike, and at rates that are the grey values."""
-    images = np.full((400, *SHAPE), 64, np.uint8)
-    ids = [b"%d" % i for i in range(400)]
-    values = imputer.model_values(model.likelihood, "sample", 3, ids, images)
-    again = imputer.model_values(model.likelihood, "sample", 3, ids[5:6], images[5:6])
-    np.testing.assert_array_equal(values[5:6], again)
-    assert set(np.unique(values)) == {0.0, 1.0}
-    assert abs(values.mean() - 64 / 255) < 0.02  # five standard errors of 12,000 draws

@@ -8,10 +8,10 @@ import tensorflow_datasets as tfds
 
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
-from vaefill.pipeline.results import incremental, results
-from vaefill.pipeline.results.results import ResultError
+from vaefill.pipeline.errors import BadInputError, ResultError
+from vaefill.pipeline.results import incremental, integrity
 
-ALIKE = {"model": "m", "seed": 0, "sampler": {}, "data": {}}
+ALIKE = {"model": "m", "seed": 0, "sampler": {}, "record": {}}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def examples(*directories: str) -> list[bytes]:
 def test_only_what_is_new_is_imputed(later):
     out, found = later
     assert found["records"]["imputed"] == 15 and found["work"]["skipped"] == 30
-    assert results.verify(out)["work"]["skipped"] == 30
+    assert integrity.verify(out)["work"]["skipped"] == 30
 
 
 def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(config, model_directory, more, result, later, tmp_path):
@@ -61,7 +61,7 @@ def test_bad_records_alone_are_not_news(config, model_directory, masked, result,
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.05"])
     found = jobs.impute(lenient, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
     assert found["records"] | {"dead": 1, "imputed": 0} == found["records"] and not (tmp_path / "out").exists()
-    with pytest.raises(jobs.BadInputError, match="1 of 31 records are bad"):
+    with pytest.raises(BadInputError, match="1 of 31 records are bad"):
         jobs.impute(config, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
 
 
@@ -93,16 +93,16 @@ def test_results_that_are_not_alike_are_refused(model_directory, more, result, t
 
 def test_an_earlier_result_is_not_the_output(config, model_directory, more, result):
     """It would be replaced by what is new alone."""
-    before = results.verify(result)
+    before = integrity.verify(result)
     with pytest.raises(ResultError, match="is an earlier result itself"):
         jobs.impute(config, model_directory, [more], f"{result}/../out", replace=True, since=[result])
-    assert results.verify(result) == before
+    assert integrity.verify(result) == before
 
 
 def seal(directory, identity) -> str:
     (directory / "summary").mkdir()
     (directory / "summary" / "records.parquet").write_bytes(b"a table")
-    results.seal(str(directory), {"identity": identity})
+    integrity.seal(str(directory), {"identity": identity})
     return str(directory)
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests import kernels, oracles
 from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, latent_hmc
-from vaefill.model.samplers.hamiltonian import Reference
+from vaefill.model.samplers.hamiltonian import GaussianSplit
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 CONFIG = SamplerConfig(num_leapfrog_steps=4)
@@ -18,11 +18,11 @@ OBSERVED = np.array([True, False, True, False, False, True])
 def with_step_size(size: float):
     """A skewed reference in the wrong place too: no more than any other does it change the distribution."""
     factor = np.array([[0.9, 0.0], [0.5, 0.6]])
-    reference = Reference(np.array([0.3, -0.2]), factor, np.linalg.inv(factor))
+    split = GaussianSplit(np.array([0.3, -0.2]), factor, np.linalg.inv(factor))
 
     def prepare(rows, state):
-        of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(reference, state.reference))
-        return state._replace(step_size=size * tf.ones_like(state.step_size), reference=Reference(*of_rows))
+        of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(split, state.split))
+        return state._replace(step_size=size * tf.ones_like(state.step_size), split=GaussianSplit(*of_rows))
 
     return prepare
 
@@ -57,8 +57,8 @@ def test_reference_has_the_draws_mean_and_a_normal_targets_covariance():
     mean, covariance = np.array([1.0, -2.0, 3.0]), np.array([[1.0, 0.5, 0.0], [0.5, 0.4, 0.1], [0.0, 0.1, 0.2]])
     draws = rng.multivariate_normal(mean, covariance, (2, 4000))
     gradients = (mean - draws) @ np.linalg.inv(covariance)
-    reference = latent_hmc.fit_reference(tf.constant(draws), tf.constant(gradients))
-    centre, factor, inverse = (tensor.numpy() for tensor in reference)
+    split = latent_hmc.fit_split(tf.constant(draws), tf.constant(gradients))
+    centre, factor, inverse = (tensor.numpy() for tensor in split)
     assert centre.dtype == factor.dtype == inverse.dtype == np.float32
     np.testing.assert_allclose(centre, draws.mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(factor @ inverse, np.stack([np.eye(3)] * 2), atol=1e-5)
@@ -67,7 +67,7 @@ def test_reference_has_the_draws_mean_and_a_normal_targets_covariance():
 
 
 def test_reference_of_a_constant_target_is_finite():
-    for tensor in latent_hmc.fit_reference(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2])):
+    for tensor in latent_hmc.fit_split(tf.zeros([1, 10, 2]), tf.zeros([1, 10, 2])):
         assert np.isfinite(tensor).all()
 
 
@@ -75,7 +75,7 @@ def test_a_record_without_numbers_leaves_the_others_their_reference():
     draws = np.random.default_rng(0).normal(size=(3, 40, 2))
     broken = draws.copy()
     broken[0, 3, 1], broken[1, :, 0] = np.nan, 1e25 * np.arange(40)
-    alone, among = (latent_hmc.fit_reference(tf.constant(each), tf.constant(-each)) for each in (draws, broken))
+    alone, among = (latent_hmc.fit_split(tf.constant(each), tf.constant(-each)) for each in (draws, broken))
     for clean, found in zip(alone, among):
         np.testing.assert_array_equal(found[2], clean[2])
         assert np.isfinite(found).all()
@@ -86,11 +86,11 @@ def test_of_a_normal_target_that_is_its_reference_nothing_is_rejected():
     oracle = oracles.LinearGaussian()
     posterior = oracle.latent_posterior(X, OBSERVED)
     factor = np.linalg.cholesky(posterior.covariance)
-    exact = Reference(posterior.mean, factor, np.linalg.inv(factor))
+    exact = GaussianSplit(posterior.mean, factor, np.linalg.inv(factor))
     rows = kernels.rows_of(X, OBSERVED, 32, seed=7)
     start = latent_hmc.init(oracle.vae, rows, tf.zeros([32, 2]))
-    of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(exact, start.reference))
-    start = start._replace(reference=Reference(*of_rows), step_size=tf.fill([32], 1.5))
+    of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(exact, start.split))
+    start = start._replace(split=GaussianSplit(*of_rows), step_size=tf.fill([32], 1.5))
     _, info = kernels.sweeps(latent_hmc.build(oracle.vae, CONFIG), rows, start, 1)
     np.testing.assert_allclose(info.acceptance, 1, atol=1e-3)
 
@@ -108,18 +108,18 @@ def warm() -> latent_hmc.State:
 
 def test_warm_up_finds_each_records_own_reference(warm):
     """That of a normal target, to the prior's share."""
-    factor = warm.reference.factor
+    factor = warm.split.factor
     metric = tf.matmul(factor, factor, transpose_b=True).numpy()
     np.testing.assert_allclose(metric[0], oracles.LinearGaussian().latent_posterior(X, OBSERVED).covariance, atol=0.02)
     np.testing.assert_allclose(metric[-1], np.eye(2), atol=0.05)
 
 
 def test_chains_of_a_record_share_what_warm_up_learns(warm):
-    for learnt in (*warm.reference, warm.step_size):
+    for learnt in (*warm.split, warm.step_size):
         learnt = learnt.numpy()
         for record in (learnt[:64], learnt[64:]):
             assert (record == record[:1]).all()
-    assert not np.array_equal(warm.reference.factor[0], warm.reference.factor[64])
+    assert not np.array_equal(warm.split.factor[0], warm.split.factor[64])
 
 
 def test_a_warm_up_of_a_few_sweeps_or_none_works():

@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vaefill.model.datasets import DatasetError
+from vaefill.model.errors import DatasetError
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs, masking
-from vaefill.pipeline.config import ConfigError
-from vaefill.pipeline.results import results
-from vaefill.pipeline.store.sources import SourceError
+from vaefill.pipeline.errors import BadInputError, ConfigError, SourceError
+from vaefill.pipeline.results import integrity
 
 SETTINGS = {
     "mcar": ["mask={mechanism: mcar, rate: 0.3}"],
@@ -89,7 +88,7 @@ def test_masking_records_from_files(tmp_path):
     path, out = write_complete(tmp_path), tmp_path / "out"
     examples = mask(out, [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
     assert {i: e["label"] for i, e in examples.items()} == {b"r0": 0, b"r1": 1, b"r2": 2}
-    assert results.read_manifest(str(out))["counts"]["dead_by_reason"] == {"not_an_example": 1}
+    assert integrity.read_manifest(str(out))["counts"]["dead_by_reason"] == {"not_an_example": 1}
     shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
     for record in tf.data.TFRecordDataset(shards):
         assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
@@ -105,12 +104,12 @@ def test_input_that_changes_is_an_error(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(jobs, "_run", run_and_append)
-    with pytest.raises(jobs.BadInputError, match="complete.tfrecord has changed while it was read"):
+    with pytest.raises(BadInputError, match="complete.tfrecord has changed while it was read"):
         mask(tmp_path / "out", [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
     assert not (tmp_path / "out").exists()
 
 
-REAL = ["data.dtype=float32", "data.binarize=none", "model.likelihood=gaussian", "data.shape=[2, 3, 1]"]
+REAL = ["record.dtype=float32", "record.binarize=none", "model.likelihood=gaussian", "record.shape=[2, 3, 1]"]
 
 
 def test_masking_real_values(tmp_path):
@@ -125,7 +124,7 @@ def test_masking_real_values(tmp_path):
             writer.write(example.SerializeToString())
     out = tmp_path / "out"
     examples = mask(out, [*REAL, *SETTINGS["mcar"], "limits.max_bad_fraction=0.5"], path)
-    assert results.read_manifest(str(out))["counts"]["dead_by_reason"] == {"bad_image": 1}
+    assert integrity.read_manifest(str(out))["counts"]["dead_by_reason"] == {"bad_image": 1}
     assert len(examples) == 19
     for i, image in enumerate(images):
         if i != 7:
@@ -136,7 +135,7 @@ def test_masking_real_values(tmp_path):
 
 
 def test_a_mechanism_sees_grey_values_when_the_model_does(tmp_path):
-    grey = ["model.likelihood=discretized_logistic_mixture", "data.binarize=none"]
+    grey = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
     as_grey, as_binary = (mask(tmp_path / str(more), [*SETTINGS["mar"], *more]) for more in (grey, []))
     assert any(not np.array_equal(as_grey[i]["observed"], as_binary[i]["observed"]) for i in as_grey)
 
@@ -160,8 +159,8 @@ def test_a_split_is_read_whole_whatever_its_size(tmp_path, monkeypatch):
     [
         (["mask={mechanism: block, height: 29, width: 3}"], ConfigError, "mask.mechanism block: height"),
         (["mask={mechanism: rows, first: 4, last: 40}"], ConfigError, "mask.mechanism rows: last"),
-        (["data.carry={label: bytes}"], DatasetError, "'label' of data set 'digits' is .*declares one bytes"),
-        (["data.shape=[27, 28, 1]"], DatasetError, "images of shape"),
+        (["record.carry={label: bytes}"], DatasetError, "'label' of data set 'digits' is .*declares one bytes"),
+        (["record.shape=[27, 28, 1]"], DatasetError, "images of shape"),
     ],
 )
 def test_mistakes_are_found_before_anything_starts(tmp_path, settings, error, message):

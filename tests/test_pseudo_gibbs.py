@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tests import kernels, oracles
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.imputer import Imputer
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import base, pseudo_gibbs
 
 FALSE_ALARM = 1e-6
@@ -52,9 +53,9 @@ def test_a_wrong_sampler_fails_the_same_test():
 
     def step(vae, rows, sweep, state):
         zeros = tf.zeros_like(state.z)
-        z = base.draw_latent(rows, sweep, Draw.LATENT, zeros, tf.ones_like(zeros))
+        z = base.draw_latent(rows, sweep, Purpose.LATENT, zeros, tf.ones_like(zeros))
         outputs = vae.decoder(z)
-        return pseudo_gibbs.State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs), None
+        return pseudo_gibbs.State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs), None
 
     expected = oracle.pseudo_gibbs_stationary(X, OBSERVED)
     assert np.abs(frequencies(oracle, step) - expected).max() > oracles.hoeffding(NUM_CHAINS, 8, FALSE_ALARM)
@@ -81,7 +82,9 @@ def test_mean_of_the_imputer_is_the_stationary_mean():
         name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120, num_imputations=2,
         num_evidence_draws=0, target_ess=1e9, slots=512,
     )  # fmt: skip
-    result = Imputer(oracle.vae, config, seed=2)(images, observed, [b"%d" % i for i in range(num)])
+    result = Imputer(oracle.vae, config, Preprocessor(oracle.vae.likelihood, seed=2))(
+        images, observed, [b"%d" % i for i in range(num)]
+    )
     stationary = oracle.pseudo_gibbs_stationary(X, OBSERVED)
     expected = stationary @ oracle.completions(X, OBSERVED)
     np.testing.assert_allclose(result.mean.reshape(num, 4).mean(axis=0), expected, atol=0.02)

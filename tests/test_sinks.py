@@ -10,13 +10,15 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from vaefill.pipeline.records.record import Reason
 from vaefill.pipeline.store import entries, sinks
-from vaefill.pipeline.store.sinks import Item, Layout
-from vaefill.pipeline.store.sources import DeadLetter, Frame
+from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.store.layout import Layout, prepare
+from vaefill.pipeline.store.sinks import Item
+from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
 
 
 def run(root, items, dead_letters=(), num_shards=3, num_bundles=1):
     layout = Layout(str(root), "things", "things", "train", num_shards)
-    sinks.prepare(layout)
+    prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         parts = (
             tuple(pipeline | f"Items{i}" >> beam.Create(items[i::num_bundles]) for i in range(num_bundles))
@@ -47,7 +49,7 @@ def make_items(num: int) -> list[Item]:
 def test_every_record_is_written_once_in_order(tmp_path):
     layout, shards, dead = run(tmp_path, make_items(50))
     assert sum(shard["num_records"] for shard in shards) == 50
-    assert dead == sinks.DeadLetterCounts({}, 0, 0)
+    assert dead == DeadLetterCounts({}, 0, 0)
     everything = []
     for index, shard in enumerate(shards):
         examples = records(layout.shard(index))
@@ -115,7 +117,7 @@ def test_dead_letters_keep_payload_reason_and_place(tmp_path):
         DeadLetter(Frame(b"", "a", 50), Reason.UNREADABLE_REST, "cut", b"", 123),
     ]
     layout, _, counts = run(tmp_path, make_items(2), letters)
-    assert counts == sinks.DeadLetterCounts({"bad_image": 1, "no_id": 1}, 1, 123)
+    assert counts == DeadLetterCounts({"bad_image": 1, "no_id": 1}, 1, 123)
     found = dead_letters(layout)
     assert [letter["file"] for letter in found] == [[b"a"], [b"a"], [b"b"]]
     assert [letter["payload"] for letter in found] == [[b"worse"], [b""], [b"bad"]]
@@ -131,7 +133,7 @@ def test_empty_shards_are_there(tmp_path):
 
 def test_observers_see_the_shards_in_their_order(tmp_path):
     layout = Layout(str(tmp_path), "things", "things", "train", 2)
-    sinks.prepare(layout)
+    prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         items = pipeline | beam.Create(make_items(20))
         dead = pipeline | "Dead" >> beam.Create([])

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests import oracles
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose, Streams
 from vaefill.model.engine import stopping
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.samplers import base
@@ -37,7 +37,7 @@ class Sampler:
         self.num_traced += 1
         chains = tf.cast(rows.streams.chains, tf.float32)[:, tf.newaxis]
         loc = tf.where(rows.x_observed[:, :1] == 1.0, 4.0 * chains, 0.0) + tf.zeros_like(state.z)
-        z = base.draw_latent(rows, sweep, Draw.LATENT, loc, tf.ones_like(loc))
+        z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, tf.ones_like(loc))
         return State(z, ORACLE.vae.decoder(z)), base.Info.of_chain(tf.fill([z.shape[0]], 0.5))
 
 
@@ -83,7 +83,7 @@ def assert_same_bits(first: Finished, second: Finished):
 
 
 def test_each_runs_until_it_has_converged_or_to_the_end(together):
-    points = stopping.check_points(CONFIG, base.Draws.CHAIN, 95)
+    points = stopping.check_points(CONFIG, base.SampleKind.CHAIN, 95)
     for index, each in together.items():
         assert each.verdict.finished and each.verdict.converged == (index % 3 != 0)
         assert each.trace.z.shape == (2, each.trace.z.shape[1], 2) and each.trace.z.shape[1] in points
@@ -119,13 +119,13 @@ def test_what_a_record_leaves_is_its_own(together):
     records = make_records(53)
     for index in (0, 1, 37, 52):
         found, num_kept = together[index], together[index].trace.z.shape[1]
-        streams = base.Streams(
+        streams = Streams(
             tf.constant(np.repeat(records.keys[index : index + 1], 2, axis=0)), tf.constant([0, 1], tf.uint32)
         )
         rows = base.Rows(streams, tf.zeros([2, 6]), tf.zeros([2, 6], tf.bool))
         loc = np.array([[0.0], [4.0]], np.float32) * (index % 3 == 0) + np.zeros([2, 2], np.float32)
         for sweep in (0, 9, 10, num_kept - 1):
-            expected = base.draw_latent(rows, base.everywhere(rows, 2 + sweep), Draw.LATENT, loc, tf.ones([2, 2]))
+            expected = base.draw_latent(rows, base.everywhere(rows, 2 + sweep), Purpose.LATENT, loc, tf.ones([2, 2]))
             np.testing.assert_allclose(found.trace.z[:, sweep], expected, rtol=1e-5, atol=1e-6)
         outputs = ORACLE.vae.decoder(tf.constant(found.trace.z.reshape(-1, 2))).numpy()
         np.testing.assert_allclose(found.mean, outputs.mean(axis=0), rtol=1e-4, atol=1e-5)
@@ -161,7 +161,7 @@ def test_rows_of_a_chain_stay_together():
         return State(tf.stack([key, row], axis=1), state.outputs), base.Info.of_weights(row)
 
     init = lambda rows, sweep, z: State(z, ORACLE.vae.decoder(z))  # noqa: E731
-    kernel = base.Kernel(init, step, rows_per_chain=4, draws=base.Draws.WEIGHTED)
+    kernel = base.Kernel(init, step, rows_per_chain=4, draws=base.SampleKind.WEIGHTED)
     slots = Slots(ORACLE.vae, kernel, CONFIG.model_copy(update={"max_sweeps": 12, "target_ess": 1e9}))
     finished = finish(slots, make_records(9))
     assert [each.index for each in finished] == list(range(9)) and slots.num_places == 4

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from vaefill.pipeline.results import results, staging
-from vaefill.pipeline.results.results import ResultError
+from vaefill.pipeline.errors import ResultError
+from vaefill.pipeline.results import integrity, staging
 
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 OTHER = {"seed": 2, "inputs": ["abc"]}
@@ -16,7 +16,7 @@ OTHER = {"seed": 2, "inputs": ["abc"]}
 def make(staged: staging.Stage, text: str, identity) -> None:
     with open(os.path.join(staged.root, "file"), "w", encoding="utf-8") as file:
         file.write(text)
-    results.seal(staged.root, {"identity": identity})
+    integrity.seal(staged.root, {"identity": identity})
 
 
 def publish(out, identity=IDENTITY, text: str = "content", replace: bool = False) -> None:
@@ -35,7 +35,7 @@ def compute(out, of_records, text: str) -> None:
 def test_a_published_result_is_whole_and_nothing_is_beside_it(tmp_path):
     publish(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]
-    assert results.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+    assert integrity.verify(str(tmp_path / "out"))["identity"] == IDENTITY
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
@@ -65,9 +65,9 @@ def test_the_old_result_stays_until_the_new_one_is_whole(tmp_path):
     publish(tmp_path / "out")
     with staging.stage(str(tmp_path / "out"), OTHER, True) as staged:
         make(staged, "new", OTHER)
-        assert results.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+        assert integrity.verify(str(tmp_path / "out"))["identity"] == IDENTITY
         staging.publish(staged)
-    assert results.verify(str(tmp_path / "out"))["identity"] == OTHER
+    assert integrity.verify(str(tmp_path / "out"))["identity"] == OTHER
 
 
 class Killed(BaseException):
@@ -212,7 +212,7 @@ def test_of_many_processes_at_once_one_wins(tmp_path):
     for run in runs:
         run.join()
     assert ends.count("won") == 1, ends
-    assert os.listdir(tmp_path) == ["out"] and results.verify(str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == ["out"] and integrity.verify(str(tmp_path / "out"))
 
 
 def test_nothing_staged_is_left_where_there_is_nothing_to_publish(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from vaefill.model import diagnostics
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine import stopping
-from vaefill.model.engine.stopping import Examiner, Scouted, Trace, Verdict
-from vaefill.model.samplers.base import Draws
+from vaefill.model.engine.stopping import Scouted, StoppingRule, Trace, Verdict
+from vaefill.model.samplers.base import SampleKind
 
 CONFIG = SamplerConfig(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
 MAX_KEPT, NUM_KEPT = 400, 100
@@ -36,14 +36,14 @@ def no_scouts(traces) -> list[Scouted]:
 @pytest.fixture(scope="module")
 def examine():
     """Verdicts on records that sent no scouts."""
-    examiner = Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)
+    examiner = StoppingRule(CONFIG, SampleKind.CHAIN, MAX_KEPT)
     return lambda traces: examiner(traces, no_scouts(traces))
 
 
 # When
 
 
-@pytest.mark.parametrize("draws", [Draws.CHAIN, Draws.POPULATION])
+@pytest.mark.parametrize("draws", [SampleKind.CHAIN, SampleKind.POPULATION])
 @pytest.mark.parametrize(
     "num_chains, target_ess, max_kept", [(4, 400, 1920), (4, 400, 1917), (64, 100, 300), (2, 9000, 77)]
 )
@@ -52,7 +52,7 @@ def test_check_points(draws, num_chains, target_ess, max_kept):
     points = stopping.check_points(config, draws, max_kept)
     assert points == sorted(set(points)) and points[-1] == max_kept
     assert all(point % stopping.BLOCK == 0 for point in points[:-1])
-    if draws is Draws.CHAIN:
+    if draws is SampleKind.CHAIN:
         assert points[0] * num_chains >= min(target_ess, max_kept * num_chains)
     assert all(second <= 1.1 * first + stopping.BLOCK for first, second in zip(points, points[1:-1]))
     assert len(points) <= 2 + math.log(max_kept / points[0]) / math.log(1.1)  # geometric: few looks
@@ -60,10 +60,10 @@ def test_check_points(draws, num_chains, target_ess, max_kept):
 
 def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
     config = SamplerConfig(num_chains=2, target_ess=1e9)
-    assert stopping.check_points(config, Draws.CHAIN, 1000) == [1000]
+    assert stopping.check_points(config, SampleKind.CHAIN, 1000) == [1000]
 
 
-@pytest.mark.parametrize("draws", [Draws.CHAIN, Draws.POPULATION])
+@pytest.mark.parametrize("draws", [SampleKind.CHAIN, SampleKind.POPULATION])
 @pytest.mark.parametrize("name, num_imputations, first", [("latent_hmc", 321, 90), ("lair", 321, 20), ("lair", 4, 10)])
 def test_no_record_is_looked_at_before_it_has_a_draw_for_every_imputation(draws, name, num_imputations, first):
     """Of 4 rows 81 sweeps, of 4 chains of 8 particles 11; in blocks of 10."""
@@ -168,7 +168,7 @@ def two_modes(share: float, height: float) -> tuple[Trace, Scouted]:
 )
 def test_a_peak_that_no_chain_has_been_near_keeps_a_record_from_converging(share, height, converged, num_unvisited):
     found, scouts = two_modes(share, height)
-    (verdict,) = Examiner(CONFIG, Draws.CHAIN, MAX_KEPT)([found], [scouts])
+    (verdict,) = StoppingRule(CONFIG, SampleKind.CHAIN, MAX_KEPT)([found], [scouts])
     assert verdict.converged == converged and verdict.num_unvisited == num_unvisited, verdict
     assert (verdict.ess_bulk == 0) == (num_unvisited > 0)
 
@@ -177,7 +177,7 @@ def test_one_visit_to_a_peak_is_not_enough():
     """A stay of ten sweeps of one chain: what is worth a few draws passes for none of the targets."""
     found, scouts = two_modes(0.0, 0.0)
     found.z[0, 40:50, 0] += 8.0
-    (verdict,) = Examiner(CONFIG, Draws.CHAIN, NUM_KEPT)([found], [scouts])
+    (verdict,) = StoppingRule(CONFIG, SampleKind.CHAIN, NUM_KEPT)([found], [scouts])
     assert not verdict.converged and verdict.num_unvisited == 0 and 0 < verdict.ess_bulk < 60
 
 
@@ -188,35 +188,35 @@ def weighted(log_weight: np.ndarray) -> Trace:
     return Trace(np.zeros((*log_weight.shape, 2), np.float32), np.zeros_like(log_weight), log_weight)
 
 
-def verdict(draws: Draws, log_weight: np.ndarray, max_kept: int = MAX_KEPT) -> Verdict:
+def verdict(draws: SampleKind, log_weight: np.ndarray, max_kept: int = MAX_KEPT) -> Verdict:
     traces = [weighted(log_weight.astype(np.float32))]
-    return Examiner(CONFIG, draws, max_kept)(traces, no_scouts(traces))[0]
+    return StoppingRule(CONFIG, draws, max_kept)(traces, no_scouts(traces))[0]
 
 
 def test_ess_of_weights_over_rows_and_sweeps():
     """Equal weights count as draws, at any scale; of two that differ by a factor of 3, (1 + 3)^2 / (1 + 9) = 1.6."""
-    equal = verdict(Draws.WEIGHTED, np.full((8, 30), -5000.0), max_kept=30)
+    equal = verdict(SampleKind.WEIGHTED, np.full((8, 30), -5000.0), max_kept=30)
     assert equal.ess_bulk == equal.ess_tail == 240 and equal.converged and np.isnan(equal.r_hat)
-    unequal = verdict(Draws.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4), max_kept=4)
+    unequal = verdict(SampleKind.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4), max_kept=4)
     assert unequal.ess_bulk == pytest.approx(6.4) and not unequal.converged and unequal.finished
 
 
 def test_weighted_draws_are_looked_at_once_at_the_end():
     """An ESS looks best before a heavy weight has come: one that stops when it looks good is never right."""
-    assert stopping.check_points(CONFIG, Draws.WEIGHTED, MAX_KEPT) == [MAX_KEPT]
-    assert not verdict(Draws.WEIGHTED, np.zeros((4, 300))).finished
+    assert stopping.check_points(CONFIG, SampleKind.WEIGHTED, MAX_KEPT) == [MAX_KEPT]
+    assert not verdict(SampleKind.WEIGHTED, np.zeros((4, 300))).finished
 
 
 def test_heavy_tails_of_weights_have_not_converged():
     """Pareto weights of shape 0.4 and 0.8, whose variance is finite and is not, and both look good by their ESS."""
     exponential = np.random.default_rng(0).exponential(size=(4, 4000))
-    light, heavy = (verdict(Draws.WEIGHTED, shape * exponential, 4000) for shape in (0.4, 0.8))
+    light, heavy = (verdict(SampleKind.WEIGHTED, shape * exponential, 4000) for shape in (0.4, 0.8))
     assert light.converged and light.ess_bulk > 400
     assert not heavy.converged and heavy.ess_bulk > 200
 
 
 def test_of_weights_that_are_all_zero_nothing_is_known():
-    for found in (verdict(Draws.WEIGHTED, np.full((8, 50), -INF)), population(128, np.full(256, -INF))):
+    for found in (verdict(SampleKind.WEIGHTED, np.full((8, 50), -INF)), population(128, np.full(256, -INF))):
         assert found.ess_bulk == 0 and not found.converged and not found.finished
 
 
@@ -225,7 +225,9 @@ def population(num_distinct: int, log_weight: np.ndarray) -> Verdict:
     z = np.random.default_rng(10).normal(size=(2, num_distinct, 3)).repeat(128 // num_distinct, axis=1)
     rows = z.reshape(256, 1, 3).astype(np.float32)
     found = Trace(rows[..., :2], rows[..., 2], log_weight[:, np.newaxis].astype(np.float32))
-    examiner = Examiner(CONFIG.model_copy(update={"num_chains": 2, "target_ess": 150}), Draws.POPULATION, MAX_KEPT)
+    examiner = StoppingRule(
+        CONFIG.model_copy(update={"num_chains": 2, "target_ess": 150}), SampleKind.POPULATION, MAX_KEPT
+    )
     return examiner([found], no_scouts([found]))[0]
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from vaefill.model import checkpoints, datasets, training, vae
-from vaefill.model.config import DataConfig, ModelConfig, TrainConfig
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
+from vaefill.model.errors import TrainingError
 
+RECORD = RecordConfig()
 DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
 MODEL = ModelConfig(latent_size=2, hidden=(16,))
 TRAIN = TrainConfig(epochs=4.0, batch_size=64, warmup_steps=4, num_test_importance_samples=5)
 
 
 def settings(**changes) -> training.Settings:
-    return training.Settings(DATA, MODEL, TRAIN.model_copy(update=changes), seed=3)
+    return training.Settings(DATA, RECORD, MODEL, TRAIN.model_copy(update=changes), seed=3)
 
 
 def train(directory, **changes):
@@ -65,16 +67,16 @@ def test_it_learns_and_says_so(finished):
 
 def test_some_validation_images_are_kept(finished, tmp_path):
     """Half of what there is, or as many as asked for, each once; by the seed, not the first ones."""
-    train(tmp_path, epochs=0.1, num_reference=7)
+    train(tmp_path, epochs=0.1, num_calibration=7)
     for directory, num in ((finished[0], 50), (tmp_path, 7)):
-        places = places_of(checkpoints.load(str(directory)).reference)
+        places = places_of(checkpoints.load(str(directory)).calibration)
         assert len(set(places)) == num and places != list(range(num))
-        assert checkpoints.describe(str(directory)).training["num_reference"] == num
+        assert checkpoints.describe(str(directory)).training["num_calibration"] == num
 
 
 def places_of(images: np.ndarray) -> list[int]:
     """Where among the validation images each of these is."""
-    known = [image.tobytes() for image in datasets.load_images("digits", DATA.validation, DATA.shape)]
+    known = [image.tobytes() for image in datasets.load_images("digits", DATA.validation, RECORD.shape)]
     return [known.index(image.tobytes()) for image in images]
 
 
@@ -87,8 +89,8 @@ def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
         return original(vae, images, *args)
 
     monkeypatch.setattr(training, "mean_bound", bound)
-    train(tmp_path, epochs=0.1, num_reference=7)
-    kept = places_of(checkpoints.load(str(tmp_path)).reference)
+    train(tmp_path, epochs=0.1, num_calibration=7)
+    kept = places_of(checkpoints.load(str(tmp_path)).calibration)
     assert sorted(kept + places_of(seen[0])) == list(range(100))
 
 
@@ -96,17 +98,17 @@ def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
 def test_values_are_binarised_in_training_as_they_are_to_be_imputed(tmp_path, binarize, least, most):
     """Of six values of 100 / 255 none is 1 under a threshold; drawn, they have 4.02 nats, which no model undercuts."""
     images = np.full((640, 6), 100, np.uint8)
-    data = DataConfig(binarize=binarize, shape=(2, 3, 1))
+    record = RecordConfig(binarize=binarize, shape=(2, 3, 1))
     train = TRAIN.model_copy(update={"epochs": 60.0, "learning_rate": 1e-2})
-    settings = training.Settings(data, MODEL, train, seed=3)
+    settings = training.Settings(DATA, record, MODEL, train, seed=3)
     trainer = training.Trainer(settings, images[:512], str(tmp_path))
     trainer.run(images[512:], show_progress=False)
     assert least < training.mean_bound(trainer.vae, images[512:], settings, k=1) < most
 
 
 def test_no_image_is_kept_unless_asked_for(tmp_path):
-    assert train(tmp_path, epochs=0.1, num_reference=0)["num_reference"] == 0
-    assert checkpoints.load(str(tmp_path)).reference is None
+    assert train(tmp_path, epochs=0.1, num_calibration=0)["num_calibration"] == 0
+    assert checkpoints.load(str(tmp_path)).calibration is None
 
 
 def test_finished_training_is_not_repeated(finished, monkeypatch):
@@ -115,12 +117,12 @@ def test_finished_training_is_not_repeated(finished, monkeypatch):
 
 
 def test_other_settings_do_not_go_on_from_these(finished):
-    with pytest.raises(training.TrainingError, match=r"other settings \(train\)"):
+    with pytest.raises(TrainingError, match=r"other settings \(train\)"):
         train(finished[0], learning_rate=2e-3)
 
 
 def test_a_start_that_failed_does_not_stand_in_the_way(tmp_path):
-    with pytest.raises(training.TrainingError, match="batch_size"):
+    with pytest.raises(TrainingError, match="batch_size"):
         train(tmp_path, batch_size=1000)
     assert train(tmp_path, epochs=0.5)["num_steps"] == 4
 
@@ -128,12 +130,14 @@ def test_a_start_that_failed_does_not_stand_in_the_way(tmp_path):
 def test_a_model_of_unknown_settings_is_not_passed_off_as_ones_own(finished, tmp_path):
     for name in ("vae.json", "weights.safetensors"):
         shutil.copy(finished[0] / name, tmp_path / name)
-    with pytest.raises(training.TrainingError, match="settings.json is missing"):
+    with pytest.raises(TrainingError, match="settings.json is missing"):
         train(tmp_path)
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
-    training.train_and_evaluate(training.Settings(DATA, MODEL, TRAIN, seed=4), str(tmp_path), show_progress=False)
+    training.train_and_evaluate(
+        training.Settings(DATA, RECORD, MODEL, TRAIN, seed=4), str(tmp_path), show_progress=False
+    )
     assert checkpoints.fingerprint(str(tmp_path)) != checkpoints.fingerprint(str(finished[0]))
 
 
@@ -150,12 +154,12 @@ def test_importance_weighted_training(tmp_path):
 
 def test_diverged_training_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(training.Trainer, "_train_steps", lambda *args: float("nan"))
-    with pytest.raises(training.TrainingError, match="lower train.learning_rate"):
+    with pytest.raises(TrainingError, match="lower train.learning_rate"):
         train(tmp_path)
 
 
 def test_a_batch_larger_than_the_data_is_an_error(tmp_path):
-    with pytest.raises(training.TrainingError, match="batch_size is 1000, the training split has 512"):
+    with pytest.raises(TrainingError, match="batch_size is 1000, the training split has 512"):
         train(tmp_path, batch_size=1000)
 
 
@@ -166,11 +170,11 @@ def test_settings_that_the_weights_depend_on_are_kept_beside_them(finished):
 
 def test_a_grey_vae_learns(tmp_path):
     """An untrained model is no worse than the same probability for every level; a moment halves its loss."""
-    data = DATA.model_copy(update={"binarize": "none"})
+    record = RecordConfig(binarize="none")
     model = MODEL.model_copy(update={"likelihood": "discretized_logistic_mixture"})
-    settings = training.Settings(data, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3)
-    validation = datasets.load_images("digits", data.validation, data.shape)
-    untrained = vae.build(model, data.shape, seed=3)
+    settings = training.Settings(DATA, record, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3)
+    validation = datasets.load_images("digits", DATA.validation, record.shape)
+    untrained = vae.build(model, record.shape, seed=3)
     start = training.mean_bound(untrained, validation, settings, k=1)
     assert -784 * np.log(256) < start < 0
     summary = training.train_and_evaluate(settings, str(tmp_path), show_progress=False)
@@ -182,9 +186,11 @@ def test_a_gaussian_vae_learns(tmp_path):
     """Real values on a line through [-1, 1]^6, which one latent describes."""
     images = np.random.default_rng(0).uniform(-1, 1, (640, 1)) * np.ones(6) + 0.05
     images = images.astype(np.float32)
-    data = DataConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
+    record = RecordConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
     model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
-    settings = training.Settings(data, model, TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}), seed=3)
+    settings = training.Settings(
+        DATA, record, model, TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}), seed=3
+    )
     trainer = training.Trainer(settings, images[:512], str(tmp_path))
     start = training.mean_bound(trainer.vae, images[512:], settings, k=1)
     trainer.run(images[512:], show_progress=False)
@@ -194,5 +200,5 @@ def test_a_gaussian_vae_learns(tmp_path):
 
 def test_a_likelihood_of_other_data_is_refused(tmp_path):
     gaussian = MODEL.model_copy(update={"likelihood": "gaussian"})
-    with pytest.raises(ValueError, match="model.likelihood gaussian needs data.dtype float32"):
-        training.train_and_evaluate(training.Settings(DATA, gaussian, TRAIN, seed=3), str(tmp_path))
+    with pytest.raises(ValueError, match="model.likelihood gaussian needs record.dtype float32"):
+        training.train_and_evaluate(training.Settings(DATA, RECORD, gaussian, TRAIN, seed=3), str(tmp_path))

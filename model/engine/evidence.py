@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaefill.model import pareto
-from vaefill.model.counter_random import Draw, normal, uniform
+from vaefill.model.counter_random import Purpose, normal, uniform
 from vaefill.model.samplers.base import Rows, everywhere, log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
 
@@ -33,7 +33,7 @@ def log_weights(
     loc: tf.Tensor,
     factor: tf.Tensor,
     num_draws: int,
-    purposes: tuple[Draw, Draw],
+    purposes: tuple[Purpose, Purpose],
 ) -> tf.Tensor:
     """log of p(x_obs | z) p(z) / q(z) of draws z ~ q, q = .95 N(loc, 1.21 factor factor') + .05 p.
 

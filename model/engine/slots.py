@@ -77,7 +77,7 @@ class Slots:
         self.occupied, self.passed = 0, 0  # places times blocks: with a record in them, and all
         self._counting = threading.Lock()
         self._latent_size = vae.latent_size
-        self._examine = stopping.Examiner(config, kernel.draws, self.schedule.max_kept)
+        self._examine = stopping.StoppingRule(config, kernel.draws, self.schedule.max_kept)
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
         schedule, per_record = self.schedule, self.rows_per_record
         self._begin = tf.function(

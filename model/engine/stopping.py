@@ -16,7 +16,7 @@ import numpy as np
 
 from vaefill.model import diagnostics, pareto
 from vaefill.model.config import SamplerConfig
-from vaefill.model.samplers.base import Draws
+from vaefill.model.samplers.base import SampleKind
 
 BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
@@ -55,14 +55,14 @@ class Verdict(NamedTuple):
     num_unvisited: int = 0  # scouts at peaks that no chain has been near
 
 
-def check_points(config: SamplerConfig, draws: Draws, max_kept: int) -> list[int]:
+def check_points(config: SamplerConfig, draws: SampleKind, max_kept: int) -> list[int]:
     """The numbers of kept sweeps after which a record is examined: multiples of `BLOCK`, and `max_kept`.
 
     None before there are as many draws as imputations are to be made of.
     """
-    if draws is Draws.WEIGHTED:
+    if draws is SampleKind.WEIGHTED:
         return [max_kept]
-    first = BLOCK if draws is Draws.POPULATION else config.target_ess / config.num_chains  # fewer cannot reach it
+    first = BLOCK if draws is SampleKind.POPULATION else config.target_ess / config.num_chains  # fewer cannot reach it
     points, place = [], max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
     while place < max_kept:
         rounded = BLOCK * -(-int(place) // BLOCK)
@@ -72,18 +72,18 @@ def check_points(config: SamplerConfig, draws: Draws, max_kept: int) -> list[int
     return [*points, max_kept]
 
 
-class Examiner:
+class StoppingRule:
     """Examines records by the targets of a configuration."""
 
-    def __init__(self, config: SamplerConfig, draws: Draws, max_kept: int):
+    def __init__(self, config: SamplerConfig, draws: SampleKind, max_kept: int):
         self._config, self._draws, self._max_kept = config, draws, max_kept
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # NumPy sorts without the interpreter lock
 
     def __call__(self, traces: Sequence[Trace], scouts: Sequence[Scouted]) -> list[Verdict]:
         """Verdicts on records, each by itself."""
-        if self._draws is Draws.WEIGHTED:
+        if self._draws is SampleKind.WEIGHTED:
             return [self._examine_weights(trace) for trace in traces]
-        if self._draws is Draws.POPULATION:
+        if self._draws is SampleKind.POPULATION:
             return [self._examine_population(trace) for trace in traces]
         return list(self._pool.map(self._examine_chains, traces, scouts))
 

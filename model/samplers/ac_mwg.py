@@ -19,7 +19,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 def _component(vae: VAE, rows: base.Rows, sweep: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """x_mis ~ p(x_mis | z), and the encoder's loc and scale there."""
-    posterior = vae.encode(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs))
+    posterior = vae.encode(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs))
     return posterior.loc, posterior.stddev()
 
 
@@ -58,7 +58,7 @@ def step(
     vae: VAE, prior_fraction: float, rows: base.Rows, sweep: tf.Tensor, state: State
 ) -> tuple[State, base.Info, tf.Tensor]:
     """Steps 1 to 3, with the history as it is. Returns state, info and whether z' was accepted, [N] bool."""
-    which = base.draw_uniform(rows, sweep, Draw.COMPONENT) * tf.cast(state.available, tf.float32)
+    which = base.draw_uniform(rows, sweep, Purpose.COMPONENT) * tf.cast(state.available, tf.float32)
     which = tf.minimum(tf.cast(which, tf.int32), state.available - 1)
     proposal = base.DefensiveNormal(
         tf.gather(state.loc, which, batch_dims=1), tf.gather(state.scale, which, batch_dims=1), prior_fraction
@@ -71,7 +71,8 @@ def step(
         return log_lik + base.standard_normal_log_prob(z) - proposal.log_prob(z)
 
     decision = base.accept(
-        base.draw_uniform(rows, sweep, Draw.ACCEPT), log_weight(z, log_lik) - log_weight(state.z, state.log_likelihood)
+        base.draw_uniform(rows, sweep, Purpose.ACCEPT),
+        log_weight(z, log_lik) - log_weight(state.z, state.log_likelihood),
     )
     current = (state.z, state.outputs, state.log_likelihood)
     z, outputs, log_lik = base.choose(decision.accepted, (z, outputs, log_lik), current)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base, hamiltonian
 from vaefill.model.vae import VAE
 
@@ -49,7 +49,7 @@ def init(vae: VAE, rows: base.Rows) -> State:
     """Particles from the prior: wherever chains of other samplers start, these start at beta = 0."""
     num_rows = rows.observed.shape[0]
     zeros, ones = tf.zeros([num_rows, vae.latent_size]), tf.ones([num_rows, vae.latent_size])
-    z = base.draw_latent(rows, base.everywhere(rows, 0), Draw.START_LATENT, zeros, ones)
+    z = base.draw_latent(rows, base.everywhere(rows, 0), Purpose.START_LATENT, zeros, ones)
     nothing = tf.zeros([num_rows])
     return State(*hamiltonian.evaluate(vae, rows, z), nothing, nothing, zeros, ones, tf.fill([num_rows], 0.5))
 
@@ -86,7 +86,7 @@ def step(
     log_weight = increase[:, tf.newaxis] * log_lik
     log_evidence = state.log_evidence + to_rows(tf.reduce_logsumexp(log_weight, 1) - math.log(size))
     chosen = base.resample_systematically(
-        base.draw_uniform(rows, sweep, Draw.RESAMPLE), base.ungrouped(log_weight), size
+        base.draw_uniform(rows, sweep, Purpose.RESAMPLE), base.ungrouped(log_weight), size
     )
     # A beta within rounding of 1 is 1.
     beta = to_rows(tf.where(beta + increase > 1.0 - 1e-6, 1.0, beta + increase))
@@ -97,8 +97,8 @@ def step(
         particles = base.grouped(point.z, size)
         centre = to_rows(tf.reduce_mean(particles, axis=1))
         scale = to_rows(tf.maximum(tf.math.reduce_std(particles, axis=1), 1e-3))
-    reference = hamiltonian.Reference(centre, scale, 1.0 / scale)
-    point, decision = hamiltonian.move(vae, rows, sweep, point, reference, step_size, num_steps, beta)
+    split = hamiltonian.GaussianSplit(centre, scale, 1.0 / scale)
+    point, decision = hamiltonian.move(vae, rows, sweep, point, split, step_size, num_steps, beta)
     if adapt:
         acceptance = tf.reduce_mean(base.grouped(decision.probability, size), axis=1)
         step_size = step_size * to_rows(tf.exp(0.5 * (acceptance - _ACCEPTANCE)))
@@ -126,7 +126,7 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         ),
         passes=config.num_leapfrog_steps,
         rows_per_chain=config.num_particles,
-        draws=base.Draws.POPULATION,
+        draws=base.SampleKind.POPULATION,
         outputs=lambda state: vae.view.outputs(state.features),
         uses_view=True,
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from vaefill.model.counter_random import Draw, Streams, normal, uniform
+from vaefill.model.counter_random import Purpose, Streams, normal, uniform
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.vae import VAE
 
@@ -70,7 +70,7 @@ class Decision(NamedTuple):
     non_finite: tf.Tensor  # [N] int32
 
 
-class Draws(enum.Enum):
+class SampleKind(enum.Enum):
     """What the z of successive sweeps are, and so what is diagnosed."""
 
     CHAIN = "chain"  # of a Markov chain: R-hat and ESS between chains
@@ -87,7 +87,7 @@ class Kernel(NamedTuple):
     passes: int = 1  # network passes of a row in a sweep
     warm_up_passes: int | None = None  # of a row in all of warm-up, if they are not `passes` a sweep
     rows_per_chain: int = 1
-    draws: Draws = Draws.CHAIN
+    draws: SampleKind = SampleKind.CHAIN
     outputs: Callable[[Any], tf.Tensor] = operator.attrgetter("outputs")  # state -> decoder outputs of all values
     scout: Callable[[Rows, Any], Any] | None = None  # rows, state after warm-up -> `scouts.Scouts`
     uses_view: bool = False  # whether it reads `vae.view`, so that records of which little is in view are cheaper
@@ -98,19 +98,19 @@ def everywhere(rows: Rows, sweep) -> tf.Tensor:
     return tf.fill([rows.observed.shape[0]], tf.cast(sweep, tf.int32))
 
 
-def draw_values(vae: VAE, rows: Rows, sweep: tf.Tensor, draw: Draw, outputs: tf.Tensor) -> tf.Tensor:
+def draw_values(vae: VAE, rows: Rows, sweep: tf.Tensor, purpose: Purpose, outputs: tf.Tensor) -> tf.Tensor:
     """x_mis ~ p(x_mis | z) beside the observed values, from the decoder's outputs at z: [N, D]."""
-    return _draw_values(vae.likelihood, rows, sweep, tf.constant(draw), outputs)
+    return _draw_values(vae.likelihood, rows, sweep, tf.constant(purpose), outputs)
 
 
-def draw_latent(rows: Rows, sweep: tf.Tensor, draw: Draw, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+def draw_latent(rows: Rows, sweep: tf.Tensor, purpose: Purpose, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """z ~ N(loc, diag(scale^2)): [N, K]."""
-    return _draw_latent(rows.streams, sweep, tf.constant(draw), loc, scale)
+    return _draw_latent(rows.streams, sweep, tf.constant(purpose), loc, scale)
 
 
-def draw_uniform(rows: Rows, sweep: tf.Tensor, draw: Draw) -> tf.Tensor:
+def draw_uniform(rows: Rows, sweep: tf.Tensor, purpose: Purpose) -> tf.Tensor:
     """One uniform number a row: [N]."""
-    return _draw_uniform(rows.streams, sweep, tf.constant(draw))
+    return _draw_uniform(rows.streams, sweep, tf.constant(purpose))
 
 
 # Fused clusters: as separate operations the random numbers alone cost as much as the network. What they
@@ -185,9 +185,9 @@ class DefensiveNormal(NamedTuple):
 
     def draw(self, rows: Rows, sweep: tf.Tensor) -> tf.Tensor:
         """One draw a row: [N, K]."""
-        of_prior = (draw_uniform(rows, sweep, Draw.DEFENSIVE) < self.prior_fraction)[:, tf.newaxis]
+        of_prior = (draw_uniform(rows, sweep, Purpose.DEFENSIVE) < self.prior_fraction)[:, tf.newaxis]
         loc, scale = tf.where(of_prior, 0.0, self.loc), tf.where(of_prior, 1.0, self.scale)
-        return draw_latent(rows, sweep, Draw.LATENT, loc, scale)
+        return draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
 
     def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         """[N], without the constant that `standard_normal_log_prob` leaves out too."""

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
 
 
-class Reference(NamedTuple):
+class GaussianSplit(NamedTuple):
     """The normal distribution N(centre, factor factor') whose dynamics are exact.
 
     In u = inverse (z - centre) it is standard, and so are the momenta.
@@ -76,7 +76,7 @@ def move(
     rows: base.Rows,
     sweep: tf.Tensor,
     point: Point,
-    reference: Reference,
+    split: GaussianSplit,
     step_size: tf.Tensor,
     num_steps: int,
     beta: tf.Tensor | float = 1.0,
@@ -89,26 +89,26 @@ def move(
 
     Args:
         point: where the chains are.
-        reference: fixed before the trajectory, and the same for its whole length.
+        split: with its reference, fixed before the trajectory, and the same for its whole length.
         step_size: [N], in units of time in which a period of the reference is 2 pi.
         num_steps: steps; so many network passes.
         beta: [N] or a number, the power of the likelihood.
     """
-    momentum = start = base.draw_latent(rows, sweep, Draw.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
-    time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Draw.JITTER))
+    momentum = start = base.draw_latent(rows, sweep, Purpose.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
+    time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Purpose.JITTER))
     beta = beta * tf.ones_like(step_size)
     seen, half, z, gradient = _in_view(vae, rows), 0.5 * time, point.z, point.gradient
-    u = _whiten(reference, z)
-    z, u, momentum = _kick_and_rotate(reference, half, time, beta, z, gradient, u, momentum)
+    u = _whiten(split, z)
+    z, u, momentum = _kick_and_rotate(split, half, time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps - 1):  # the second half of a step's kick and the first half of the next one's
         gradient = _forward_and_backward(vae, seen, z)[2]
-        z, u, momentum = _kick_and_rotate(reference, time, time, beta, z, gradient, u, momentum)
+        z, u, momentum = _kick_and_rotate(split, time, time, beta, z, gradient, u, momentum)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
-    momentum = _kick(reference, half, beta, z, gradient, u, momentum)
+    momentum = _kick(split, half, beta, z, gradient, u, momentum)
     new = Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
-    decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)
+    decision = base.accept(base.draw_uniform(rows, sweep, Purpose.ACCEPT), log_ratio)
     return base.choose(decision.accepted, new, point), decision
 
 
@@ -121,24 +121,24 @@ def log_target(point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)
-def _whiten(reference: Reference, z: tf.Tensor) -> tf.Tensor:
-    return _times(reference.inverse, z - reference.centre)
+def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
+    return _times(split.inverse, z - split.centre)
 
 
 @tf.function(jit_compile=True)
-def _kick(reference: Reference, time, beta, z, gradient, u, momentum) -> tf.Tensor:
+def _kick(split: GaussianSplit, time, beta, z, gradient, u, momentum) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
-    force = _times(reference.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
+    force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
 @tf.function(jit_compile=True)
-def _kick_and_rotate(reference: Reference, kick_time, time, beta, z, gradient, u, momentum):
+def _kick_and_rotate(split: GaussianSplit, kick_time, time, beta, z, gradient, u, momentum):
     """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
-    momentum = _kick(reference, kick_time, beta, z, gradient, u, momentum)
+    momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)
     cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
     u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
-    return reference.centre + _times(reference.factor, u), u, momentum
+    return split.centre + _times(split.factor, u), u, momentum
 
 
 def _times(factor: tf.Tensor, vector: tf.Tensor, transpose: bool = False) -> tf.Tensor:

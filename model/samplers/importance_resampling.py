@@ -14,7 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
 
@@ -30,7 +30,7 @@ class State(NamedTuple):
 def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     """Fixes each chain's proposal at a completion drawn from the latents z."""
     outputs = vae.decoder(z)
-    posterior = vae.encode(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs))
+    posterior = vae.encode(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs))
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
     return State(z, outputs, log_lik, posterior.loc, posterior.stddev())
 
@@ -50,5 +50,5 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
     return base.Kernel(
         init=lambda rows, sweep, z: init(vae, rows, sweep, z),
         step=lambda rows, sweep, state: step(vae, config.prior_fraction, rows, sweep, state),
-        draws=base.Draws.WEIGHTED,
+        draws=base.SampleKind.WEIGHTED,
     )

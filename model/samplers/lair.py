@@ -17,7 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
 
@@ -33,7 +33,7 @@ def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     """Particles at the latents z: x_mis ~ p(x_mis | z)."""
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs, log_lik)
+    return State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs, log_lik)
 
 
 def _components(vae: VAE, x: tf.Tensor, size: int, num_replenishing: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -56,13 +56,13 @@ def step(
 ) -> tuple[State, base.Info]:
     """One sweep of every group of `size` rows."""
     loc, scale = _components(vae, state.x, size, num_replenishing)
-    z = base.draw_latent(rows, sweep, Draw.LATENT, loc, scale)
+    z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
     log_weight = log_lik + base.standard_normal_log_prob(z) - _mixture_log_prob(z, loc, scale, size)
     info = base.Info.of_weights(log_weight)
-    chosen = base.resample(base.draw_uniform(rows, sweep, Draw.RESAMPLE), info.log_weight, size)
-    x = base.draw_values(vae, rows, sweep, Draw.VALUES, tf.gather(outputs, chosen))
+    chosen = base.resample(base.draw_uniform(rows, sweep, Purpose.RESAMPLE), info.log_weight, size)
+    x = base.draw_values(vae, rows, sweep, Purpose.VALUES, tf.gather(outputs, chosen))
     return State(x, z, outputs, log_lik), info
 
 
@@ -73,5 +73,5 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         init=lambda rows, sweep, z: init(vae, rows, sweep, z),
         step=lambda rows, sweep, state: step(vae, size, num_replenishing, rows, sweep, state),
         rows_per_chain=size,
-        draws=base.Draws.WEIGHTED,
+        draws=base.SampleKind.WEIGHTED,
     )

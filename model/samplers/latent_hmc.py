@@ -5,7 +5,7 @@ x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no
 
 Warm-up adapts, to each record alone and from its own chains alone:
 
-- the reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian.py`): c is the draws' mean,
+- the split's reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian`): c is the draws' mean,
   and A of all matrices the one for which draws and gradients agree best, A cov(gradients) A = cov(draws) (the
   Fisher divergence between the target and a normal one). Of a normal target that is its covariance after K + 1
   draws, however noisy their own covariance; the gradients know the rest.
@@ -26,7 +26,7 @@ from vaefill.model.vae import VAE
 _ACCEPTANCE = 0.8
 _LONGEST_TRAJECTORY = 1.75  # where a period of the reference is 2 pi
 _FIRST_STEP = 0.15  # with the prior as the reference
-_STEP_OF_REFERENCE = 0.45  # with a new one
+_STEP_OF_SPLIT = 0.45  # with a new one
 _PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
 
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
     features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
-    reference: hamiltonian.Reference  # the same for all chains of a record
+    split: hamiltonian.GaussianSplit  # the same for all chains of a record
     step_size: tf.Tensor  # [N], the same for all chains of a record
 
     @property
@@ -48,15 +48,15 @@ def init(vae: VAE, rows: base.Rows, z: tf.Tensor) -> State:
     """A state at the latents z, with the prior as the reference."""
     num_rows, latent_size = z.shape
     identity = tf.eye(latent_size, batch_shape=[num_rows])
-    reference = hamiltonian.Reference(tf.zeros_like(z), identity, identity)
-    return State(*hamiltonian.evaluate(vae, rows, z), reference, tf.fill([num_rows], _FIRST_STEP))
+    split = hamiltonian.GaussianSplit(tf.zeros_like(z), identity, identity)
+    return State(*hamiltonian.evaluate(vae, rows, z), split, tf.fill([num_rows], _FIRST_STEP))
 
 
 def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
     """One sweep: a trajectory from fresh momenta."""
-    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.reference, state.step_size, num_steps)
+    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.split, state.step_size, num_steps)
     info = base.Info.of_chain(decision.probability, decision.non_finite)
-    return State(*point, state.reference, state.step_size), info
+    return State(*point, state.split, state.step_size), info
 
 
 def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int, num_steps: int) -> State:
@@ -79,7 +79,7 @@ def _covariance(draws: tf.Tensor) -> tf.Tensor:
     return (scatter + _PRIOR_DRAWS * identity) / (draws.shape[1] + _PRIOR_DRAWS)
 
 
-def fit_reference(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.Reference:
+def fit_split(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.GaussianSplit:
     """The reference N(mean of the draws, A), with A the solution of A cov(gradients) A = cov(draws).
 
     With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the geometric mean
@@ -105,7 +105,7 @@ def fit_reference(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.Referen
     factor = tf.linalg.triangular_solve(cholesky, vectors * root, adjoint=True)
     inverse = tf.matmul(vectors / root, cholesky, transpose_a=True, transpose_b=True)
     centre = tf.reduce_mean(draws, axis=1)
-    return hamiltonian.Reference(*(tf.cast(tensor, tf.float32) for tensor in (centre, factor, inverse)))
+    return hamiltonian.GaussianSplit(*(tf.cast(tensor, tf.float32) for tensor in (centre, factor, inverse)))
 
 
 def _windows(num_sweeps: int) -> tuple[int, int, int]:
@@ -132,9 +132,9 @@ def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state:
         if size >= 3:  # else there is nothing to learn from
             state, draws, gradients = _window(vae, config, _short(config), rows, first, state, size)
             by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
-            of_rows = [tf.repeat(tensor, config.num_chains, axis=0) for tensor in fit_reference(*by_record)]
+            of_rows = [tf.repeat(tensor, config.num_chains, axis=0) for tensor in fit_split(*by_record)]
             state = state._replace(
-                reference=hamiltonian.Reference(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_REFERENCE)
+                split=hamiltonian.GaussianSplit(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_SPLIT)
             )
         first += size
     return _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)[0]
@@ -166,6 +166,6 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         passes=config.num_leapfrog_steps,
         warm_up_passes=warm_up_passes(config),
         outputs=lambda state: vae.view.outputs(state.features),
-        scout=lambda rows, state: scouts.explore(vae, rows, state.reference.factor, config.scouts_per_chain),
+        scout=lambda rows, state: scouts.explore(vae, rows, state.split.factor, config.scouts_per_chain),
         uses_view=True,
     )

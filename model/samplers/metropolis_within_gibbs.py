@@ -12,7 +12,7 @@ separate modes, or q is far from it over all values at once, nothing is accepted
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.samplers.pseudo_gibbs import State, init
 from vaefill.model.vae import VAE
@@ -22,7 +22,7 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
     """One sweep: z by Metropolis-Hastings with the encoder as proposal, then x_mis."""
     posterior = vae.encode(state.x)
     loc, scale = posterior.loc, posterior.stddev()
-    z = base.draw_latent(rows, sweep, Draw.LATENT, loc, scale)
+    z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
     outputs = vae.decoder(z)
     everything = tf.ones_like(rows.observed)
 
@@ -32,9 +32,9 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
 
     # log p(x | z) of the current z too is new: x_mis has changed since.
     log_ratio = log_target_over_proposal(z, outputs) - log_target_over_proposal(state.z, state.outputs)
-    decision = base.accept(base.draw_uniform(rows, sweep, Draw.ACCEPT), log_ratio)
+    decision = base.accept(base.draw_uniform(rows, sweep, Purpose.ACCEPT), log_ratio)
     z, outputs = base.choose(decision.accepted, (z, outputs), (state.z, state.outputs))
-    x = base.draw_values(vae, rows, sweep, Draw.VALUES, outputs)
+    x = base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs)
     return State(x, z, outputs), base.Info.of_chain(decision.probability, decision.non_finite)
 
 

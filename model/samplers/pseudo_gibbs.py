@@ -15,7 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
 
@@ -29,15 +29,15 @@ class State(NamedTuple):
 def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     """A state at the latents z: x_mis ~ p(x_mis | z)."""
     outputs = vae.decoder(z)
-    return State(base.draw_values(vae, rows, sweep, Draw.VALUES, outputs), z, outputs)
+    return State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs)
 
 
 def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
     """One sweep: z, then x_mis."""
     posterior = vae.encode(state.x)
-    z = base.draw_latent(rows, sweep, Draw.LATENT, posterior.loc, posterior.stddev())
+    z = base.draw_latent(rows, sweep, Purpose.LATENT, posterior.loc, posterior.stddev())
     outputs = vae.decoder(z)
-    x = base.draw_values(vae, rows, sweep, Draw.VALUES, outputs)
+    x = base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs)
     return State(x, z, outputs), base.Info.of_chain(tf.ones([z.shape[0]]))
 
 
@@ -48,7 +48,7 @@ def start(vae: VAE, rows: base.Rows, num_sweeps: int) -> tf.Tensor:
     some sweeps of pseudo-Gibbs bring it near the data at little cost. Uses sweeps 0 to `num_sweeps`.
     """
     zeros = tf.zeros([rows.observed.shape[0], vae.latent_size])
-    z = base.draw_latent(rows, base.everywhere(rows, 0), Draw.START_LATENT, zeros, tf.ones_like(zeros))
+    z = base.draw_latent(rows, base.everywhere(rows, 0), Purpose.START_LATENT, zeros, tf.ones_like(zeros))
     state = init(vae, rows, base.everywhere(rows, 0), z)
     for sweep in tf.range(1, num_sweeps + 1):
         state, _ = step(vae, rows, base.everywhere(rows, sweep), state)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from vaefill.model.counter_random import Draw
+from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base, hamiltonian, pseudo_gibbs
 from vaefill.model.vae import VAE
 
@@ -54,7 +54,7 @@ def explore(vae: VAE, rows: base.Rows, factor: tf.Tensor, num_rounds: int) -> Sc
 def _start(vae: VAE, rows: base.Rows, first: tf.Tensor) -> tf.Tensor:
     """A draw of the prior after some sweeps of pseudo-Gibbs, which use sweeps `first` and after: [N, K]."""
     zeros = tf.zeros([rows.observed.shape[0], vae.latent_size])
-    z = base.draw_latent(rows, base.everywhere(rows, first), Draw.START_LATENT, zeros, tf.ones_like(zeros))
+    z = base.draw_latent(rows, base.everywhere(rows, first), Purpose.START_LATENT, zeros, tf.ones_like(zeros))
     state = pseudo_gibbs.init(vae, rows, base.everywhere(rows, first), z)
     for sweep in tf.range(first + 1, first + 1 + _GIBBS_SWEEPS):
         state, _ = pseudo_gibbs.step(vae, rows, base.everywhere(rows, sweep), state)

@@ -30,11 +30,10 @@ from vaefill.model import checkpoints, datasets
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
-from vaefill.model.lanes import share_cores
+from vaefill.model.parallel import share_cores
 from vaefill.pipeline import console
-from vaefill.pipeline.config import ConfigError
+from vaefill.pipeline.errors import ConfigError, JobError
 from vaefill.pipeline.experiments import comparison, throughput
-from vaefill.pipeline.jobs import JobError
 from vaefill.pipeline.records.record import CarriedFeature, MaskedRecord, Schema, encode_masked
 from vaefill.pipeline.report.text import markdown_table
 
@@ -71,15 +70,15 @@ def converged(model: str | None, num_records: int = 4000) -> Iterator[Row]:
     """
     runs = _Runs(model, num_records)
     for precision in ("float32", "bfloat16"):
-        for mask in ("half at random", "top three quarters"):
+        for mask in ("mcar_50", "top_three_quarters"):
             found, seconds, occupancy = runs({"precision": precision}, mask)
             yield {
                 "missing": mask,
                 "precision": precision,
                 "converged": float(found.converged.mean()),
                 "converged_per_second": float(found.converged.sum() / seconds),
-                "gradients_per_second": float(found.num_gradients.sum() / seconds),
-                "gradients_of_a_record": float(found.num_gradients.mean()),
+                "gradients_per_second": float(found.num_network_passes.sum() / seconds),
+                "gradients_of_a_record": float(found.num_network_passes.mean()),
                 "occupancy": occupancy,
             }
 
@@ -98,17 +97,17 @@ def adaptive(model: str | None, num_records: int = 512) -> Iterator[Row]:
             "length": length,
             "converged": float(np.mean(enough & (found.r_hat < targets.target_r_hat))),
             "records_per_second": num_records / seconds,
-            "gradients_of_a_record": float(found.num_gradients.mean()),
+            "gradients_of_a_record": float(found.num_network_passes.mean()),
             "occupancy": occupancy,
         }
 
-    adaptive_run = runs({}, "half at random")
+    adaptive_run = runs({}, "mcar_50")
     found = adaptive_run[0]
     if not found.converged.any():
         raise ConfigError(f"of {num_records} records none converged with this model: nothing to compare with")
     yield row("adaptive", *adaptive_run)
     longest = int(found.num_sweeps[found.converged].max())
-    yield row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "half at random"))
+    yield row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "mcar_50"))
 
 
 class _Runs:
@@ -123,8 +122,8 @@ class _Runs:
     def __call__(self, settings: Row, mask: str) -> tuple[Imputed, float, float]:
         """Results, seconds without compilation, and the occupancy of the slots."""
         config = comparison.sampler_config("latent_hmc", len(self._records.ids), settings)
-        imputer = Imputer(self._loaded.vae, config, seed=0)
-        few = comparison.Task(*(field[:2] for field in self._records))
+        imputer = Imputer(self._loaded.vae, config)
+        few = self._records.first(2)
         comparison.run(imputer, few, few.observed(mask))  # compiles
         imputer.reset_occupancy()
         return *comparison.run(imputer, self._records, self._records.observed(mask)), imputer.occupancy
@@ -232,7 +231,7 @@ def _start_seconds(directory: str, model: str, sampler: Row, num_starts: int) ->
 
 def _sampler_alone(model: str, num_records: int, sampler: Row) -> Callable[[], float]:
     """Takes the same records from arrays to arrays in this process, compiled before; returns the seconds."""
-    imputer = Imputer(checkpoints.load(model).vae, SamplerConfig(**_FIXED | sampler), seed=0)
+    imputer = Imputer(checkpoints.load(model).vae, SamplerConfig(**_FIXED | sampler))
     images, observed = _digits(num_records)
     chosen = np.arange(num_records) % len(images)
     ids = [b"%08d" % index for index in range(num_records)]

@@ -25,20 +25,20 @@ import tqdm
 from vaefill.model import datasets, evaluation, missingness
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
-from vaefill.model.imputer import Imputed, Imputer, fit_test, model_values
-from vaefill.model.misfit import check_rate, is_misfit
+from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.misfit import FitTest, check_rate, is_misfit
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.report import figures
 from vaefill.pipeline.report.text import markdown_table
 
 MASKS = {
-    "half at random": ("mcar", {"rate": 0.5}),
-    "80 % at random": ("mcar", {"rate": 0.8}),
-    "top three quarters": ("top_three_quarters", {}),
-    "left half": ("half", {"side": "left"}),
+    "mcar_50": ("mcar", {"rate": 0.5}),
+    "mcar_80": ("mcar", {"rate": 0.8}),
+    "top_three_quarters": ("top_three_quarters", {}),
+    "left_half": ("half", {"side": "left"}),
 }
 _LOGGER = logging.getLogger("vaefill.compare")
 _SEED = 0
-_BINARIZE = "threshold"
 _NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
 _OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 115}}
 _REFERENCE = {"max_sweeps": 3080}
@@ -64,6 +64,11 @@ class Task(NamedTuple):
     images: np.ndarray  # [N, H, W, C] uint8, complete
     ids: Sequence[bytes]
     truth: np.ndarray  # [N, D] on the model's scale
+    preprocessor: Preprocessor
+
+    def first(self, num: int) -> "Task":
+        """The first records of these."""
+        return self._replace(images=self.images[:num], ids=self.ids[:num], truth=self.truth[:num])
 
     def observed(self, mask: str) -> np.ndarray:
         """[N, H, W, C] bool by a name of `MASKS`."""
@@ -81,7 +86,8 @@ def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
     images = datasets.load_images(data, split, model.vae.data_shape)[:num_records]
     images = images.reshape(-1, *model.vae.data_shape)
     ids = [f"{split}-{index:08d}".encode() for index in range(len(images))]
-    return Task(images, ids, model_values(model.vae.likelihood, _BINARIZE, _SEED, ids, images))
+    preprocessor = Preprocessor(model.vae.likelihood, seed=_SEED)
+    return Task(images, ids, preprocessor.to_model(preprocessor.keys(ids), images), preprocessor)
 
 
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
@@ -106,34 +112,36 @@ def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str,
     """A cell of the first experiment."""
     result, seconds = run(imputer, records, observed)
     missing = ~observed.reshape(len(observed), -1)
-    scores = evaluation.score(result.mean.reshape(missing.shape), records.truth, missing)
-    total = evaluation.Scores(*(field.sum(axis=0) for field in scores))
-    scored = scores.num_values > 0
-    per_record = scores.nll[scored] / scores.num_values[scored]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        predicted, frequency = (
-            field / total.reliability_count for field in (total.reliability_mean, total.reliability_truth)
-        )
-    gradients = np.where(result.converged, result.num_gradients, np.inf)
+    scores = records.preprocessor.score(result.mean.reshape(missing.shape), records.truth, missing)
+    gradients = np.where(result.converged, result.num_network_passes, np.inf)
     return {
         "num_records": len(observed),
-        "num_unscored": int(total.num_unscored),
-        "nll": float(total.nll / total.num_values),
-        "nll_standard_error": float(per_record.std(ddof=1) / math.sqrt(len(per_record))),
-        "brier": float(total.brier / total.num_values),
-        "f1": evaluation.f1(total.true_positive, total.false_positive, total.false_negative),
-        "calibration_error": float(
-            np.nansum(np.abs(predicted - frequency) * total.reliability_count) / total.num_values
-        ),
+        "num_unscored": int(scores.num_unscored.sum()),
+        "brier": evaluation.ratio(scores.brier.sum(), scores.num_values.sum()),
+        **(_of_binary(scores) if records.preprocessor.likelihood.binary else {}),
         "converged": float(result.converged.mean()),
         "sweeps_median": float(np.median(result.num_sweeps)),
-        "gradients_mean": float(result.num_gradients.mean()),
+        "gradients_mean": float(result.num_network_passes.mean()),
         "gradients_when_converged": sorted(int(each) for each in gradients if np.isfinite(each)),
         "r_hat_quantiles": _quantiles(result.r_hat),
         "ess_quantiles": _quantiles(np.minimum(result.ess_bulk, result.ess_tail)),
         "acceptance": float(np.mean(result.acceptance_rate)),
         "non_finite": int(result.num_non_finite.sum()),
         "seconds": seconds,
+    }
+
+
+def _of_binary(scores: evaluation.Scores) -> dict[str, float]:
+    """The scores that binary values alone have."""
+    total = evaluation.Scores(*(field.sum(axis=0) for field in scores))
+    scored = scores.num_values > 0
+    per_record = scores.nll[scored] / scores.num_values[scored]
+    off = np.abs(total.reliability_mean - total.reliability_truth)  # in each bin, times its number of values
+    return {
+        "nll": float(total.nll / total.num_values),
+        "nll_standard_error": float(per_record.std(ddof=1) / math.sqrt(len(per_record))),
+        "f1": evaluation.f1(total.true_positive, total.false_positive, total.false_negative),
+        "calibration_error": float(off.sum() / total.num_values),
     }
 
 
@@ -150,19 +158,21 @@ def distance(imputer: Imputer, records: Task, observed: np.ndarray, reference: n
     error = np.where(missing, (result.mean - reference).reshape(missing.shape).astype(np.float64), 0)
     squares = (error**2).sum(axis=1) / missing.sum(axis=1)
     root = math.sqrt(squares.mean())
+    ratio = _loss(result.mean, records, missing) / _loss(reference, records, missing)
     return {
         "rms": root,
         "rms_standard_error": float(squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * root)) if root else 0.0,
-        "nll_ratio": _nll(result.mean, records, missing) / _nll(reference, records, missing),
+        "loss_ratio": ratio,
         "seconds": seconds,
-        "gradients": float(result.num_gradients.mean()),
+        "gradients": float(result.num_network_passes.mean()),
     }
 
 
-def _nll(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
-    """Per missing value; NaN unless all records are scored, since others would be no ones to compare."""
-    scores = evaluation.score(mean.reshape(missing.shape), records.truth, missing)
-    return math.nan if scores.num_unscored.any() else float(scores.nll.sum() / scores.num_values.sum())
+def _loss(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
+    """nll of binary values, squared error of others; NaN unless all records are scored, or there is no comparing."""
+    scores = records.preprocessor.score(mean.reshape(missing.shape), records.truth, missing)
+    loss = scores.nll if records.preprocessor.likelihood.binary else scores.brier
+    return math.nan if scores.num_unscored.any() else float(loss.sum() / scores.num_values.sum())
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
@@ -186,12 +196,11 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
     What changes an image's shape is left out: one that is not square is not rotated.
     """
     began, config = time.perf_counter(), SamplerConfig()
-    test = fit_test(model.vae.for_inference(config.precision), model.reference, _BINARIZE, config.slots)
+    see = records.preprocessor
+    test = FitTest(model.vae.for_inference(config.precision), see.calibration(model.calibration), config.slots)
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
     images = {name: values for name, values in images.items() if values.shape == records.images.shape}
-    corrupted = [
-        model_values(model.vae.likelihood, _BINARIZE, _SEED, records.ids, values) for values in images.values()
-    ]
+    corrupted = [see.to_model(see.keys(records.ids), values) for values in images.values()]
     tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))  # one call evaluates each mask once
     misfit = is_misfit(test(np.concatenate([records.truth, *corrupted]), tiled), config.misfit_rate)
     own, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
@@ -215,15 +224,17 @@ class Comparison:
         """The first experiment for one sampler; one whose chains do not converge has its own `max_sweeps`."""
         settings = {} if name in _OF_SAMPLER else {"max_sweeps": max_sweeps}
         config = sampler_config(name, len(self._records.ids), settings)
-        imputer = Imputer(self._model.vae, config, _SEED)  # compiled when it is first called
+        imputer = Imputer(self._model.vae, config, self._records.preprocessor)  # compiled when it is first called
         for mask in self._masks:
             compute = functools.partial(converge, imputer, self._records, self._records.observed(mask))
             self._cell(f"convergence-{name}", mask, compute)
 
     def fits(self) -> None:
-        """The third experiment; nothing for a model that has too few reference records to tell misfits."""
+        """The third experiment; nothing for a model that has too few calibration records to tell misfits."""
         try:
-            check_rate(SamplerConfig().misfit_rate, len(() if self._model.reference is None else self._model.reference))
+            check_rate(
+                SamplerConfig().misfit_rate, len(() if self._model.calibration is None else self._model.calibration)
+            )
         except ValueError as error:
             _LOGGER.info("no test of fit: %s", error)
             return
@@ -232,10 +243,10 @@ class Comparison:
 
     def distances(self, name: str, num_records: int) -> None:
         """The second experiment for one sampler, on the first `num_records` records."""
-        few = Task(*(field[:num_records] for field in self._records))
+        few = self._records.first(num_records)
         for index, length in enumerate(_LENGTHS.get(name, _PLAIN_LENGTHS)):
             config = sampler_config(name, num_records, length | _NEVER)
-            imputer = Imputer(self._model.vae, config, _SEED)
+            imputer = Imputer(self._model.vae, config, self._records.preprocessor)
             for mask in self._masks:
                 compute = functools.partial(distance, imputer, few, few.observed(mask), self._reference(few, mask))
                 self._cell(f"distance-{name}-{index}", mask, compute)
@@ -243,8 +254,8 @@ class Comparison:
     @functools.cached_property
     def _long(self) -> Imputer:
         """Long chains of another seed, which stand for the model's own conditional."""
-        num = len(self._records.ids)
-        return Imputer(self._model.vae, sampler_config("latent_hmc", min(num, 104), _REFERENCE | _NEVER), _SEED + 1)
+        config = sampler_config("latent_hmc", min(len(self._records.ids), 104), _REFERENCE | _NEVER)
+        return Imputer(self._model.vae, config, Preprocessor(self._model.vae.likelihood, seed=_SEED + 1))
 
     def _reference(self, records: Task, mask: str) -> np.ndarray:
         """The conditional mean [N, H, W, C] of the records under a mask."""
@@ -310,11 +321,11 @@ def tables(cells: Sequence[dict[str, Any]]) -> str:
 
 def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
     titles = (
-        "sampler", "nll", "Brier", "F1", "calibration error", "converged", "sweeps", "gradients", "s/record",
-        "R-hat 5, 50, 95 %", "acceptance",
+        "sampler", "nll", "squared error (Brier)", "F1", "calibration error",
+        "converged", "sweeps", "gradients", "s/record", "R-hat 5, 50, 95 %", "acceptance",
     )  # fmt: skip
     rows = []
-    for cell in sorted(cells, key=lambda cell: cell["nll"]):
+    for cell in sorted(cells, key=lambda cell: cell.get("nll", cell["brier"])):
         r_hat = ", ".join(
             "-" if cell["r_hat_quantiles"][i] is None else f"{cell['r_hat_quantiles'][i]:.3f}" for i in (0, 2, 4)
         )
@@ -322,10 +333,10 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 f"`{cell['row'].removeprefix('convergence-')}`",
-                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}{_not_scored(cell)}",
-                f"{cell['brier']:.4f}",
-                f"{cell['f1']:.3f}",
-                f"{cell['calibration_error']:.4f}",
+                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}" if "nll" in cell else "-",
+                f"{cell['brier']:.4f}{_not_scored(cell)}",
+                f"{cell['f1']:.3f}" if "f1" in cell else "-",
+                f"{cell['calibration_error']:.4f}" if "calibration_error" in cell else "-",
                 f"{cell['converged']:.1%}",
                 f"{cell['sweeps_median']:.0f}",
                 f"{cell['gradients_mean']:,.0f}",
@@ -352,7 +363,7 @@ def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         gradients = next(iter(found.values()))["gradients"]
         texts = [
             f"{found[mask]['rms']:.4f} ± {found[mask]['rms_standard_error']:.4f} in {found[mask]['seconds']:.0f} s; "
-            f"nll × {found[mask]['nll_ratio']:.3f}"
+            f"loss × {found[mask]['loss_ratio']:.3f}"
             if mask in found
             else "-"
             for mask in masks

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from vaefill.model import training
 from vaefill.model import vae as vae_lib
-from vaefill.model.config import DataConfig, ModelConfig, SamplerConfig, TrainConfig
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerConfig, TrainConfig
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
-from vaefill.model.lanes import available
+from vaefill.model.parallel import available
 from vaefill.model.samplers import SAMPLERS
 from vaefill.model.samplers.base import rows_of_records
 from vaefill.model.vae import VAE
@@ -159,6 +159,7 @@ def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 2
 def _training_seconds(images: np.ndarray, batch_size: int, epochs: int) -> float:
     settings = training.Settings(
         DataConfig(),
+        RecordConfig(),
         ModelConfig(),
         TrainConfig(epochs=epochs, evaluate_every=epochs, batch_size=batch_size),
         seed=0,

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from vaefill.pipeline.records.values import decode_mask, decode_values, encode_values, finite_where
+from vaefill.pipeline.records.codecs import decode_mask, decode_values, encode_values, finite_where
 
 HASH_SIZE = 16  # bytes of a content hash
 _ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
@@ -109,12 +109,12 @@ DIAGNOSTICS = {
     "ess_tail": np.float32,
     "acceptance_rate": np.float32,
     "num_sweeps": np.int64,
-    "num_gradients": np.int64,
+    "num_network_passes": np.int64,
     "num_non_finite": np.int64,
     "num_unvisited": np.int64,
     "num_latents": np.int64,
     "converged": np.bool_,
-    "fit_percentile": np.float32,
+    "fit_p_value": np.float32,
     "misfit": np.bool_,
     "log_prob_observed": np.float32,
     "log_prob_observed_error": np.float32,

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vaefill.pipeline.results import results
-from vaefill.pipeline.results.results import ResultError
+from vaefill.pipeline.errors import ResultError
+from vaefill.pipeline.results import integrity
 
 _TABLE = os.path.join("summary", "records.parquet")
-_ALIKE = ("model", "seed", "sampler", "data")  # of the identity; what else differs leaves a data set of one kind
+_ALIKE = ("model", "seed", "sampler", "record")  # of the identity; what else differs leaves a data set of one kind
 
 
 def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) -> list[str]:
@@ -30,7 +30,7 @@ def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) 
         raise ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
     digests = []
     for directory in directories:
-        manifest = results.check_files(directory, [_TABLE])
+        manifest = integrity.check_files(directory, [_TABLE])
         theirs = manifest.get("identity")
         theirs = theirs if isinstance(theirs, dict) else {}
         different = [name for name in _ALIKE if theirs.get(name) != identity[name]]
@@ -38,7 +38,7 @@ def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) 
             raise ResultError(
                 f"{directory} was made with another {', '.join(different)}: its records and new ones would not be alike"
             )
-        digests.append(manifest[results.DIGEST])
+        digests.append(manifest[integrity.DIGEST])
     return sorted(digests)
 
 

@@ -23,7 +23,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vaefill.pipeline.results.results import ResultError, flush, is_done
+from vaefill.pipeline.errors import ResultError
+from vaefill.pipeline.results.integrity import flush, is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"

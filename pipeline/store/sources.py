@@ -1,58 +1,20 @@
-"""Files -> frames -> masked records; whatever cannot be read becomes a dead letter.
+"""Files -> frames -> masked records; whatever cannot be read becomes a dead letter."""
 
-TFRecord framing is read here rather than by Beam's own source, which gives up on a file at its first
-bad checksum: a record with a bad data checksum is lost alone, one with a bad length checksum takes the
-rest of its file with it, since nothing says where the next record starts.
-"""
-
-import io
 import logging
 import os
-import struct
-import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import apache_beam as beam
-import google_crc32c
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from vaefill.pipeline import logs
 from vaefill.pipeline.counters import count
+from vaefill.pipeline.errors import SourceError
 from vaefill.pipeline.records.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
+from vaefill.pipeline.store.dead_letters import DEAD
+from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.read")
-DEAD = "dead"  # tag of the outputs that hold dead letters
-
-_HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
-_FOOTER = struct.Struct("<I")  # masked CRC of the data
-HEADER_SIZE = _HEADER.size
-_GZIP_SIGNATURE = b"\x1f\x8b"
-_GZIP = 31  # zlib's word for the format
-_GZIP_PART = 1 << 14  # bytes at a time; they hold a thousand times as many at most
-
-
-class SourceError(ValueError):
-    """Input that is not there."""
-
-
-class Frame(NamedTuple):
-    """A record as it stands in its file."""
-
-    payload: bytes
-    file: str
-    offset: int  # of the frame, in the uncompressed stream
-
-
-class DeadLetter(NamedTuple):
-    """A record, or a stretch of a file, that could not be used."""
-
-    frame: Frame
-    reason: Reason
-    message: str
-    record_id: bytes  # empty if not known
-    num_bytes: int  # of the file that no record can be found in; 0 for a single bad record
 
 
 class InputFile(NamedTuple):
@@ -79,147 +41,6 @@ def expand(patterns: tuple[str, ...]) -> list[InputFile]:
             modified = metadata.last_updated_in_seconds or 0.0
             found[metadata.path] = InputFile(metadata.path, metadata.size_in_bytes, modified)
     return [found[path] for path in sorted(found)]
-
-
-def read_frames(path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter]:
-    """All records of a TFRecord file, gzipped or not, whatever its name.
-
-    Args:
-        path: the file.
-        max_record_bytes: a longer record is skipped without being read into memory.
-    """
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
-        stream = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
-        start = stream.peek(_HEADER.size)[: _HEADER.size]
-        # The first two bytes alone could also be the length of a record.
-        if start.startswith(_GZIP_SIGNATURE) and not _is_header(start):
-            stream = _Gunzip(stream)
-        yield from _frames(stream, path, max_record_bytes)
-
-
-def _masked_crc(content: bytes) -> int:
-    crc = google_crc32c.value(content)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def frame(payload: bytes) -> bytes:
-    """A record as it stands in a TFRecord file."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join((length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload))))
-
-
-def _is_header(content: bytes) -> bool:
-    return len(content) == _HEADER.size and _HEADER.unpack(content)[1] == _masked_crc(content[:8])
-
-
-def _frames(stream, path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter]:
-    offset = 0
-
-    def dead(reason, message, payload=b"", num_bytes=0):
-        return DeadLetter(Frame(payload, path, offset), reason, message, b"", num_bytes)
-
-    while True:
-        header, error = _read(stream, _HEADER.size)
-        if not header and not error:
-            return
-        if error or not _is_header(header):
-            rest = len(header) + _drain(stream)
-            message = error or (
-                "file ends within a length" if len(header) < _HEADER.size else "bad checksum of a length"
-            )
-            yield dead(Reason.UNREADABLE_REST, message, num_bytes=rest)
-            return
-        length = _HEADER.unpack(header)[0]
-        if length > max_record_bytes:
-            skipped = _drain(stream, length + _FOOTER.size)
-            if skipped < length + _FOOTER.size:
-                yield dead(Reason.UNREADABLE_REST, "file ends within a record", num_bytes=_HEADER.size + skipped)
-                return
-            yield dead(Reason.TOO_LARGE, f"{length} bytes, limits.max_record_bytes is {max_record_bytes}")
-        else:
-            body, error = _read(stream, length + _FOOTER.size)
-            if error or len(body) < length + _FOOTER.size:
-                rest = _HEADER.size + len(body) + _drain(stream)
-                yield dead(Reason.UNREADABLE_REST, error or "file ends within a record", num_bytes=rest)
-                return
-            payload = body[:length]
-            if _FOOTER.unpack(body[length:])[0] == _masked_crc(payload):
-                yield Frame(payload, path, offset)
-            else:
-                yield dead(Reason.BAD_DATA_CRC, "bad checksum of the data", payload)
-        offset += _HEADER.size + length + _FOOTER.size
-
-
-def _read(stream, size: int) -> tuple[bytes, str]:
-    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an exception."""
-    content = bytearray()
-    try:
-        while len(content) < size and (part := stream.read(size - len(content))):
-            content += part
-    except (EOFError, zlib.error) as error:
-        return bytes(content), f"broken gzip stream: {error}"
-    return bytes(content), ""
-
-
-class _Gunzip:
-    """The content of a gzip file, up to the very byte at which it is broken.
-
-    The standard library's reader loses the whole block that it meets an error in, and good records with it.
-    """
-
-    def __init__(self, raw):
-        self._raw, self._inflater, self._begun = raw, zlib.decompressobj(wbits=_GZIP), False
-        self._content, self._error = bytearray(), None
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end.
-
-        Raises:
-            EOFError: the file is cut.
-            zlib.error: it is broken.
-        """
-        while not self._content and not self._error and (part := self._raw.read(_GZIP_PART)):
-            self._inflate(part)
-        if not self._content:
-            if self._error or self._begun:
-                raise self._error or EOFError("the file ends before it should")
-            return b""
-        content = bytes(self._content[:size])
-        del self._content[:size]
-        return content
-
-    def _inflate(self, part: bytes) -> None:
-        """Takes in a part of the file; halves one with an error in it until that is found."""
-        while not self._error:
-            if not self._begun:
-                part = part.lstrip(b"\0")  # zeros may fill up a block after the last member, or between two
-            if not part:
-                return
-            before = self._inflater.copy()
-            try:
-                self._content += self._inflater.decompress(part)
-            except zlib.error as error:
-                self._inflater, half = before, len(part) // 2
-                if not half:
-                    self._error = error
-                    return
-                self._inflate(part[:half])
-                part = part[half:]
-                continue
-            self._begun, part = not self._inflater.eof, self._inflater.unused_data
-            if not self._begun:
-                self._inflater = zlib.decompressobj(wbits=_GZIP)
-
-
-def _drain(stream, size: int | None = None) -> int:
-    """Reads and forgets `size` bytes, or all that is left; returns how many there were."""
-    total = 0
-    while size is None or total < size:
-        content, error = _read(stream, min(1 << 20, size - total) if size is not None else 1 << 20)
-        total += len(content)
-        if error or not content:
-            break
-    return total
 
 
 class ReadFrames(beam.DoFn):

@@ -3,13 +3,19 @@
 Payloads never go through a shuffle: what is grouped is their places.
 """
 
+import json
 import os
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import apache_beam as beam
 import google_crc32c
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from vaefill.pipeline.store.layout import Layout
+from vaefill.pipeline.store.tfrecord import Frame
 
 
 class Place(NamedTuple):
@@ -84,3 +90,49 @@ class SpillReader:
         if self._file is not None:
             self._file.close()
         self._path = self._file = None
+
+
+class Spill(beam.DoFn):
+    """Appends bytes to one file a bundle."""
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def start_bundle(self):
+        self._writer = SpillWriter(self._layout.spill)
+
+    def finish_bundle(self):
+        self._writer.close()
+
+    def place(self, content: bytes | Place) -> Place:
+        """The place of bytes, as it is handed on."""
+        place = content if isinstance(content, Place) else self._writer.append(content)
+        return place.relative_to(self._layout.root)
+
+
+def pack(frame: Frame) -> bytes:
+    return json.dumps([frame.file, frame.offset]).encode() + b"\n" + frame.payload
+
+
+class Spilled:
+    """What places stand for.
+
+    Args:
+        root: the staging directory.
+    """
+
+    def __init__(self, root: str):
+        self._root, self._read = root, SpillReader()
+
+    def content(self, place: Sequence) -> bytes:
+        """The bytes at a place."""
+        return self._read(Place(*place).below(self._root))
+
+    def frame(self, place: Sequence) -> Frame:
+        """The frame at a place."""
+        source, _, payload = self.content(place).partition(b"\n")
+        return Frame(payload, *json.loads(source))
+
+    def close(self) -> None:
+        """Closes the file that is open."""
+        self._read.close()

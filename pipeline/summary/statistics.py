@@ -29,7 +29,7 @@ class Accumulator(NamedTuple):
     num_fitted: np.ndarray  # [] int64, records whose fit was tested
     num_misfits: np.ndarray  # [] int64
     num_chain_sweeps: np.ndarray  # [] int64, over all chains of all records
-    num_gradients: np.ndarray  # [] int64, network passes
+    num_network_passes: np.ndarray  # [] int64, network passes
     num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not finite
     num_missing: np.ndarray  # [] int64, values
     num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
@@ -76,10 +76,10 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     return Accumulator(
         num_records=np.int64(len(records)),
         num_converged=total("converged"),
-        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_percentile"]) for record in records], dtype=np.int64),
+        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_p_value"]) for record in records], dtype=np.int64),
         num_misfits=total("misfit"),
         num_chain_sweeps=total("num_sweeps") * num_chains,
-        num_gradients=total("num_gradients"),
+        num_network_passes=total("num_network_passes"),
         num_non_finite=total("num_non_finite"),
         num_missing=missing.sum(),
         num_left_out=np.sum(~finite, dtype=np.int64),
@@ -114,7 +114,7 @@ def result(accumulator: Accumulator, shape: Sequence[int], binary: bool) -> dict
             "converged_fraction": evaluation.ratio(accumulator.num_converged, count),
             "misfit_fraction": evaluation.ratio(accumulator.num_misfits, accumulator.num_fitted),
             "num_chain_sweeps": accumulator.num_chain_sweeps,
-            "num_gradients": accumulator.num_gradients,
+            "num_network_passes": accumulator.num_network_passes,
             "num_non_finite": accumulator.num_non_finite,
             "missing_fraction": {
                 "mean": evaluation.ratio(accumulator.num_missing, count * math.prod(shape)),

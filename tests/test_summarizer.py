@@ -18,10 +18,10 @@ from vaefill.pipeline.records.record import (
     Schema,
     encode_imputed,
 )
-from vaefill.pipeline.store import sinks
-from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout
-from vaefill.pipeline.summary import statistics, summary
-from vaefill.pipeline.summary.summary import Summarizer
+from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.store.layout import Layout, prepare, write_whole
+from vaefill.pipeline.summary import statistics, summarizer
+from vaefill.pipeline.summary.summarizer import Summarizer
 
 SHAPE = (2, 3, 1)
 NUM_VALUES = 6
@@ -53,14 +53,14 @@ def summarize_shards(root, kind: str, shards):
     """summary.json and the table of records of shards, and of one more that is empty."""
     schema = Schema(SHAPE, {"label": CarriedFeature(kind)}, 1, np.dtype(np.uint8))
     layout = Layout(str(root), "imputed", "imputed", "train", len(shards) + 1)
-    sinks.prepare(layout)
+    prepare(layout)
     for shard, records in enumerate(shards):
         observer = Summarizer(layout, schema, 4, "bernoulli", "threshold", 0)(shard)
         for record in records:
             observer.add(encode_imputed(record, schema))
         observer.close()
-        sinks.write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
-    found = summary.combine(layout, schema, SamplerConfig(), True, sum(map(len, shards)), DeadLetterCounts.empty())
+        write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
+    found = summarizer.combine(layout, schema, SamplerConfig(), True, sum(map(len, shards)), DeadLetterCounts.empty())
     assert json.loads((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
 
@@ -106,8 +106,8 @@ def test_common_labels_are_kept_beside_many_that_are_met_once(tmp_path, monkeypa
     """Wherever they come first, of 400 labels; a part holds no more accumulators than there may be labels."""
     monkeypatch.setattr(statistics, "MAX_GROUPS", 20)
     monkeypatch.setattr(statistics, "BLOCK", 16)
-    generator, sizes, encode = np.random.default_rng(0), [], summary.encode_groups
-    monkeypatch.setattr(summary, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups))
+    generator, sizes, encode = np.random.default_rng(0), [], summarizer.encode_groups
+    monkeypatch.setattr(summarizer, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups))
     labels = generator.permutation([*range(100, 500), *np.repeat(np.arange(5), 80)]).tolist()
     found, _ = summarize(tmp_path, "int64", labels, num_shards=4)
     assert {found["by_label"][str(label)]["num_records"] for label in range(5)} == {80}
@@ -167,18 +167,18 @@ def assert_same_bits(first: statistics.Accumulator, second: statistics.Accumulat
 
 @given(st.dictionaries(st.none() | st.text(st.characters(exclude_categories=["Cs"])), accumulators(), max_size=3))
 def test_accumulators_are_read_back_to_the_bit(groups):
-    lines = summary.encode_groups(groups).splitlines(keepends=True)
-    found = summary.decode_groups(lines, NUM_VALUES)
+    lines = summarizer.encode_groups(groups).splitlines(keepends=True)
+    found = summarizer.decode_groups(lines, NUM_VALUES)
     assert found.keys() == groups.keys()
     for group, accumulator in groups.items():
         assert_same_bits(found[group], accumulator)
-    assert summary.decode_sizes(iter(lines)) == {group: int(own.num_records) for group, own in groups.items()}
-    assert summary.decode_groups(lines, NUM_VALUES, lambda group: group is None).keys() == groups.keys() & {None}
+    assert summarizer.decode_sizes(iter(lines)) == {group: int(own.num_records) for group, own in groups.items()}
+    assert summarizer.decode_groups(lines, NUM_VALUES, lambda group: group is None).keys() == groups.keys() & {None}
 
 
 def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "BLOCK", 2)
-    monkeypatch.setattr(summary, "_ROW_GROUP", 4)
+    monkeypatch.setattr(summarizer, "_ROW_GROUP", 4)
     _, table = summarize(tmp_path, "int64", list(range(22)))
     assert table.num_row_groups == 2 * 3  # 11 rows of each shard
     assert table.read()["id"].to_pylist() == [b"%d" % i for i in (*range(0, 22, 2), *range(1, 22, 2))]

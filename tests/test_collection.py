@@ -8,7 +8,7 @@ import scipy.stats
 
 from tests import oracles
 from vaefill.model.config import SamplerConfig
-from vaefill.model.engine.harvest import Harvest, Harvester
+from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records
 from vaefill.model.engine.stopping import Trace, Verdict
 
@@ -62,8 +62,8 @@ def origins(values: np.ndarray) -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def harvest():
-    return Harvester(ORACLE.vae, CONFIG)
+def collect():
+    return DrawCollector(ORACLE.vae, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -74,28 +74,28 @@ def exact() -> list[Finished]:
     return [finished(rng.multivariate_normal(each.mean, each.covariance, (4, NUM_KEPT))) for each in posteriors]
 
 
-def test_imputations_are_spread_evenly_over_chains_and_sweeps(harvest):
+def test_imputations_are_spread_evenly_over_chains_and_sweeps(collect):
     """Three each of two chains, two each of two, the last ones after the last sweep."""
-    found = harvest(make_records(1), [finished(far_apart())], None)
+    found = collect(make_records(1), [finished(far_apart())], None)
     assert set(origins(found.values[0])) == set(SPREAD) and found.num_latents.tolist() == [10]
 
 
-def test_where_there_are_as_many_draws_as_imputations_each_is_used_once(harvest):
-    found = harvest(make_records(1), [finished(far_apart()[:, 3:6])], None)  # of 12 all but the two that are in excess
+def test_where_there_are_as_many_draws_as_imputations_each_is_used_once(collect):
+    found = collect(make_records(1), [finished(far_apart()[:, 3:6])], None)  # of 12 all but the two that are in excess
     assert len(set(origins(found.values[0]))) == found.num_latents[0] == 10
 
 
-def test_imputations_follow_the_weights(harvest):
+def test_imputations_follow_the_weights(collect):
     """The scale of the weights is of no consequence."""
-    found = harvest(make_records(1), [finished(far_apart(), three_weights())], None)
+    found = collect(make_records(1), [finished(far_apart(), three_weights())], None)
     assert sorted(origins(found.values[0])) == [(0, 3)] * 5 + [(2, 17)] * 3 + [(3, 29)] * 2
     assert found.num_latents.tolist() == [3]
 
 
-def test_a_chain_that_stuck_gives_fewer_latents(harvest):
+def test_a_chain_that_stuck_gives_fewer_latents(collect):
     stuck = far_apart()
     stuck[2] = stuck[2, :1]  # it gives two of the ten
-    assert harvest(make_records(1), [finished(stuck)], None).num_latents.tolist() == [9]
+    assert collect(make_records(1), [finished(stuck)], None).num_latents.tolist() == [9]
 
 
 @pytest.mark.parametrize("log_weight", [None, three_weights()], ids=["chains", "weights"])
@@ -105,7 +105,7 @@ def test_no_imputation_is_unlike_the_others(log_weight):
     Ten chi-square tests of independent counts, at a rate of false alarms of 1e-6 together.
     """
     places = {place: 0.1 for place in SPREAD} if log_weight is None else {(0, 3): 0.5, (2, 17): 0.3, (3, 29): 0.2}
-    without_evidence = Harvester(ORACLE.vae, CONFIG.model_copy(update={"num_evidence_draws": 0}))
+    without_evidence = DrawCollector(ORACLE.vae, CONFIG.model_copy(update={"num_evidence_draws": 0}))
     values = []
     for first in range(0, 400, 8):
         keys = np.stack([np.arange(first, first + 8), np.full(8, 7)], axis=1).astype(np.uint32)
@@ -118,16 +118,16 @@ def test_no_imputation_is_unlike_the_others(log_weight):
         assert scipy.stats.chisquare(counts, 400 * np.array(list(places.values()))).pvalue > 1e-6 / 10
 
 
-def test_imputations_of_weights_that_are_all_zero_are_spread_evenly(harvest):
+def test_imputations_of_weights_that_are_all_zero_are_spread_evenly(collect):
     log_weight = np.full((4, NUM_KEPT), -INF)
-    found = origins(harvest(make_records(1), [finished(far_apart(), log_weight)], None).values[0])
+    found = origins(collect(make_records(1), [finished(far_apart(), log_weight)], None).values[0])
     assert len(set(found)) == 10
 
 
-def test_values_are_draws_given_the_latents_and_what_is_observed_stays(harvest):
+def test_values_are_draws_given_the_latents_and_what_is_observed_stays(collect):
     """Of one latent: every imputation has noise of its own, of the likelihood's standard deviation."""
     records = make_records(8)
-    values = harvest(records, [finished(np.ones((4, NUM_KEPT, 2)))] * 8, None).values
+    values = collect(records, [finished(np.ones((4, NUM_KEPT, 2)))] * 8, None).values
     mean = ORACLE.vae.decoder(np.ones([1, 2], np.float32)).numpy()
     observed = np.broadcast_to(records.observed[:, None], values.shape)
     np.testing.assert_array_equal(values[observed], np.broadcast_to(records.x[:, None], values.shape)[observed])
@@ -137,27 +137,27 @@ def test_values_are_draws_given_the_latents_and_what_is_observed_stays(harvest):
     assert abs(noise.std() / 0.5 - 1) < 5.5 / np.sqrt(2 * noise.size)
 
 
-def test_log_probabilities_against_the_closed_form(harvest, exact):
+def test_log_probabilities_against_the_closed_form(collect, exact):
     """From 400 draws: within 0.1 nats, the proposal being near the target. Not a number where there is no truth."""
     records = make_records(8)
     truth = np.random.default_rng(2).normal(size=(8, 6)).astype(np.float32)
     truth = np.where(records.observed, records.x, truth)
     without = truth.copy()
     without[3] = np.nan
-    found = harvest(records, exact, without)
+    found = collect(records, exact, without)
     expected = [ORACLE.log_prob_observed(x, observed) if observed.any() else 0.0 for _, x, observed in zip(*records)]
     np.testing.assert_allclose(found.log_prob_observed, expected, atol=0.1)
     assert np.isnan(found.log_prob_missing).tolist() == [i == 3 for i in range(8)]
     chosen = [i for i in range(8) if i != 3 and not records.observed[i].all()]
     missing = [ORACLE.log_prob_missing(truth[i], records.observed[i]) for i in chosen]
     np.testing.assert_allclose(found.log_prob_missing[chosen], missing, atol=0.2)
-    assert np.isnan(harvest(records, exact, None).log_prob_missing).all()
+    assert np.isnan(collect(records, exact, None).log_prob_missing).all()
 
 
 class Estimated(NamedTuple):
     """Of R records with truths of the model's own, half of them missing."""
 
-    found: Harvest
+    found: CollectedDraws
     observed: np.ndarray  # [R] closed form or quadrature of log p(x_obs)
     missing: np.ndarray  # [R] and of log p(x_mis | x_obs)
 
@@ -179,7 +179,7 @@ def estimated(request) -> Estimated:
     observed = rng.permuted(np.tile(np.arange(oracle.num_values) % 2 == 0, (num, 1)), axis=1)
     keys = np.stack([np.arange(num), np.full(num, 9)], axis=1).astype(np.uint32)
     chains = [finished(exact_latents(oracle, *each, rng)) for each in zip(truth, observed)]
-    harvester = Harvester(oracle.vae, CONFIG.model_copy(update={"slots": 4 * num}))
+    harvester = DrawCollector(oracle.vae, CONFIG.model_copy(update={"slots": 4 * num}))
     found = harvester(Records(keys, np.where(observed, truth, 0), observed), chains, truth)
     pairs = list(zip(truth, observed))
     return Estimated(
@@ -222,32 +222,32 @@ def test_weights_of_a_proposal_that_fits_have_light_tails(estimated):
     assert (estimated.found.pareto_k < 0.7).mean() > 0.95
 
 
-def test_errors_and_shapes_where_there_is_nothing_to_estimate(harvest, exact):
+def test_errors_and_shapes_where_there_is_nothing_to_estimate(collect, exact):
     """Of the first record nothing is observed: certain. Of no truth nothing is known."""
     records = make_records(8)
-    found = harvest(records, exact, None)
+    found = collect(records, exact, None)
     assert found.log_prob_observed[0] == found.log_prob_observed_error[0] == 0 and np.isnan(found.pareto_k[0])
     assert (found.log_prob_observed_error[1:] > 0).all() and np.isfinite(found.pareto_k[1:]).all()
     assert np.isnan(found.log_prob_missing_error).all()
-    with_truth = harvest(records, exact, np.ones((8, 6), np.float32))
+    with_truth = collect(records, exact, np.ones((8, 6), np.float32))
     assert (with_truth.pareto_k[1:] >= found.pareto_k[1:]).all() and np.isfinite(with_truth.pareto_k).all()
     assert (with_truth.pareto_k > found.pareto_k).any()
 
 
-def test_log_probabilities_from_weighted_draws(harvest):
+def test_log_probabilities_from_weighted_draws(collect):
     """The proposal is fitted to the weighted draws: of the prior, weighted by the likelihood."""
     z = np.random.default_rng(3).normal(size=(4, 1000, 2))
     means = ORACLE.vae.decoder(z.reshape(-1, 2).astype(np.float32)).numpy()
     log_weight = -0.5 * (((means - X)[:, OBSERVED] / ORACLE.stddev) ** 2).sum(axis=1)
     records = Records(np.ones((1, 2), np.uint32), np.where(OBSERVED, X, 0)[None].astype(np.float32), OBSERVED[None])
-    found = harvest(records, [finished(z, log_weight.reshape(4, 1000))], None)
+    found = collect(records, [finished(z, log_weight.reshape(4, 1000))], None)
     np.testing.assert_allclose(found.log_prob_observed, ORACLE.log_prob_observed(X, OBSERVED), atol=0.1)
 
 
-def test_the_same_bits_alone_and_in_any_company(harvest, exact):
+def test_the_same_bits_alone_and_in_any_company(collect, exact):
     records, truth = make_records(8), np.ones((8, 6), np.float32)
-    together = harvest(records, exact, truth)
+    together = collect(records, exact, truth)
     for chosen in ([0], [7], [3, 1, 6], list(range(7, -1, -1))):
-        part = harvest(Records(*(field[chosen] for field in records)), [exact[i] for i in chosen], truth[chosen])
+        part = collect(Records(*(field[chosen] for field in records)), [exact[i] for i in chosen], truth[chosen])
         for a, b in zip(part, together):
             assert a.tobytes() == b[chosen].tobytes()

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 from vaefill.pipeline.report import figures
 from vaefill.pipeline.report.text import DIAGNOSED, number, percent, short, text_of
@@ -33,11 +34,7 @@ _MAX_LISTED = 20  # rows of other lists that can get long
 
 _COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
 _FLAGS = ("converged", "misfit")  # these and the next are the columns of records.parquet that are read
-_NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "fit_percentile", "nll")
-
-
-class ReportError(ValueError):
-    """A result that is not there, or not whole."""
+_NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "fit_p_value", "nll")
 
 
 class Result(NamedTuple):
@@ -61,10 +58,10 @@ def write_report(results: Sequence[str], output: str) -> str:
         The path of the page.
 
     Raises:
-        ReportError: a result is missing or incomplete.
+        ResultError: a result is missing or incomplete.
     """
     if not results:
-        raise ReportError("no result to report on: name at least one output directory of `vaefill impute`")
+        raise ResultError("no result to report on: name at least one output directory of `vaefill impute`")
     # One at a time: of what has been read only the page's own share is kept.
     page = _template().render(
         results=[_view(_read(path)) for path in results],
@@ -92,7 +89,7 @@ def _template() -> jinja2.Template:
 
 def _read(path: str) -> Result:
     if not tf.io.gfile.isdir(path):
-        raise ReportError(f"{path}: no such directory; name the output directory of `vaefill impute`")
+        raise ResultError(f"{path}: no such directory; name the output directory of `vaefill impute`")
     manifest = _read_json(os.path.join(path, "manifest.json"), "identity")
     summary = _read_json(os.path.join(path, "summary", "summary.json"), "records", "all")
     if not get(summary, "records", "imputed"):  # tfds has no data set of no records, so none was written
@@ -104,7 +101,7 @@ def _read(path: str) -> Result:
 
 def _read_bytes(path: str) -> bytes:
     if not tf.io.gfile.exists(path):
-        raise ReportError(f"{path} is missing, so this is no finished result; run `vaefill impute` again")
+        raise ResultError(f"{path} is missing, so this is no finished result; run `vaefill impute` again")
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 
@@ -121,8 +118,8 @@ def _read_json(path: str, *sections: str) -> Mapping[str, Any]:
     return values
 
 
-def _broken(path: str, why: object) -> ReportError:
-    return ReportError(f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again")
+def _broken(path: str, why: object) -> ResultError:
+    return ResultError(f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again")
 
 
 def _read_rows(path: str) -> dict[str, np.ndarray]:
@@ -195,7 +192,7 @@ def _view(result: Result) -> dict[str, Any]:
         "records": {name: result.summary["records"].get(name) for name in _COUNTS},
         **_headline(everything),
         "num_chain_sweeps": everything.get("num_chain_sweeps"),
-        "num_gradients": everything.get("num_gradients"),
+        "num_network_passes": everything.get("num_network_passes"),
         "num_non_finite": everything.get("num_non_finite"),
         "log_likelihood": result.summary.get("log_likelihood"),
         "gallery": _gallery(result.shown) if result.shown else None,
@@ -268,7 +265,7 @@ def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_es
     r_hat = np.where(np.isnan(rows["r_hat"]), math.inf, rows["r_hat"])
     trusted = rows["converged"] & ~rows["misfit"]
     order = np.lexsort((ess[incomplete], -r_hat[incomplete], trusted[incomplete]))
-    shown = ("missing_fraction", "r_hat", "fit_percentile", "misfit", "nll")
+    shown = ("missing_fraction", "r_hat", "fit_p_value", "misfit", "nll")
     return {
         "figure": _inline(figures.trust(*points, target_r_hat, target_ess)) if drawn.any() else None,
         "target_r_hat": target_r_hat,

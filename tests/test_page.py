@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import evaluation
+from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -26,7 +27,8 @@ from vaefill.pipeline.records.record import (
     encode_imputed,
     imputed_features,
 )
-from vaefill.pipeline.report import figures, report, scores, text
+from vaefill.pipeline.report import evaluate, figures, text
+from vaefill.pipeline.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
 from vaefill.pipeline.report.text import DIAGNOSED
 from vaefill.pipeline.summary import statistics
 
@@ -59,11 +61,11 @@ def make_record(
         "ess_tail": 100 + 100 * rng.random(),
         "acceptance_rate": 0.7,
         "num_sweeps": 200,
-        "num_gradients": 1600,
+        "num_network_passes": 1600,
         "num_non_finite": 0,
         "num_unvisited": 0,
         "num_latents": NUM_IMPUTATIONS,
-        "fit_percentile": 0.25,
+        "fit_p_value": 0.25,
         "misfit": index == 1,
         "log_prob_observed": -20.0,
         "log_prob_observed_error": 0.01,
@@ -174,15 +176,15 @@ def labelled(tmp_path_factory) -> pathlib.Path:
     """A result with truth and labels, and its report in `report`."""
     directory = tmp_path_factory.mktemp("labelled")
     result = write_result(directory / "out", [make_record(i, label=i % 3) for i in range(20)])
-    path = report.write_report([result], str(directory / "report"))
+    path = write_report([result], str(directory / "report"))
     assert path == str(directory / "report" / "index.html")
     return directory
 
 
 def test_truth_and_labels(labelled):
     page = Page(labelled / "report" / "index.html")
-    assert len(page.pictures["truth"]) == len(page.pictures["given"]) == report.NUM_SHOWN
-    assert len(page.pictures["draw 4"]) == report.NUM_SHOWN and "draw 5" not in page.pictures
+    assert len(page.pictures["truth"]) == len(page.pictures["given"]) == NUM_SHOWN
+    assert len(page.pictures["draw 4"]) == NUM_SHOWN and "draw 5" not in page.pictures
     assert any(name.startswith("R-hat against") for name in page.pictures)
     assert any(name.startswith("Reliability") for name in page.pictures)
     summary = json.loads((labelled / "out" / "summary" / "summary.json").read_text())
@@ -215,13 +217,13 @@ def test_page_stands_alone(labelled):
 
 
 def test_same_bytes_again(labelled, tmp_path):
-    again = pathlib.Path(report.write_report([str(labelled / "out")], str(tmp_path)))
+    again = pathlib.Path(write_report([str(labelled / "out")], str(tmp_path)))
     assert again.read_bytes() == (labelled / "report" / "index.html").read_bytes()
 
 
 def test_no_truth_no_labels(tmp_path):
     result = write_result(tmp_path / "out", [make_record(i, truth=False) for i in range(3)])
-    page = Page(report.write_report([result], str(tmp_path)))
+    page = Page(write_report([result], str(tmp_path)))
     assert "truth" not in page.pictures and len(page.pictures["given"]) == 3
     assert "No record came with its truth" in page.text
     assert "By label" not in page.text
@@ -230,7 +232,7 @@ def test_no_truth_no_labels(tmp_path):
 def test_truth_of_grey_values(tmp_path):
     records = [make_record(i, label=i % 2) for i in range(4)]
     result = write_result(tmp_path / "out", records, score=evaluation.score_real)
-    page = Page(report.write_report([result, result], str(tmp_path)))
+    page = Page(write_report([result, result], str(tmp_path)))
     assert "Mean squared error of the imputed mean" in page.text
     assert "Reliability" not in page.text and "nats per missing value" not in page.text
 
@@ -248,8 +250,8 @@ def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_
     good = write_result(tmp_path / "good", records)
     result = write_result(tmp_path / "out", [*records, broken_record(4, label=0), broken_record(5, label=7)])
     summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
-    page = Page(report.write_report([result], str(tmp_path)))
-    printed = scores.of_result(result, summary)
+    page = Page(write_report([result], str(tmp_path)))
+    printed = evaluate.of_result(result, summary)
     assert "2 records were not scored" in page.text and "2 records were not scored" in printed
     assert "2 records are left out" in page.text
     of_good = json.loads((tmp_path / "good" / "summary" / "summary.json").read_text())
@@ -257,17 +259,17 @@ def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_
         number = f"{of_good['all']['truth'][key]:.4f}"
         assert number in page.text and number in printed
     assert "Brier" in printed and "sq. error" not in printed and "reliability" in printed
-    assert "not scored" not in Page(report.write_report([good], str(tmp_path))).text + scores.of_result(good, of_good)
+    assert "not scored" not in Page(write_report([good], str(tmp_path))).text + evaluate.of_result(good, of_good)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("score", [evaluation.score, evaluation.score_real])
 def test_nothing_could_be_scored(tmp_path, score):
     result = write_result(tmp_path / "out", [broken_record(i, label=i) for i in range(2)], score=score)
-    page = Page(report.write_report([result, result], str(tmp_path)))
+    page = Page(write_report([result, result], str(tmp_path)))
     assert "2 records were not scored" in page.text and "No record could be scored" in page.text
     summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
-    printed = scores.of_result(result, summary)
+    printed = evaluate.of_result(result, summary)
     assert "2 records were not scored" in printed and ("Brier" in printed) == (score is evaluation.score)
 
 
@@ -275,30 +277,30 @@ def test_labels_that_were_left_out_are_counted(tmp_path):
     result = write_result(tmp_path / "out", [make_record(i, label=i) for i in range(3)])
     path = tmp_path / "out" / "summary" / "summary.json"
     summary = json.loads(path.read_text()) | {"num_labels_left_out": 1234}
-    assert "1,234 labels more" in scores.of_result(result, summary)
+    assert "1,234 labels more" in evaluate.of_result(result, summary)
     path.write_text(json.dumps(summary))
-    assert "1,234 labels more" in Page(report.write_report([result], str(tmp_path))).text
+    assert "1,234 labels more" in Page(write_report([result], str(tmp_path))).text
     path.write_text(json.dumps(summary | {"by_label": {}}))
-    assert "1,234 labels more" in Page(report.write_report([result], str(tmp_path))).text
+    assert "1,234 labels more" in Page(write_report([result], str(tmp_path))).text
 
 
 def test_truth_of_some_only(tmp_path):
     result = write_result(tmp_path / "out", [make_record(0), make_record(1, truth=False)])
-    page = Page(report.write_report([result], str(tmp_path)))
+    page = Page(write_report([result], str(tmp_path)))
     assert len(page.pictures["truth"]) == 1 and len(page.pictures["given"]) == 2
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (1, 30, 1), (5, 4, 2)], ids=["rgb", "one_line", "two_channels"])
 def test_shapes(tmp_path, shape):
     result = write_result(tmp_path / "out", [make_record(i, shape) for i in range(2)])
-    assert len(Page(report.write_report([result], str(tmp_path))).pictures["mean"]) == 2
+    assert len(Page(write_report([result], str(tmp_path))).pictures["mean"]) == 2
 
 
 def test_hostile_bytes_are_text(tmp_path):
     good = [b"<script>alert(1)</script>", "blume/é".encode(), b"&amp;", b"$" * 40]
     ids = [*good, b"\xff\x00<img>", "\u202e evil".encode()]
     result = write_result(tmp_path / "<i>out", [make_record(i, record_id=name) for i, name in enumerate(ids)])
-    page = Page(report.write_report([result], str(tmp_path)))
+    page = Page(write_report([result], str(tmp_path)))
     assert "script" not in page.tags and "<b>" not in page.tags and "<script>" not in page.source
     names = ("<scrip…t(1)</script>", "0xff003c696d673e", "blume/é", "&amp;", "$" * 6 + "…" + "$" * 13)
     for expected in (*names, "in/<b>.tfrecord"):
@@ -308,10 +310,10 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_gradients", "num_latents"}, np.nan)
+    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_network_passes", "num_latents"}, np.nan)
     records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
     result = write_result(tmp_path / "out", records)
-    page = Page(report.write_report([result], str(tmp_path)))
+    page = Page(write_report([result], str(tmp_path)))
     assert any(name.startswith("R-hat against") for name in page.pictures)
     assert "1 have no ESS and are not drawn" in page.text
 
@@ -319,24 +321,24 @@ def test_no_diagnostics(tmp_path):
 def test_many_labels_are_capped(tmp_path):
     """Of which none has an ESS, so there is nothing to draw either."""
     without = {"ess_bulk": np.nan, "ess_tail": np.nan}
-    labels = [1000 + i // 2 for i in range(2 * report.MAX_LABELS + 1)]
+    labels = [1000 + i // 2 for i in range(2 * MAX_LABELS + 1)]
     records = [make_record(i, (2, 2, 1), label=label, **without) for i, label in enumerate(labels)]
     result = write_result(tmp_path / "out", records)
-    page = Page(report.write_report([result], str(tmp_path)))
+    page = Page(write_report([result], str(tmp_path)))
     assert not any(name.startswith("R-hat against") for name in page.pictures)
-    assert f"The {report.MAX_LABELS} labels with the most records, of {report.MAX_LABELS + 1}" in page.text
+    assert f"The {MAX_LABELS} labels with the most records, of {MAX_LABELS + 1}" in page.text
 
 
 def test_least_trusted_first(tmp_path):
     records = [make_record(i, r_hat=1 + i / 100) for i in range(30)] + [make_record(30, r_hat=np.nan)]
-    page = Page(report.write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
     listed = re.findall(r"test/\d+", page.text.split("Records to trust least")[1])
     assert listed[:3] == ["test/030", "test/029", "test/028"]
 
 
 def test_misfits_are_not_to_be_trusted_though_they_converge(tmp_path):
-    records = [make_record(i, r_hat=1 + i / 1000, misfit=i == 5, fit_percentile=0.015 * (i + 1)) for i in range(10)]
-    page = Page(report.write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    records = [make_record(i, r_hat=1 + i / 1000, misfit=i == 5, fit_p_value=0.015 * (i + 1)) for i in range(10)]
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
     listed = page.text.split("Records to trust least")[1]
     assert re.findall(r"test/\d+", listed)[:3] == ["test/005", "test/009", "test/008"]
     assert "0.090" in listed and "10.0 % are misfits" in page.text
@@ -348,7 +350,7 @@ def test_several_results(tmp_path):
         write_result(tmp_path / "first", [make_record(0)]),
         write_result(tmp_path / "second", [make_record(1)], gibbs),
     ]
-    page = Page(report.write_report(results, str(tmp_path / "report")))
+    page = Page(write_report(results, str(tmp_path / "report")))
     assert "Side by side" in page.text and len(page.pictures["given"]) == 2
     assert "Here that concerns second." in page.text
 
@@ -358,7 +360,7 @@ def test_nothing_imputed(tmp_path):
     summary = {"records": {"read": 4, "imputed": 0, "dead": 4}, "all": {}}
     (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "manifest.json").write_text('{"identity": {}}')
-    page = Page(report.write_report([str(tmp_path)], str(tmp_path)))
+    page = Page(write_report([str(tmp_path)], str(tmp_path)))
     assert "No record was imputed" in page.text and "read 4" in page.text
 
 
@@ -378,8 +380,8 @@ def test_incomplete_result(labelled, tmp_path, damaged, content):
     result = str(shutil.copytree(labelled / "out", tmp_path / "out"))
     path = tmp_path / "out" / damaged
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(report.ReportError) as error:
-        report.write_report([result], str(tmp_path / "report"))
+    with pytest.raises(ResultError) as error:
+        write_report([result], str(tmp_path / "report"))
     message = str(error.value)
     assert str(path) in message or str(path.parent) in message
     assert "run `vaefill impute` again" in message and "\n" not in message
@@ -388,23 +390,23 @@ def test_incomplete_result(labelled, tmp_path, damaged, content):
 
 @pytest.mark.parametrize("results, named", [([], "no result"), (["nowhere/at/all"], "nowhere/at/all")])
 def test_no_result(tmp_path, results, named):
-    with pytest.raises(report.ReportError, match=named):
-        report.write_report(results, str(tmp_path))
+    with pytest.raises(ResultError, match=named):
+        write_report(results, str(tmp_path))
 
 
 def test_choice_covers_labels():
     """The first of each label in the order of the data set, then the first of the others."""
     labels = [7, 7, 7, 1, -1, 7, 1, 12, 7, 7, 7, 7]
     records = [make_record(i, (1, 1, 1), label=label) for i, label in enumerate(labels)]
-    shown = [record.masked.id for record in report.choose(iter(records), 3)]
+    shown = [record.masked.id for record in choose(iter(records), 3)]
     assert shown == [b"test/%03d" % i for i in (3, 6, 0, 1, 2, 5, 8, 9, 7, 4)]
 
 
 def test_choice_draws_no_more_than_it_needs():
     drawn = []
     records = (drawn.append(i) or make_record(i, (1, 1, 1), label=i % 2) for i in range(1000))
-    assert len(report.choose(records, 2)) == report.NUM_SHOWN
-    assert len(drawn) == report.NUM_SHOWN
+    assert len(choose(records, 2)) == NUM_SHOWN
+    assert len(drawn) == NUM_SHOWN
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -3,33 +3,21 @@
 A directory without it is not a result.
 """
 
-import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from vaefill.pipeline.store.sinks import Layout
-from vaefill.pipeline.store.sources import InputFile, SourceError
+from vaefill.pipeline.errors import ResultError
 
 MANIFEST = "manifest.json"
 _LARGEST_JSON = 256 << 20  # bytes
 DIGEST = "manifest_sha256"  # of the manifest's other entries
-_SOFTWARE = ("vaefill", "tensorflow", "tensorflow-probability", "keras", "numpy", "apache-beam", "tensorflow-datasets")
-_INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
-
-
-class ResultError(ValueError):
-    """An output directory that cannot be written or read."""
 
 
 def sha256(path: str) -> str:
@@ -39,43 +27,6 @@ def sha256(path: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
-    """What the manifest says of the input.
-
-    Raises:
-        SourceError: a file cannot be read.
-    """
-
-    def describe(file: InputFile) -> dict[str, Any]:
-        try:
-            digest = sha256(file.path)
-        except OSError as error:
-            raise SourceError(f"cannot read {file.path}: {error.strerror or error}") from None
-        modified = datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat()
-        return {"path": file.path, "size": file.size, "modified": modified, "sha256": digest}
-
-    return [describe(file) for file in files]
-
-
-def software() -> dict[str, str]:
-    """The versions that a result may depend on."""
-    return {name: importlib.metadata.version(name) for name in _SOFTWARE} | {"python": platform.python_version()}
-
-
-def device() -> dict[str, Any]:
-    """What the numbers are computed on: the device type and, on a CPU, its instruction sets."""
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    flags: set[str] = set()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = set(next((line for line in file if line.startswith("flags")), "").split())
-    return {
-        "type": gpus[0].get("device_name", "GPU") if gpus else "CPU",
-        "machine": platform.machine(),
-        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-    }
 
 
 def read_manifest(directory: str) -> dict[str, Any]:
@@ -199,33 +150,6 @@ def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
             "choose another directory, or replace it with --replace"
         )
     return False
-
-
-def write_dataset_info(
-    layout: Layout, features: tfds.features.FeaturesDict, shards: Sequence[Mapping[str, int]], description: str
-) -> None:
-    """Makes the staged files a tfds data set: features.json and dataset_info.json."""
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=layout.dataset,
-        dataset_name=layout.name,
-        split=layout.split,
-        filetype_suffix="tfrecord",
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-    )
-    split = tfds.core.SplitInfo(
-        name=layout.split,
-        shard_lengths=[shard["num_records"] for shard in shards],
-        num_bytes=sum(shard["num_bytes"] for shard in shards),
-        filename_template=template,
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=layout.dataset,
-        features=features,
-        split_infos=[split],
-        filename_template=template,
-        description=description,
-        check_data=False,
-    )
 
 
 def seal(root: str, content: Mapping[str, Any]) -> None:

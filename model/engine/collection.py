@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
-from vaefill.model.counter_random import Draw, Streams, bits, derived_keys, uniform
+from vaefill.model.counter_random import Purpose, Streams, bits, derived_keys, uniform
 from vaefill.model.engine import evidence
 from vaefill.model.engine.evidence import CERTAIN, Estimate
 from vaefill.model.engine.slots import Finished, Records, Slots, pad
@@ -29,7 +29,7 @@ _COMPLETE_KEYS = b"complete"  # under which its chains have their chance, which 
 _UNKNOWN = Estimate(*[float("nan")] * 3)
 
 
-class Harvest(NamedTuple):
+class CollectedDraws(NamedTuple):
     """Of n records."""
 
     values: np.ndarray  # [n, num_imputations, D] float32 on the model's scale
@@ -41,7 +41,7 @@ class Harvest(NamedTuple):
     pareto_k: np.ndarray  # [n] float32, of the weights behind the former; with a truth the larger of the two
 
 
-class Harvester:
+class DrawCollector:
     """Draws x_mis ~ p(x_mis | z) at latents chosen from the kept sweeps, and estimates log-likelihoods."""
 
     def __init__(self, vae: VAE, config: SamplerConfig):
@@ -49,14 +49,14 @@ class Harvester:
         self._num_places = config.slots // config.rows_per_record
         self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
         self._observed = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Draw.EVIDENCE_LATENT, Draw.EVIDENCE_DEFENSIVE))
+            lambda *of_records: self._log_weights(*of_records, (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE))
         )
         self._complete = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Draw.COMPLETE_LATENT, Draw.COMPLETE_DEFENSIVE))
+            lambda *of_records: self._log_weights(*of_records, (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE))
         )
         self._complete_chains = _slots_of_complete(vae, config)
 
-    def __call__(self, records: Records, finished: Sequence[Finished], truth: np.ndarray | None) -> Harvest:
+    def __call__(self, records: Records, finished: Sequence[Finished], truth: np.ndarray | None) -> CollectedDraws:
         """Takes n records, at most as many as the slots hold.
 
         Args:
@@ -78,7 +78,7 @@ class Harvester:
                 of_missing = self._of_missing(records, truth, of_observed)
         pareto_k = [np.fmax(first.pareto_k, second.pareto_k) for first, second in zip(of_observed, of_missing)]
         columns = (*zip(*(each[:2] for each in of_observed)), *zip(*(each[:2] for each in of_missing)), pareto_k)
-        return Harvest(values, num_latents, *(np.array(column, np.float32) for column in columns))
+        return CollectedDraws(values, num_latents, *(np.array(column, np.float32) for column in columns))
 
     def _of_observed(self, records: Records, finished, shares) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
@@ -109,8 +109,8 @@ class Harvester:
     def _draw_places(self, keys):
         """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""
         streams = Streams(keys, tf.zeros([self._num_places], tf.uint32))
-        first = uniform(streams, tf.constant(0), Draw.KEEP_LATENT, 1)[:, 0]
-        return first, bits(streams, tf.constant(0), Draw.KEEP_ORDER, self._config.num_imputations)
+        first = uniform(streams, tf.constant(0), Purpose.KEEP_LATENT, 1)[:, 0]
+        return first, bits(streams, tf.constant(0), Purpose.KEEP_ORDER, self._config.num_imputations)
 
     def _draw_values(self, keys, x, observed, z):
         """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
@@ -123,7 +123,7 @@ class Harvester:
             outputs = self._vae.decoder(tf.reshape(part, [-1, self._vae.latent_size]))
             streams = rows.streams._replace(chains=rows.streams.chains + tf.constant(first, tf.uint32))
             drawn = draw_values(
-                self._vae, rows._replace(streams=streams), everywhere(rows, 0), Draw.KEEP_VALUES, outputs
+                self._vae, rows._replace(streams=streams), everywhere(rows, 0), Purpose.KEEP_VALUES, outputs
             )
             parts.append(tf.reshape(drawn, [-1, per_record, drawn.shape[1]]))
         return tf.concat(parts, axis=1)[:, : z.shape[1]]

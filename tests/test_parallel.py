@@ -7,12 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from vaefill.model import imputer, lanes, vae
+from vaefill.model import imputer, parallel, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.preprocessing import Preprocessor
 
 
 def test_everything_comes_and_of_each_in_its_order():
-    made = list(lanes.side_by_side([iter(range(first, first + 50)) for first in (0, 100, 200)]))
+    made = list(parallel.side_by_side([iter(range(first, first + 50)) for first in (0, 100, 200)]))
     assert sorted(made) == [*range(50), *range(100, 150), *range(200, 250)]
     for first in (0, 100, 200):
         assert [each for each in made if first <= each < first + 50] == list(range(first, first + 50))
@@ -32,12 +33,12 @@ def test_an_error_ends_all_lanes():
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(lanes.side_by_side([fails(), itertools.count()]))
+        list(parallel.side_by_side([fails(), itertools.count()]))
     assert wait_until_lanes_end()
 
 
 def test_closing_ends_all_lanes():
-    running = lanes.side_by_side([itertools.count(), itertools.count()])
+    running = parallel.side_by_side([itertools.count(), itertools.count()])
     assert next(running) == 0
     running.close()
     assert wait_until_lanes_end()
@@ -47,13 +48,13 @@ def test_a_single_one_runs_in_this_thread():
     def thread():
         yield threading.current_thread()
 
-    assert list(lanes.side_by_side([thread()])) == [threading.current_thread()]
+    assert list(parallel.side_by_side([thread()])) == [threading.current_thread()]
 
 
 def test_a_process_at_work_has_one_lane():
     np.testing.assert_array_equal(vae.build(ModelConfig(), (6, 5, 1)).decoder(np.zeros((1, 32))).shape, (1, 30))
-    lanes.share_cores()
-    assert lanes.available() == 1
+    parallel.share_cores()
+    assert parallel.available() == 1
 
 
 def test_the_same_bits_in_any_number_of_lanes():
@@ -66,7 +67,10 @@ def test_the_same_bits_in_any_number_of_lanes():
     observed = generator.random(images.shape) < 0.5
     ids = [b"%d" % index for index in range(60)]
     one, three = (
-        imputer.Imputer(model, config, seed=7, num_lanes=num_lanes)(images, observed, ids) for num_lanes in (1, 3)
+        imputer.Imputer(model, config, Preprocessor(model.likelihood, seed=7), num_lanes=num_lanes)(
+            images, observed, ids
+        )
+        for num_lanes in (1, 3)
     )
     assert len(set(one.num_sweeps)) > 3
     for name, first, second in zip(imputer.Imputed._fields, one, three):

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from vaefill.pipeline.results import results
-from vaefill.pipeline.results.results import ResultError
-from vaefill.pipeline.store.sources import InputFile, SourceError
+from vaefill.pipeline.errors import ResultError, SourceError
+from vaefill.pipeline.results import integrity, provenance
+from vaefill.pipeline.store.sources import InputFile
 
 IDENTITY = {"seed": 1, "inputs": ["abc"]}
 
@@ -23,13 +23,13 @@ def make(directory, identity=IDENTITY) -> str:
     ):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
-    results.seal(str(directory), {"identity": identity})
+    integrity.seal(str(directory), {"identity": identity})
     return str(directory)
 
 
 def test_a_sealed_result_names_its_files_and_nothing_else_is_left(tmp_path):
-    manifest = results.read_manifest(make(tmp_path))
-    assert manifest["files"] == {name: results.sha256(str(tmp_path / name)) for name in ("data/a", "data/b")}
+    manifest = integrity.read_manifest(make(tmp_path))
+    assert manifest["files"] == {name: integrity.sha256(str(tmp_path / name)) for name in ("data/a", "data/b")}
     assert manifest["identity"] == IDENTITY
     assert sorted(os.listdir(tmp_path)) == ["data", "manifest.json"]
 
@@ -39,7 +39,7 @@ def test_a_whole_result_is_verified(tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("made from the rest")
     (tmp_path / "notes").write_text("mine")
-    assert results.verify(out) == results.read_manifest(out)
+    assert integrity.verify(out) == integrity.read_manifest(out)
 
 
 def alter(path, old: str, new: str) -> None:
@@ -75,7 +75,7 @@ def test_what_is_not_whole_is_refused_by_the_name_of_the_file(tmp_path, damage, 
     out = make(tmp_path)
     damage(tmp_path)
     with pytest.raises(ResultError, match=message):
-        results.verify(out)
+        integrity.verify(out)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_names_that_leave_the_result_are_not_followed(tmp_path, name):
     (tmp_path / "outside").write_text("secret")
     out = tmp_path / "out"
     make(out)
-    manifest = results.read_manifest(str(out))
-    manifest["files"][name] = results.sha256(str(tmp_path / "outside"))
-    manifest[results.DIGEST] = results._digest(manifest)
+    manifest = integrity.read_manifest(str(out))
+    manifest["files"][name] = integrity.sha256(str(tmp_path / "outside"))
+    manifest[integrity.DIGEST] = integrity._digest(manifest)
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ResultError, match="not a name within the result$") as error:
-        results.verify(str(out))
+        integrity.verify(str(out))
     assert str(error.value).isprintable()  # no control codes for the terminal
 
 
@@ -100,39 +100,39 @@ def test_a_manifest_of_gigabytes_is_not_read(tmp_path):
     with open(tmp_path / "manifest.json", "wb") as file:
         file.truncate(1 << 40)  # a hole: no disk, and no such memory
     with pytest.raises(ResultError, match="larger than"):
-        results.read_manifest(str(tmp_path))
+        integrity.read_manifest(str(tmp_path))
 
 
 def test_the_same_run_is_done_and_another_is_refused(tmp_path):
     out = str(tmp_path / "out")
-    assert not results.is_done(out, IDENTITY, replace=False)
+    assert not integrity.is_done(out, IDENTITY, replace=False)
     make(tmp_path / "out")
-    assert results.is_done(out, IDENTITY, replace=False)
+    assert integrity.is_done(out, IDENTITY, replace=False)
     with pytest.raises(ResultError, match=r"another run \(different: seed\).*--replace"):
-        results.is_done(out, {**IDENTITY, "seed": 2}, replace=False)
-    assert not results.is_done(out, {**IDENTITY, "seed": 2}, replace=True)
+        integrity.is_done(out, {**IDENTITY, "seed": 2}, replace=False)
+    assert not integrity.is_done(out, {**IDENTITY, "seed": 2}, replace=True)
 
 
 def test_a_directory_that_is_no_result_is_never_replaced(tmp_path):
     (tmp_path / "precious").write_text("mine")
     for replace in (True, False):
         with pytest.raises(ResultError, match="is not a finished result"):
-            results.is_done(str(tmp_path), IDENTITY, replace)
+            integrity.is_done(str(tmp_path), IDENTITY, replace)
 
 
 def test_an_empty_directory_may_be_used(tmp_path):
-    assert not results.is_done(str(tmp_path), IDENTITY, replace=False)
+    assert not integrity.is_done(str(tmp_path), IDENTITY, replace=False)
 
 
 def test_object_stores_are_refused_for_now():
     with pytest.raises(ResultError, match="can rename a directory"):
-        results.is_done("gs://bucket/out", IDENTITY, replace=False)
+        integrity.is_done("gs://bucket/out", IDENTITY, replace=False)
 
 
 def test_a_foreign_manifest_is_no_result(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ResultError, match="not of vaefill"):
-        results.is_done(str(tmp_path), IDENTITY, replace=True)
+        integrity.is_done(str(tmp_path), IDENTITY, replace=True)
 
 
 @pytest.mark.parametrize("content", [None, "{"])
@@ -140,15 +140,15 @@ def test_what_is_not_a_result_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ResultError):
-        results.read_summary(str(tmp_path))
+        integrity.read_summary(str(tmp_path))
 
 
 def test_an_input_that_cannot_be_read_is_named(tmp_path):
     gone = InputFile(str(tmp_path / "gone"), 0, 0.0)
     with pytest.raises(SourceError, match="cannot read .*gone: No such file"):
-        results.describe_inputs([gone])
+        provenance.describe_inputs([gone])
 
 
 def test_identity_parts_are_json():
-    json.dumps([results.software(), results.device()])
-    assert results.software()["tensorflow"] and results.device()["type"]
+    json.dumps([provenance.software(), provenance.device()])
+    assert provenance.software()["tensorflow"] and provenance.device()["type"]

@@ -14,10 +14,10 @@ from apache_beam.io.filesystems import FileSystems
 
 from vaefill.model import evaluation
 from vaefill.model.config import SamplerConfig
-from vaefill.model.imputer import model_values
-from vaefill.model.likelihoods import LIKELIHOODS
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
-from vaefill.pipeline.store.sinks import DeadLetterCounts, Layout, write_whole
+from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.store.layout import Layout, write_whole
 from vaefill.pipeline.summary import statistics
 
 _ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
@@ -27,9 +27,9 @@ _QUANTILES_OF = (
     "ess_tail",
     "acceptance_rate",
     "num_sweeps",
-    "num_gradients",
+    "num_network_passes",
     "num_latents",
-    "fit_percentile",
+    "fit_p_value",
     "log_prob_observed",
     "log_prob_observed_error",
     "log_prob_missing",
@@ -44,29 +44,28 @@ class Summarizer:
     Args:
         layout, schema: of the job.
         num_chains: chains of a record.
-        likelihood, binarize, seed: what the truth is scored under.
+        preprocessor: what the truth is scored under.
     """
 
-    def __init__(self, layout: Layout, schema: Schema, num_chains: int, likelihood: str, binarize: str, seed: int):
-        self.layout, self.schema, self.num_chains = layout, schema, num_chains
-        self._likelihood, self._binarize, self._seed = likelihood, binarize, seed
-        self.binary = LIKELIHOODS[likelihood]().binary
+    def __init__(self, layout: Layout, schema: Schema, num_chains: int, preprocessor: Preprocessor):
+        self.layout = layout
+        self.schema = schema
+        self.num_chains = num_chains
+        self._preprocessor = preprocessor
+        self.binary = preprocessor.likelihood.binary
 
     def __call__(self, shard: int) -> "ShardSummary":
         return ShardSummary(self, shard)
 
     def score(self, records: list[ImputedRecord]) -> evaluation.Scores:
         """Scores of records, zero where there is no truth."""
-        num = len(records)
         has_truth = np.array([record.masked.truth is not None for record in records])
         images = np.stack([np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records])
-        ids = [record.masked.id for record in records]
-        likelihood = LIKELIHOODS[self._likelihood]()
-        truth = model_values(likelihood, self._binarize, self._seed, ids, images.astype(self.schema.dtype))
+        keys = self._preprocessor.keys([record.masked.id for record in records])
+        truth = self._preprocessor.to_model(keys, images.astype(self.schema.dtype))
         missing = np.stack([~record.masked.observed.ravel() for record in records])
         mean = np.stack([record.mean.ravel() for record in records])
-        score = evaluation.score if self.binary else evaluation.score_real
-        return score(mean, truth.reshape(num, -1), missing & has_truth[:, None])
+        return self._preprocessor.score(mean, truth, missing & has_truth[:, np.newaxis])
 
 
 class ShardSummary:

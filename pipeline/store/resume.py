@@ -1,7 +1,7 @@
 """Which records have been imputed already: by an attempt of the same run that was killed, or by earlier results.
 
-Records are told by their content hash (`vaefill.pipeline.records.record.content_hash`). Workers look hashes up in a file that
-they map into memory, so that a long list is there once on a machine.
+Records are told by their content hash (`records.record`). Workers look hashes up in a file that they map into
+memory, so that a long list is there once on a machine.
 """
 
 import functools
@@ -13,8 +13,8 @@ import numpy as np
 
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.records.record import HASH_SIZE, MaskedRecord, Schema, content_hash
-from vaefill.pipeline.store.sources import HEADER_SIZE, Frame, frame, read_frames
 from vaefill.pipeline.store.spill import Place, SpillWriter
+from vaefill.pipeline.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
 
 _LARGEST_EXAMPLE = 1 << 31  # bytes; protobuf writes no larger ones
 _SUFFIX = ".tfrecord"
@@ -55,7 +55,7 @@ def _map(path: str) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-class Computed:
+class ResumeCache:
     """The Examples that a run has computed so far.
 
     Each is a frame of a TFRecord file, after the content hash of its record. Where a process was killed the last

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from vaefill.pipeline.store.computed import Computed, HashIndex
+from vaefill.pipeline.store.resume import HashIndex, ResumeCache
 from vaefill.pipeline.store.spill import SpillReader
 
 _GENERATOR = random.Random(1)
@@ -15,7 +15,7 @@ HASHES = [_GENERATOR.randbytes(16) for _ in range(200)]
 def attempt(directory, chosen, flush: bool = True) -> dict[bytes, bytes]:
     """Adds Examples that their hashes tell; returns what was read at the places."""
     os.makedirs(directory, exist_ok=True)
-    computed = Computed(str(directory))
+    computed = ResumeCache(str(directory))
     places = {HASHES[i]: computed.add(HASHES[i], b"example %d" % i) for i in chosen}
     if not flush:
         return {}
@@ -24,7 +24,7 @@ def attempt(directory, chosen, flush: bool = True) -> dict[bytes, bytes]:
 
 
 def taken_over(directory) -> dict[bytes, bytes]:
-    computed = Computed(str(directory))
+    computed = ResumeCache(str(directory))
     num = computed.take_over()
     read = SpillReader()
     found = {each: read(place) for each in HASHES if (place := computed.find(each))}
@@ -69,7 +69,7 @@ def test_a_damaged_example_is_never_used(tmp_path, seed):
 
 def test_damage_after_indexing_is_an_error(tmp_path):
     attempt(tmp_path, [0])
-    computed = Computed(str(tmp_path))
+    computed = ResumeCache(str(tmp_path))
     computed.take_over()
     (path,) = tmp_path.glob("*.tfrecord")
     content = bytearray(path.read_bytes())

@@ -1,0 +1,69 @@
+"""What the model sees of data: one object for the likelihood, the rule of `record.binarize` and the run's seed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from vaefill.model import counter_random, evaluation
+from vaefill.model.counter_random import Purpose, Streams
+from vaefill.model.likelihoods import Likelihood
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessor:
+    """Data -> the model's scale, and scores on that scale.
+
+    Attributes:
+        likelihood: of the model, which knows the scale.
+        binarize: `threshold`, `sample` or `none`: see `record.binarize`.
+        seed: of the run, from which the keys of its records are derived.
+    """
+
+    likelihood: Likelihood
+    binarize: str = "threshold"
+    seed: int = 0
+
+    def keys(self, ids: Sequence[bytes]) -> np.ndarray:
+        """The keys of N records, all that their random numbers depend on: [N, 2] uint32."""
+        keys = [counter_random.record_key(self.seed, record_id) for record_id in ids]
+        return np.array(keys, np.uint32).reshape(-1, 2)
+
+    def to_model(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """What the model sees of N records: [N, D] float32.
+
+        Under `sample` a grey value becomes 1 with its own probability, by a draw that depends on the record's key
+        alone: the same for a record and its truth.
+
+        Args:
+            keys: [N, 2] uint32, see `keys`.
+            values: [N, ...] of the likelihood's data type.
+
+        Example:
+            >>> preprocessor = Preprocessor(Bernoulli())
+            >>> preprocessor.to_model(preprocessor.keys([b"a"]), np.uint8([[0, 127, 128, 255]]))
+            array([[0., 0., 1., 1.]], dtype=float32)
+        """
+        flat = values.reshape(len(values), -1) if len(values) else values.reshape(0, int(np.prod(values.shape[1:])))
+        if self.binarize != "sample":
+            return self.likelihood.from_data(flat, None)
+        streams = Streams(tf.constant(keys), tf.zeros([len(keys)], tf.uint32))
+        uniform = counter_random.uniform(streams, tf.constant(0), Purpose.BINARIZE, flat.shape[1])
+        return self.likelihood.from_data(flat, uniform.numpy())
+
+    def calibration(self, values: np.ndarray) -> np.ndarray:
+        """What the model sees of calibration records [M, ...], the same for every seed: [M, D] float32."""
+        unseeded = dataclasses.replace(self, seed=0)
+        return unseeded.to_model(unseeded.keys([b"calibration %d" % index for index in range(len(values))]), values)
+
+    def score(self, mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> evaluation.Scores:
+        """Scores of conditional means, by all that is defined for the likelihood's values.
+
+        Args:
+            mean: [N, D] float, on the model's scale.
+            truth: [N, D], likewise; see `to_model`.
+            missing: [N, D] bool, the values to score.
+        """
+        score = evaluation.score if self.likelihood.binary else evaluation.score_real
+        return score(mean, truth, missing)

@@ -1,0 +1,39 @@
+"""What the model sees: by the rule, the record and the seed, and by nothing else."""
+
+import numpy as np
+import pytest
+
+from vaefill.model import evaluation, likelihoods
+from vaefill.model.preprocessing import Preprocessor
+
+
+def test_sampled_binarisation_depends_on_the_record_alone():
+    """An image and its truth are binarised alike, and at rates that are the grey values."""
+    see = Preprocessor(likelihoods.Bernoulli(), "sample", seed=3)
+    images = np.full((400, 28, 28, 1), 64, np.uint8)
+    keys = see.keys([b"%d" % i for i in range(400)])
+    values = see.to_model(keys, images)
+    again = see.to_model(keys[5:6], images[5:6])
+    np.testing.assert_array_equal(values[5:6], again)
+    assert set(np.unique(values)) == {0.0, 1.0}
+    assert abs(values.mean() - 64 / 255) < 0.02  # five standard errors of 12,000 draws
+
+
+@pytest.mark.parametrize(
+    "likelihood, value, seen", [("bernoulli", 128, 1.0), ("discretized_logistic_mixture", 51, 0.2)]
+)
+def test_calibration_records_look_the_same_to_every_seed(likelihood, value, seen):
+    values = np.full((3, 2, 2, 1), value, np.uint8)
+    found = [Preprocessor(likelihoods.LIKELIHOODS[likelihood](), seed=seed).calibration(values) for seed in (0, 9)]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], np.full((3, 4), seen), rtol=1e-6)
+
+
+def test_scores_are_those_of_the_likelihoods_values():
+    """Of grey values there is a squared error, and no probability of a 1 to score."""
+    mean, truth, missing = np.float32([[0.25, 0.5]]), np.float32([[0.75, 0.5]]), np.ones((1, 2), np.bool_)
+    binary = Preprocessor(likelihoods.Bernoulli()).score(mean, np.float32([[1, 0]]), missing)
+    np.testing.assert_allclose(binary.nll, -np.log(0.25) - np.log(0.5))
+    grey = Preprocessor(likelihoods.DiscretizedLogisticMixture()).score(mean, truth, missing)
+    np.testing.assert_allclose(grey.brier, 0.25)
+    assert grey.nll == 0 and isinstance(grey, evaluation.Scores)
