@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -46,6 +46,7 @@ class Imputed(NamedTuple):
     log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
     log_prob_missing_error: np.ndarray  # [N] float32, its standard error
     pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see vaefill.model.pareto
+    chains: np.ndarray  # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None
 
 
 class Imputer:
@@ -62,6 +63,7 @@ class Imputer:
         preprocessor: Preprocessor | None = None,
         calibration: np.ndarray | None = None,
         num_lanes: int | None = None,
+        keep_chains: bool = False,
     ):
         """Compiles nothing yet.
 
@@ -70,10 +72,11 @@ class Imputer:
             config: the sampler's configuration.
             preprocessor: of the model's likelihood, with the run's seed; by default one that thresholds, and seed 0.
             calibration: [M, H, W, C] that misfits are told by, if any.
+            keep_chains: whether results have the draws of every kept sweep in `chains`.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has made room for.
         """
         vae = vae.for_inference(config.precision)
-        self._vae, self._config = vae, config
+        self._vae, self._config, self._keep_chains = vae, config, keep_chains
         self._preprocessor = preprocessor or Preprocessor(vae.likelihood)
         self._num_lanes, self._fit_test = num_lanes or available(), None
         if calibration is not None:
@@ -275,6 +278,7 @@ class Imputer:
             log_prob_missing=collected.log_prob_missing,
             log_prob_missing_error=collected.log_prob_missing_error,
             pareto_k=collected.pareto_k,
+            chains=_objects([each.trace if self._keep_chains else None for each in batch]),
         )
 
     def _num_network_passes(self, kept: np.ndarray) -> np.ndarray:
@@ -288,6 +292,14 @@ class Imputer:
 def _all_finite(*arrays: np.ndarray) -> np.ndarray:
     """Of which of n records all values in arrays [n, ...] are finite: [n] bool."""
     return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """[n] of any objects, which NumPy would otherwise take apart."""
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
 
 
 def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.ndarray) -> Imputed:
@@ -321,6 +333,7 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
         log_prob_missing=nan(),
         log_prob_missing_error=nan(),
         pareto_k=nan(),
+        chains=_objects([None] * num),
     )
 
 

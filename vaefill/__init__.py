@@ -1,1 +1,59 @@
-"""Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics."""
+"""Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics.
+
+    import vaefill
+
+    model = vaefill.load_model("runs/model")
+    observed = vaefill.mask(images, "mcar", rate=0.5)
+    result = vaefill.impute(model, images, observed)
+    result.imputations, result.mean, result.converged
+
+Each name is imported when it is first used: TensorFlow takes seconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaefill.model.checkpoints import LoadedModel
+    from vaefill.model.config import SamplerConfig
+    from vaefill.model.errors import ExpectedError
+    from vaefill.model.imputer import Imputed
+    from vaefill.pipeline.api import Result, impute, load_model, mask, read_result, train, verify
+
+_HOMES = {
+    "ExpectedError": "vaefill.model.errors",
+    "Imputed": "vaefill.model.imputer",
+    "LoadedModel": "vaefill.model.checkpoints",
+    "Result": "vaefill.pipeline.api",
+    "SamplerConfig": "vaefill.model.config",
+    "impute": "vaefill.pipeline.api",
+    "load_model": "vaefill.pipeline.api",
+    "mask": "vaefill.pipeline.api",
+    "read_result": "vaefill.pipeline.api",
+    "train": "vaefill.pipeline.api",
+    "verify": "vaefill.pipeline.api",
+}
+
+__all__ = [
+    "ExpectedError",
+    "Imputed",
+    "LoadedModel",
+    "Result",
+    "SamplerConfig",
+    "impute",
+    "load_model",
+    "mask",
+    "read_result",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'vaefill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,241 @@
+"""What `import vaefill` offers: the whole way from a model to filled-in arrays, for notebooks and programs.
+
+NumPy arrays go in and come out; files and Apache Beam are for `vaefill impute` and its like.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tqdm
+
+from vaefill.model import checkpoints, missingness, parallel, training
+from vaefill.model.checkpoints import LoadedModel
+from vaefill.model.config import SamplerConfig
+from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.preprocessing import Preprocessor
+from vaefill.pipeline import config as config_lib
+from vaefill.pipeline.results import integrity
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def load_model(directory: str | os.PathLike) -> LoadedModel:
+    """Reads a model directory, as `train` and `vaefill train` leave it. No file in it can run code.
+
+    Returns:
+        The model: `vae`, `description`, `fingerprint`, and the calibration records by which misfits are told.
+
+    Raises:
+        ModelError: no model is there, or not one that fits its own description.
+
+    Example:
+        >>> model = vaefill.load_model("runs/model")
+        >>> model.description.model.latent_size
+        32
+    """
+    return checkpoints.load(os.fspath(directory))
+
+
+def train(
+    directory: str | os.PathLike,
+    data: str = "digits",
+    *,
+    config: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> LoadedModel:
+    """Trains a VAE on complete records. Interrupted and called again, it goes on where it was.
+
+    Args:
+        directory: the model directory to write. One that holds the finished model of the same settings is read.
+        data: `digits` (10,000 MNIST digits that come with the package), `tfds:NAME`, or `tfds:PATH` of a data set
+            that tfds has prepared.
+        config: a YAML file, or the name of one that comes with the package, such as `mnist.yaml`.
+        settings: single values by their keys, such as `{"train.epochs": 10, "model.latent_size": 8}`.
+        progress: whether to show a bar.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+        DatasetError: the data set is not there, or its records are not as `record` says.
+        TrainingError: the directory holds a training of other settings, or the loss is not finite.
+
+    Example:
+        >>> model = vaefill.train("runs/model", settings={"train.epochs": 10})
+    """
+    chosen = {"data.name": data, **(settings or {})}
+    loaded = config_lib.load(config, tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items()))
+    trained = training.Settings(loaded.data, loaded.record, loaded.model, loaded.train, loaded.seed)
+    training.train_and_evaluate(trained, os.fspath(directory), show_progress=progress)
+    return load_model(directory)
+
+
+def mask(
+    values: np.ndarray,
+    mechanism: str = "mcar",
+    *,
+    ids: Sequence[str | bytes] | None = None,
+    seed: int = 0,
+    **parameters: Any,
+) -> np.ndarray:
+    """Chooses values to hide: `observed`, True where a value stays.
+
+    Args:
+        values: [N, H, W, C] complete records.
+        mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half` or `mar`; see `vaefill.model.missingness`.
+        ids: of the N records, on which a record's mask depends; by default their numbers.
+        seed: another one gives other masks.
+        **parameters: of the mechanism, such as `rate=0.5` of `mcar`.
+
+    Returns:
+        [N, H, W, C] bool.
+
+    Raises:
+        ValueError: an unknown mechanism, or parameters that it does not take.
+
+    Example:
+        >>> observed = vaefill.mask(images, "mcar", rate=0.5)
+    """
+    masks = [
+        missingness.generate(mechanism, record, missingness.record_generator(seed, record_id), parameters)
+        for record, record_id in zip(values, _as_bytes(ids, len(values)))
+    ]
+    return np.array(masks, np.bool_).reshape(values.shape)
+
+
+def impute(
+    model: LoadedModel | str | os.PathLike,
+    values: np.ndarray,
+    observed: np.ndarray,
+    ids: Sequence[str | bytes] | None = None,
+    *,
+    truths: Sequence[np.ndarray | None] | np.ndarray | None = None,
+    sampler: SamplerConfig | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    keep_chains: bool = False,
+) -> Imputed:
+    """Fills in missing values: draws from p(missing | observed) under a model, with diagnostics of every record.
+
+    A record's result depends on its id, its observed values, the seed, the model and the sampler, and on nothing
+    else: it has the same bits alone or among others. The first call compiles the sampler, which takes some seconds.
+
+    Args:
+        model: a model, or its directory.
+        values: [N, H, W, C] in the model's data type; what stands where values are missing is ignored.
+        observed: [N, H, W, C] bool, True = observed.
+        ids: of the N records, str or bytes; by default their numbers, `"0"`, `"1"`, ...
+        truths: the complete records where they are known, [N, H, W, C] or N of [H, W, C] or None: then
+            `log_prob_missing` says how likely the model found them.
+        sampler: the sampler and when to stop; `latent_hmc` until it has converged by default.
+        seed: another one gives other draws.
+        progress: whether to show a bar.
+        keep_chains: whether `chains` keeps every kept sweep of every chain, some hundred kilobytes a record.
+
+    Returns:
+        One array a field over the N records: `imputations`, `mean`, `stddev`, `converged`, ...
+
+    Raises:
+        ModelError: the directory holds no model.
+        ValueError: arrays whose shapes or types do not fit each other or the model; ids that are not unique.
+
+    Example:
+        >>> result = vaefill.impute(model, images, observed)
+        >>> result.imputations.shape, result.converged.mean()
+    """
+    parallel.share_cores()
+    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    binarize = loaded.description.training.get("binarize", "threshold")
+    names = _as_bytes(ids, len(values))
+    if len(set(names)) < len(names):
+        raise ValueError("ids must be unique: two records of one id would have the same random numbers")
+    imputer = Imputer(
+        loaded.vae,
+        sampler or SamplerConfig(),
+        Preprocessor(loaded.vae.likelihood, binarize, seed),
+        loaded.calibration,
+        keep_chains=keep_chains,
+    )
+    with tqdm.tqdm(total=len(names), unit="record", disable=not progress) as bar:
+        known = () if truths is None else truths
+        return imputer(values, observed, names, known, report=lambda converged: bar.update(len(converged)))
+
+
+def _as_bytes(ids: Sequence[str | bytes] | None, num: int) -> list[bytes]:
+    names = [str(index) for index in range(num)] if ids is None else list(ids)
+    if len(names) != num:
+        raise ValueError(f"there are {num} records and {len(names)} ids")
+    return [name.encode() if isinstance(name, str) else bytes(name) for name in names]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished result of `vaefill impute`.
+
+    Attributes:
+        directory: where it lies.
+    """
+
+    directory: str
+
+    @functools.cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """What the run was: identity, configuration, inputs, counts, and the SHA-256 of every file."""
+        return integrity.read_manifest(self.directory)
+
+    @functools.cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """Statistics of the whole data set and by label."""
+        return integrity.read_summary(self.directory)
+
+    @functools.cached_property
+    def table(self) -> "pandas.DataFrame":
+        """A row a record, in the data set's order: id, missing fraction, diagnostics, scores."""
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(os.path.join(self.directory, "summary", "records.parquet")).to_pandas()
+
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """All records in memory, an array [N, ...] a feature, in the same order."""
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(os.path.join(self.directory, "imputed"))
+        (split,) = builder.info.splits
+        records = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
+        return {name: np.array([record[name] for record in records]) for name in builder.info.features}
+
+
+def read_result(directory: str | os.PathLike) -> Result:
+    """Opens a result directory of `vaefill impute`.
+
+    Raises:
+        ResultError: it is not a finished result.
+
+    Example:
+        >>> result = vaefill.read_result("runs/imputed")
+        >>> result.table.query("not converged").id
+        >>> result.arrays["imputations"].shape
+    """
+    integrity.read_summary(os.fspath(directory))
+    return Result(os.fspath(directory))
+
+
+def verify(directory: str | os.PathLike) -> None:
+    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+
+    Raises:
+        ResultError: not so; it names the files.
+
+    Example:
+        >>> vaefill.verify("runs/imputed")
+    """
+    integrity.verify(os.fspath(directory))

@@ -1,0 +1,89 @@
+"""The names of `import vaefill`: arrays in, arrays out, and a result directory as a table."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import vaefill
+from vaefill.model.config import SamplerConfig
+
+SHORT = SamplerConfig(num_start=2, num_warmup=6, max_sweeps=20, num_imputations=2, num_evidence_draws=0, slots=32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def observed(images):
+    return vaefill.mask(images, "mcar", rate=0.5)
+
+
+def test_every_name_is_there_and_says_what_it_is():
+    for name in vaefill.__all__:
+        assert getattr(vaefill, name).__doc__
+    assert set(vaefill.__all__) == set(dir(vaefill))
+    with pytest.raises(AttributeError, match="no attribute 'imput'"):
+        vaefill.imput  # noqa: B018
+
+
+def test_the_name_alone_imports_nothing_slow():
+    code = "import sys, vaefill; sys.exit(bool({'tensorflow', 'apache_beam'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_masks_depend_on_the_id_and_the_seed(images, observed):
+    assert observed.dtype == np.bool_ and 0.4 < observed.mean() < 0.6
+    np.testing.assert_array_equal(observed, vaefill.mask(images, "mcar", ids=["0", b"1", "2"], rate=0.5))
+    for other in ({"ids": ["a", "b", "c"]}, {"seed": 1}):
+        assert (observed != vaefill.mask(images, "mcar", rate=0.5, **other)).any()
+    with pytest.raises(ValueError, match="unknown mechanism"):
+        vaefill.mask(images, "mcr", rate=0.5)
+
+
+def test_ids_of_any_kind_give_the_same_bits(model_directory, images, observed):
+    model = vaefill.load_model(model_directory)
+    one, two = (
+        vaefill.impute(given, images, observed, ids, sampler=SHORT, progress=False)
+        for given, ids in ((model, None), (model_directory, [b"0", "1", "2"]))
+    )
+    assert one.imputations.tobytes() == two.imputations.tobytes()
+    assert one.chains.tolist() == [None] * 3
+
+
+def test_chains_are_kept_when_asked_for(model_directory, images, observed):
+    observed = observed.copy()
+    observed[0] = True
+    found = vaefill.impute(model_directory, images, observed, sampler=SHORT, progress=False, keep_chains=True)
+    assert found.chains[0] is None  # there were none
+    for chains in found.chains[1:]:
+        assert chains.z.shape == (4, 12, 4) and chains.log_likelihood.shape == (4, 12)
+
+
+@pytest.mark.parametrize("ids, message", [(["a", "b"], "3 records and 2 ids"), (["a", "b", b"a"], "unique")])
+def test_ids_that_cannot_be(model_directory, images, observed, ids, message):
+    with pytest.raises(ValueError, match=message):
+        vaefill.impute(model_directory, images, observed, ids, sampler=SHORT)
+
+
+def test_a_result_as_a_table_and_as_arrays(result):
+    found = vaefill.read_result(result)
+    vaefill.verify(result)
+    assert len(found.table) == len(found.arrays["id"]) == found.summary["records"]["imputed"]
+    assert found.table.id.tolist() == found.arrays["id"].tolist()
+    np.testing.assert_array_equal(found.table.r_hat, found.arrays["r_hat"])
+    assert found.arrays["imputations"].ndim == 5 and found.manifest["identity"]["kind"] == "impute"
+
+
+def test_what_is_no_result(tmp_path):
+    with pytest.raises(vaefill.ExpectedError, match="not a finished result"):
+        vaefill.read_result(tmp_path)
+
+
+def test_training_is_read_when_it_is_there(tmp_path):
+    settings = {"train.epochs": 0.5, "model.hidden": [8], "train.num_test_images": 5}
+    first, again = (vaefill.train(tmp_path, settings=settings, config="test.yaml", progress=False) for _ in range(2))
+    assert first.fingerprint == again.fingerprint and first.description.model.hidden == (8,)
