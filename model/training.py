@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from vaefill.model import checkpoints, datasets, objectives
+from vaefill.model import checkpoints, datasets, files, objectives
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig, check_likelihood
 from vaefill.model.errors import TrainingError
@@ -110,10 +110,8 @@ def _claim(directory: str, settings: Settings) -> None:
                 "choose another model directory, or delete this one to train anew"
             )
         return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(ours, file, indent=2, sort_keys=True)
-    os.replace(f"{path}.tmp", path)
+    files.make_directory(os.path.dirname(path))
+    files.write_json(path, ours)
 
 
 def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
+
+from vaefill.model import files
 
 _LOGGER = logging.getLogger("vaefill")
 _STATES = ("read", "imputed", "written", "dead", "reused", "skipped")
@@ -53,9 +54,7 @@ class RunMetrics:
         self._code, registry = code, CollectorRegistry()
         registry.register(self)
         try:
-            with open(f"{self._path}.tmp", "wb") as file:
-                file.write(generate_latest(registry))
-            os.replace(f"{self._path}.tmp", self._path)
+            files.write_whole(self._path, generate_latest(registry))
         except OSError as error:
             _LOGGER.warning("the figures of the run cannot be written: %s", error)
 

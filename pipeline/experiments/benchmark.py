@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vaefill.model import checkpoints, datasets
+from vaefill.model import checkpoints, datasets, files
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
@@ -250,7 +250,7 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
 
     What an earlier run left of other sections stays.
     """
-    os.makedirs(directory, exist_ok=True)
+    files.make_directory(directory)
     path = os.path.join(directory, "bench.json")
     found: dict[str, Any] = {}
     if os.path.exists(path):
@@ -259,12 +259,9 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
     for name in sections:
         report(name)
         found[name] = {"machine": machine(), "rows": _in_a_process(name, model)}
-        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-        os.replace(f"{path}.tmp", path)
+        files.write_json(path, found)
     text = "\n\n".join(_table(name, section) for name, section in found.items())
-    with open(os.path.join(directory, "bench.md"), "w", encoding="utf-8") as file:
-        file.write(text + "\n")
+    files.write_whole(os.path.join(directory, "bench.md"), text + "\n")
     return text
 
 

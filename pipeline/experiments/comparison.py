@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from vaefill.model import datasets, evaluation, missingness
+from vaefill.model import datasets, evaluation, files, missingness
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
@@ -218,7 +218,7 @@ class Comparison:
 
     def __init__(self, model: LoadedModel, records: Task, directory: str, masks: Sequence[str]):
         self._model, self._records, self._directory, self._masks = model, records, directory, masks
-        os.makedirs(directory, exist_ok=True)
+        files.make_directory(directory)
 
     def convergence(self, name: str, max_sweeps: int) -> None:
         """The first experiment for one sampler; one whose chains do not converge has its own `max_sweeps`."""
@@ -262,9 +262,8 @@ class Comparison:
         path = os.path.join(self._directory, f"reference-{_slug(mask)}-{len(records.ids)}.npy")
         if not os.path.exists(path):
             mean = self._long(records.images, records.observed(mask), records.ids).mean
-            with open(f"{path}.tmp", "wb") as file:
-                np.save(file, mean, allow_pickle=False)
-            os.replace(f"{path}.tmp", path)
+            with files.written_whole(path, f"{path}.growing.npy") as growing:
+                np.save(growing, mean, allow_pickle=False)
         return np.load(path, allow_pickle=False)
 
     def _cell(self, row: str, mask: str, compute: Callable[[], dict[str, Any]]) -> None:
@@ -273,9 +272,7 @@ class Comparison:
             return
         cell = {"row": row, "mask": mask, **compute()}
         _LOGGER.info("%s, %s missing: %.0f s", row, mask, cell["seconds"])
-        with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-            json.dump(cell, file, indent=1)
-        os.replace(f"{path}.tmp", path)
+        files.write_json(path, cell)
 
 
 def _slug(mask: str) -> str:
@@ -295,16 +292,14 @@ def load_cells(directory: str) -> list[dict[str, Any]]:
 def write_tables(directory: str) -> None:
     """Leaves `tables.md`, and `converged.png`, the fraction converged against gradients, beside the cells."""
     cells = load_cells(directory)
-    with open(os.path.join(directory, "tables.md"), "w", encoding="utf-8") as file:
-        file.write(tables(cells))
+    files.write_whole(os.path.join(directory, "tables.md"), tables(cells))
     curves: dict[str, dict[str, tuple[list[int], int]]] = {}
     for cell in cells:
         if cell.get("gradients_when_converged"):
             of_mask = curves.setdefault(cell["mask"], {})
             of_mask[cell["row"].removeprefix("convergence-")] = (cell["gradients_when_converged"], cell["num_records"])
     if curves:
-        with open(os.path.join(directory, "converged.png"), "wb") as file:
-            file.write(figures.convergence(curves))
+        files.write_whole(os.path.join(directory, "converged.png"), figures.convergence(curves))
 
 
 def tables(cells: Sequence[dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vaefill.model import files
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results.integrity import flush, is_done
 
@@ -161,7 +162,5 @@ def _clean(base: str, identity: Any) -> None:
     if not same:
         if os.path.exists(computed):
             shutil.rmtree(computed)
-        with open(f"{stated}.tmp", "w", encoding="utf-8") as file:
-            json.dump(identity, file)
-        os.replace(f"{stated}.tmp", stated)
+        files.write_json(stated, identity)
     os.makedirs(computed, exist_ok=True)
