@@ -95,7 +95,7 @@ def test_mistakes_are_one_clear_line(setting, message):
 @pytest.mark.parametrize(("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")])
 def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
     settings = [f"model.likelihood={likelihood}", f"record.dtype={dtype}", "record.binarize=none"]
-    assert config.load("test.yaml", settings).data.binarize == "none"
+    assert config.load("test.yaml", settings).record.binarize == "none"
 
 
 def test_a_mechanism_that_goes_by_grey_values_needs_them():

@@ -26,7 +26,7 @@ LAYERS = [
     ("pipeline.graph", "pipeline.jobs"),
     ("pipeline.report",),
     ("pipeline.experiments",),
-    ("pipeline.cli",),
+    ("pipeline.api", "pipeline.cli"),
 ]
 WITHOUT_BEAM = ("model", "pipeline.records", "pipeline.errors", "pipeline.config", "pipeline.report")
 SCRIPTS = {"model.digits.make"}  # imported by nobody
