@@ -22,7 +22,7 @@ _PATIENCE = 100  # device calls, of many seconds together, that a finished recor
 
 
 class Imputed(NamedTuple):
-    """The results of N records, as the output has them; see README.md."""
+    """The results of N records, as the output has them; see docs/formats.md."""
 
     imputations: np.ndarray  # [N, num_imputations, H, W, C] of the data's type, observed values untouched
     mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs], 255 (real data: 1) is 1; the value where observed

@@ -1,4 +1,4 @@
-"""How log p(x_obs) and log p(x_mis | x_obs) move with the number of draws: prints the table of docs/samplers.md.
+"""How log p(x_obs) and log p(x_mis | x_obs) move with the number of draws: prints the table of docs/method.md.
 
 `python -m tests.evidence_table --model DIR [--data tfds:mnist --split test --num-records 100]`. Chains run once for
 each mask; the proposals are the same for every number of draws, and fewer draws are the first of more.

@@ -1,4 +1,4 @@
-"""The samplers on problems whose answer is known: `python -m tests.oracle_table` prints the table of docs/samplers.md.
+"""The samplers on problems whose answer is known: `python -m tests.oracle_table` prints the table of docs/method.md.
 
 One record with two latents and eight pixels, in an easy variant and in one with a valley between two modes of
 p(z | x_obs). The Jensen-Shannon divergence, in nats, is between p(x_mis | x_obs) over all completions by

@@ -23,7 +23,7 @@ from vaefill.model.vae import VAE
 
 _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in draws
 # The chains of a complete record. A sweep of pseudo-Gibbs draws from the encoder there, one as well as many. Fewer kept
-# sweeps do not tell the covariance of 32 latents, and log p(x) leans low again; docs/samplers.md has the measurement.
+# sweeps do not tell the covariance of 32 latents, and log p(x) leans low again; docs/method.md has the measurement.
 _COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 180
 _COMPLETE_KEYS = b"complete"  # under which its chains have their chance, which the record's own chains had before
 _UNKNOWN = Estimate(*[float("nan")] * 3)

@@ -1,6 +1,6 @@
 """Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
 
-Field by field, README.md has the two formats. Examples are untrusted: types and sizes are checked
+Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are checked
 before anything is allocated, and whatever is wrong is a `RecordError` with a reason from `Reason`.
 """
 
