@@ -47,7 +47,8 @@ FIELDS = (
         np.float32,
         "R-hat",
         ",.3f",
-        "split R-hat of ranks, the largest over latent dimensions and log p(x_obs | z); NaN of weighted draws",
+        "R-hat of split chains and ranks, the largest over latent dimensions and log p(x_obs | z); "
+        "NaN of weighted draws",
         math.nan,
         Worse.LARGER,
         is_listed=True,

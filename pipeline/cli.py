@@ -197,7 +197,8 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     for reason, count in counts.dead_by_reason.items():
         click.echo(f"  {reason}: {count:,}")
     if counts.unreadable_stretches:
-        click.echo(f"  {counts.unreadable_stretches:,} unreadable stretches, {counts.unreadable_bytes:,} bytes")
+        stretches = f"{counts.unreadable_stretches:,} unreadable stretches"
+        click.echo(f"  {stretches}, {counts.unreadable_bytes:,} bytes")
 
 
 @main.command()

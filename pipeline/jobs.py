@@ -21,23 +21,13 @@ from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline import counters, graph, masking
-from vaefill.pipeline.config import Config, LimitsConfig
+from vaefill.pipeline.config import Config
 from vaefill.pipeline.errors import BadInputError, ConfigError, JobError
 from vaefill.pipeline.graph import Reading
 from vaefill.pipeline.imputation import ImputationHandler
 from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
-from vaefill.pipeline.results import incremental, integrity, provenance, staging
-from vaefill.pipeline.results.documents import (
-    Counts,
-    ImputeIdentity,
-    Manifest,
-    MaskIdentity,
-    Outcome,
-    RecordIdentity,
-    Sampler,
-    Times,
-    Work,
-)
+from vaefill.pipeline.results import acceptance, incremental, integrity, provenance, staging
+from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times, Work
 from vaefill.pipeline.store import sinks
 from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.resume import HashIndex, ResumeCache
@@ -117,37 +107,6 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1] if lines[0].startswith("Traceback") else f"{type(error).__name__}: {lines[0]}"
 
 
-def _check_counts(counts: Counts, skipped: int, limits: LimitsConfig, layout: Layout) -> None:
-    """Fails a job before it publishes a data set of no records, or where too much of its input was bad.
-
-    A stretch in which no record can be found counts as one bad record, at least so many it held.
-
-    Raises:
-        BadInputError: so it is.
-    """
-    bad = counts.dead + counts.unreadable_stretches
-    found = counts.written + bad + skipped
-    reasons = [f"{reason}: {count}" for reason, count in counts.dead_by_reason.items()]
-    if counts.unreadable_stretches:
-        reasons.append(f"unreadable stretches: {counts.unreadable_stretches}, {counts.unreadable_bytes} bytes")
-    said = f"{bad} of {found} records are bad ({', '.join(reasons)})"
-    outcome = Outcome(counts=counts)
-    if not found:
-        raise BadInputError(
-            "the input holds no records; a data set of none cannot be read, so none is written", outcome
-        )
-    allowed = {"max_bad_fraction": limits.max_bad_fraction * found, "max_bad_records": limits.max_bad_records}
-    for name, most in allowed.items():
-        if most is not None and bad > most:
-            raise BadInputError(
-                f"{said}, more than limits.{name} = {getattr(limits, name)} allows; nothing was published, "
-                f"the dead letters are in {layout.dead_letters}",
-                outcome,
-            )
-    if not counts.written + skipped:
-        raise BadInputError(f"{said}; tfds cannot read a data set of none", outcome)
-
-
 def _complete(
     layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config, skipped: int = 0
 ) -> Counts:
@@ -162,7 +121,7 @@ def _complete(
         unreadable_stretches=dead.unreadable_stretches,
         unreadable_bytes=dead.unreadable_bytes,
     )
-    _check_counts(counts, skipped, config.limits, layout)
+    acceptance.check(counts, skipped, config.limits, layout.dead_letters)
     if counts.written:
         sinks.write_dataset_info(layout, features, shards, description)
     return counts
@@ -215,18 +174,18 @@ def _check_unchanged(inputs: Sequence[InputFile]) -> None:
     """Fails a job whose input was written to while it was read: the manifest would say what is not so."""
     for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
         if before != now:
-            raise BadInputError(f"{before.path} has changed while it was read; nothing was published")
+            raise BadInputError(
+                f"{before.path} has changed while it was read; nothing was published",
+            )
 
 
-def _of_records(config: Config, model: checkpoints.LoadedModel) -> RecordIdentity:
-    """What the result of a record depends on, beside the record."""
-    return RecordIdentity(
-        model=model.fingerprint,
-        seed=config.seed,
-        sampler=Sampler(**config.sampler.model_dump(mode="json")),
-        record=config.record.model_dump(mode="json"),
-        software=provenance.software(),
-        device=provenance.device(),
+def _work(counted: Mapping[str, int]) -> Work:
+    """What a run had to do, by its counters."""
+    return Work(
+        reused=counted["records_reused"],
+        skipped=counted["records_skipped"],
+        chain_sweeps=counted["chain_sweeps"],
+        network_passes=counted["gradients"],
     )
 
 
@@ -280,14 +239,9 @@ def impute(
     loaded = _load_model(model, config)
     files = expand(tuple(patterns))
     inputs = provenance.describe_inputs(files)
-    of_records = _of_records(config, loaded)
-    identity = ImputeIdentity(
-        **dict(of_records),
-        output=config.output.model_dump(mode="json"),
-        max_record_bytes=config.limits.max_record_bytes,
-        inputs=tuple(sorted(file.sha256 for file in inputs)),
-        since=tuple(incremental.check(since, of_records, output)),
-    )
+    of_records = provenance.record_identity(config, loaded.fingerprint)
+    earlier = incremental.check(since, of_records, output)
+    identity = provenance.impute_identity(config, of_records, inputs, earlier)
     with staging.stage(output, identity, replace, of_records) as staged:
         if staged is None:
             return None
@@ -299,12 +253,7 @@ def impute(
         observe = _summarizer(config, loaded, schema, layout)
         counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, observe), beam_options)
         _check_unchanged(files)
-        work = Work(
-            reused=counted["records_reused"],
-            skipped=counted["records_skipped"],
-            chain_sweeps=counted["chain_sweeps"],
-            network_passes=counted["gradients"],
-        )
+        work = _work(counted)
         features, text = imputed_features(schema), "Records imputed by vaefill"
         counts = _complete(layout, features, text, config, work.skipped)
         if not counts.written:
@@ -365,17 +314,8 @@ def mask(
     splits = masking.slices(source, schema) if is_dataset else []
     files = [] if is_dataset else expand((source,))
     inputs = provenance.describe_inputs(files)
-    masks_of_files = expand((config.mask.masks,)) if config.mask.masks else []
-    identity = MaskIdentity(
-        seed=config.seed,
-        mask=config.mask.model_dump(mode="json"),
-        record=config.record.model_dump(mode="json"),
-        output=config.output.model_dump(mode="json"),
-        max_record_bytes=config.limits.max_record_bytes,
-        inputs=masking.identity(source) if is_dataset else tuple(sorted(file.sha256 for file in inputs)),
-        masks=tuple(integrity.sha256(file.path) for file in masks_of_files),
-        software=provenance.software(),
-    )
+    of_source = masking.identity(source) if is_dataset else provenance.digests(inputs)
+    identity = provenance.mask_identity(config, of_source)
     with staging.stage(output, identity, replace) as staged:
         if staged is None:
             return None

@@ -89,7 +89,13 @@ class RunMetrics:
         family.add_metric([self._command], value)
         return family
 
-    def _gauges(self, name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    def _gauges(
+        self,
+        name: str,
+        text: str,
+        label: str,
+        values: Mapping[str, float],
+    ) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"vaefill_{name}", text, labels=["command", label])
         for key, value in values.items():
             family.add_metric([self._command, key], value)

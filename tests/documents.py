@@ -78,7 +78,12 @@ def counts(written: int, **by_reason: int) -> Counts:
 
 def manifest(identity: Identity | None = None, **changes: Any) -> Manifest:
     """A manifest that names no file yet."""
-    read = Input(path="in/<b>.tfrecord", size=12345, modified="2026-01-01T00:00:00+00:00", sha256="ab" * 32)
+    read = Input(
+        path="in/<b>.tfrecord",
+        size=12345,
+        modified="2026-01-01T00:00:00+00:00",
+        sha256="ab" * 32,
+    )
     values = {
         "identity": identity or impute_identity(),
         "config": {"seed": 17},

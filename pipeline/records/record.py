@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from vaefill.model.fields import FIELDS
+from vaefill.model.fields import FIELDS, Field
 from vaefill.pipeline.records.codecs import decode_mask, decode_values, encode_values, finite_where
 
 HASH_SIZE = 16  # bytes of a content hash
@@ -344,6 +344,10 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
     )
 
 
+def _diagnostic_feature(field: Field) -> tfds.features.Scalar:
+    return tfds.features.Scalar(dtype=field.dtype, doc=field.description)
+
+
 def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of the imputed data set."""
 
@@ -362,7 +366,7 @@ def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
             "mean": tensor(shape, np.float32),
             "stddev": tensor(shape, np.float32),
             "extra": tfds.features.Text(),
-            **{field.name: tfds.features.Scalar(dtype=field.dtype, doc=field.description) for field in FIELDS},
+            **{field.name: _diagnostic_feature(field) for field in FIELDS},
             **{name: feature.tfds_feature for name, feature in schema.carried.items()},
         }
     )

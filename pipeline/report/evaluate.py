@@ -25,9 +25,13 @@ def of_result(result: str, summary: Summary) -> str:
     by_label = {f"label {label}": group for label, group in summary.by_label.items()}
     lines += _scores({"all": everything} | by_label, is_binary=truth.reliability is not None)
     if truth.num_unscored:
-        lines.append(f"{truth.num_unscored:,} records were not scored: a mean of theirs is no finite number")
+        lines.append(
+            f"{truth.num_unscored:,} records were not scored: a mean of theirs is no finite number",
+        )
     if summary.num_labels_left_out:
-        lines.append(f"{summary.num_labels_left_out:,} labels more are left out, and count in all alone")
+        lines.append(
+            f"{summary.num_labels_left_out:,} labels more are left out, and count in all alone",
+        )
     if truth.reliability:
         lines += ["", *_reliability(truth.reliability)]
     return "\n".join(lines)
@@ -36,8 +40,8 @@ def of_result(result: str, summary: Summary) -> str:
 def _diagnostics(group: Group) -> Iterator[str]:
     """What the chains of all records came to."""
     shares = {"converged": group.converged_fraction, "misfits": group.misfit_fraction}
-    said = ", ".join(f"{percent(share)} {name}" for name, share in shares.items() if share is not None)
-    yield f"{group.num_records:,} records, {said}"
+    known = [f"{percent(share)} {name}" for name, share in shares.items() if share is not None]
+    yield f"{group.num_records:,} records, {', '.join(known)}"
     yield ""
     yield f"{'':42}" + "".join(f"{percent(float(q)):>12}" for q in _QUANTILES)
     for field in FIELDS:
@@ -54,15 +58,18 @@ def _scores(groups: Mapping[str, Group], is_binary: bool) -> Iterator[str]:
         truth = group.truth
         if truth:
             columns = ((truth.nll, 9), (truth.brier, 11), (truth.f1, 9))
-            scores = "".join(f"{'-' if score is None else format(score, '.4f'):>{width}}" for score, width in columns)
+            texts = ["-" if score is None else format(score, ".4f") for score, _ in columns]
+            scores = "".join(f"{text:>{width}}" for text, (_, width) in zip(texts, columns))
             yield f"{name:12}{group.num_records:>9,}{truth.num_values:>12,}{scores}"
 
 
 def _reliability(table: Reliability) -> Iterator[str]:
     """How often what was predicted came true."""
-    yield "reliability: of the missing values predicted to be 1 with probability p, the fraction that is 1"
+    predicted_as = "of the missing values predicted to be 1 with probability p"
+    yield f"reliability: {predicted_as}, the fraction that is 1"
     yield f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}"
     for low, high, count, predicted, frequency in table.bins():
         if count:
             span = f"{low:.1f}-{high:.1f}"
-            yield (f"{span:>12}{count:>12,}{number(predicted, '.3f'):>12}{number(frequency, '.3f'):>12}")
+            shares = f"{number(predicted, '.3f'):>12}{number(frequency, '.3f'):>12}"
+            yield f"{span:>12}{count:>12,}{shares}"

@@ -1,7 +1,8 @@
 """Finished output directories -> one HTML page that needs nothing beside itself. Knows no Beam.
 
-The page says what the method did to some records, and how far to trust it on all of them. Everything in
-it comes from files that the manifest lists; labels and ids are anybody's bytes and are escaped.
+The page says what the method did to some records, and how far to trust it on all of them.
+Everything in it comes from files that the manifest lists; labels and ids are anybody's bytes and
+are escaped.
 """
 
 import base64
@@ -75,7 +76,9 @@ def write_report(results: Sequence[str], output: str) -> str:
         ResultError: a result is missing or incomplete.
     """
     if not results:
-        raise ResultError("no result to report on: name at least one output directory of `vaefill impute`")
+        raise ResultError(
+            "no result to report on: name at least one output directory of `vaefill impute`",
+        )
     # One at a time: of what has been read only the page's own share is kept.
     page = _template().render(
         results=[_view(_read(path)) for path in results],
@@ -95,8 +98,16 @@ def write_report(results: Sequence[str], output: str) -> str:
 
 
 def _template() -> jinja2.Template:
-    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("vaefill.pipeline.report"), **options)
+    options = {
+        "autoescape": True,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vaefill.pipeline.report"),
+        **options,
+    )
     environment.filters.update(number=number, percent=percent, short=short)
     return environment.get_template("report.html")
 
@@ -106,7 +117,9 @@ def _template() -> jinja2.Template:
 
 def _read(path: str) -> Result:
     if not tf.io.gfile.isdir(path):
-        raise ResultError(f"{path}: no such directory; name the output directory of `vaefill impute`")
+        raise ResultError(
+            f"{path}: no such directory; name the output directory of `vaefill impute`",
+        )
     manifest = read_manifest(path)
     identity = identity_of_imputation(path, manifest)
     summary = read_summary(path)
@@ -120,13 +133,17 @@ def _read(path: str) -> Result:
 
 def _read_bytes(path: str) -> bytes:
     if not tf.io.gfile.exists(path):
-        raise ResultError(f"{path} is missing, so this is no finished result; run `vaefill impute` again")
+        raise ResultError(
+            f"{path} is missing, so this is no finished result; run `vaefill impute` again",
+        )
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 
 
 def _broken(path: str, why: object) -> ResultError:
-    return ResultError(f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again")
+    return ResultError(
+        f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again",
+    )
 
 
 def _read_rows(path: str) -> dict[str, np.ndarray]:
@@ -158,7 +175,13 @@ def _record(example: Mapping[str, Any]) -> ImputedRecord:
     label = {"label": example["label"]} if "label" in example else {}
     masked = MaskedRecord(example["id"], example["image"], example["observed"], truth, label)
     diagnostics = {name: example[name].item() for name in DIAGNOSTICS}
-    return ImputedRecord(masked, example["imputations"], example["mean"], example["stddev"], diagnostics)
+    return ImputedRecord(
+        masked,
+        example["imputations"],
+        example["mean"],
+        example["stddev"],
+        diagnostics,
+    )
 
 
 def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRecord]:
@@ -285,7 +308,7 @@ def _misses(value: float, worse: Worse, target: float) -> bool:
 
 
 def _reliability(truth: TruthScores | None) -> dict[str, Any] | None:
-    """The figure of reliability, and scores of a constant guess to hold those of imputations against.
+    """The figure of reliability, and scores of a constant guess to hold the others against.
 
     None where nothing was scored, and of values that are not binary.
     """
@@ -312,7 +335,10 @@ def _entropy(probability: float) -> float:
 
 def _labels(summary: Summary) -> list[tuple[str, Group]]:
     """The labels, or the `MAX_LABELS` largest, with their statistics."""
-    by_size = sorted(summary.by_label.items(), key=lambda item: (-item[1].num_records, _label_order(item[0])))
+    by_size = sorted(
+        summary.by_label.items(),
+        key=lambda item: (-item[1].num_records, _label_order(item[0])),
+    )
     return sorted(by_size[:MAX_LABELS], key=lambda item: _label_order(item[0]))
 
 
@@ -328,7 +354,9 @@ def _fractions(histogram: MissingFraction) -> list[tuple[float, float, int, floa
     """The histogram of missing fractions: bounds, count and the length of the bar in per cent."""
     largest = max(1, *histogram.counts)
     lengths = [100 * count / largest for count in histogram.counts]
-    return list(zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, lengths, strict=True))
+    return list(
+        zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, lengths, strict=True),
+    )
 
 
 def _value_maps(values: ImputedValues) -> str | None:
@@ -340,7 +368,7 @@ def _value_maps(values: ImputedValues) -> str | None:
 
 
 def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Tables of the manifest's identity: (title, [(name, value)]); what is nested gets dotted names."""
+    """Tables of the manifest's identity, (title, [(name, value)]); nested names are dotted."""
     identity = manifest.identity.plain()
     del identity["inputs"]  # which have a table of their own
     sections = {key: value for key, value in identity.items() if isinstance(value, dict)}

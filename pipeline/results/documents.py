@@ -1,8 +1,8 @@
-"""The documents of a job: `manifest.json`, `summary.json`, and what it came to. Imports nothing slow.
+"""The documents of a job: `manifest.json`, `summary.json`, and its outcome. Imports nothing slow.
 
-They are frozen, strict and complete: a key that is missing or unknown is an error, and so is a number
-that is not finite. Whatever changes their keys changes `FORMAT_VERSION`. `vaefill schema` prints
-their JSON schemas; `vaefill.pipeline.results.reading` reads them.
+They are frozen and strict: a key that is missing or unknown is an error, and so is a number that is
+not finite. Whatever changes their keys changes `FORMAT_VERSION`. `vaefill schema` prints their JSON
+schemas; `vaefill.pipeline.results.reading` reads them.
 """
 
 import hashlib
@@ -25,7 +25,12 @@ Edges = Annotated[tuple[Share, ...], Field(min_length=2, description="[B + 1] bo
 class Document(pydantic.BaseModel):
     """A JSON object."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+    )
 
     def plain(self) -> dict[str, Any]:
         """The document as JSON values."""
@@ -42,7 +47,9 @@ class Counts(Document):
     written: Count = Field(description="records of the data set")
     dead: Count = Field(description="dead letters")
     dead_by_reason: dict[str, Count] = Field(description="the same by reason")
-    unreadable_stretches: Count = Field(description="stretches of the input in which no record can be found")
+    unreadable_stretches: Count = Field(
+        description="stretches of the input in which no record can be found",
+    )
     unreadable_bytes: Count = Field(description="their bytes")
 
 
@@ -152,7 +159,7 @@ class Manifest(Document):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all but `manifest_sha256`, hexadecimal; the two agree unless one was altered."""
+        """The SHA-256 of all but `manifest_sha256`, which equals it unless one was altered."""
         rest = self.model_dump(mode="json", exclude={"manifest_sha256"})
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -218,7 +225,7 @@ Values = tuple[tuple[tuple[float | None, ...], ...], ...]
 
 
 class ImputedValues(Document):
-    """What was imputed, value by value, over the records in which it was missing; null where in none."""
+    """What was imputed, value by value, over records in which it was missing; null if in none."""
 
     mean: Values = Field(description="[H, W, C]; of uint8 data 255 is 1")
     stddev: Values = Field(description="[H, W, C]")

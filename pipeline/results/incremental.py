@@ -31,7 +31,9 @@ def check(directories: Sequence[str], identity: RecordIdentity, output: str) -> 
             model, seed, sampler or kind of record.
     """
     if os.path.realpath(output) in map(os.path.realpath, directories):
-        raise ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
+        raise ResultError(
+            f"{output} is an earlier result itself; new records go to a directory of their own",
+        )
     digests = []
     for directory in directories:
         manifest = integrity.check_files(directory, [_TABLE])
@@ -39,7 +41,8 @@ def check(directories: Sequence[str], identity: RecordIdentity, output: str) -> 
         different = [name for name in _ALIKE if getattr(theirs, name) != getattr(identity, name)]
         if different:
             raise ResultError(
-                f"{directory} was made with another {', '.join(different)}: its records and new ones would not be alike"
+                f"{directory} was made with another {', '.join(different)}: "
+                "its records and new ones would not be alike",
             )
         digests.append(manifest.manifest_sha256)
     return sorted(digests)

@@ -1,4 +1,4 @@
-"""What a result directory says of itself: `manifest.json`, written last, with the SHA-256 of every other file.
+"""Whether a result is whole: `manifest.json`, written last, has the SHA-256 of every other file.
 
 A directory without it is not a result.
 """
@@ -82,7 +82,8 @@ def _refuse(directory: str, wrong: Sequence[str]) -> None:
 
 def _problem(directory: str, name: str, files: Mapping[str, str]) -> str | None:
     """What is wrong with a file of a result, if anything; links are not followed."""
-    if os.path.isabs(name) or os.path.normpath(name) != name or name.startswith("..") or not name.isprintable():
+    leaves = os.path.isabs(name) or name.startswith("..")
+    if leaves or os.path.normpath(name) != name or not name.isprintable():
         return "not a name within the result"
     path = os.path.join(directory, name)
     if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name):
@@ -107,7 +108,9 @@ def is_done(directory: str, identity: Identity, replace: bool) -> bool:
         ResultError: it holds something else, which may not be replaced.
     """
     if "://" in directory:
-        raise ResultError(f"{directory}: results are written to a file system that can rename a directory")
+        raise ResultError(
+            f"{directory}: results are written to a file system that can rename a directory",
+        )
     if not os.path.exists(directory) or (os.path.isdir(directory) and not os.listdir(directory)):
         return False
     try:

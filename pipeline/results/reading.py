@@ -37,7 +37,7 @@ def read_manifest(directory: str) -> Manifest:
     path = os.path.join(directory, MANIFEST)
     if not os.path.exists(path):
         raise ResultError(
-            f"{directory} is not a finished result: it has no {MANIFEST}; {_REMEDY}, or name another directory"
+            f"{directory} is not a finished result: it has no {MANIFEST}; {_REMEDY}",
         )
     return _read(path, Manifest)
 
@@ -90,7 +90,9 @@ def _read(path: str, kind: type[_Document]) -> _Document:
         raise ResultError(f"cannot read {path}: {_reason(error)}; {_REMEDY}") from None
     if version is None:
         raise ResultError(f"{path} is not of vaefill: it has no format_version")
-    raise FormatError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {_REMEDY}")
+    raise FormatError(
+        f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {_REMEDY}",
+    )
 
 
 def _version(content: object) -> int | None:
@@ -106,7 +108,7 @@ def _version(content: object) -> int | None:
     version = content.get("format_version")
     if version is None and isinstance(content.get("identity"), dict):
         return 1
-    return version if isinstance(version, int) and 0 < version < 1000 else None
+    return version if type(version) is int and 0 < version < 1000 else None
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -27,6 +27,11 @@ from vaefill.pipeline.results.documents import (
 from vaefill.pipeline.store.layout import Layout, write_whole
 from vaefill.pipeline.summary import statistics
 
+_OBSERVED = "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
+_MISSING = (
+    "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal "
+    "fit to draws of latent_hmc on the complete record, mixed with the prior"
+)
 _ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
 
 
@@ -170,7 +175,13 @@ def decode_groups(
     return {group: accumulator(line) for group, line in zip(decode_sizes(lines), lines) if is_wanted(group)}
 
 
-def combine(layout: Layout, schema: Schema, sampler: SamplerConfig, binary: bool, counts: Counts) -> Summary:
+def combine(
+    layout: Layout,
+    schema: Schema,
+    sampler: SamplerConfig,
+    binary: bool,
+    counts: Counts,
+) -> Summary:
     """Writes `summary/` from the parts of all shards.
 
     Args:
@@ -213,16 +224,8 @@ def _log_likelihood(sampler: SamplerConfig) -> LogLikelihood | None:
     rows = sampler.rows_per_record
     num_draws = -(-sampler.num_evidence_draws // rows) * rows
     return LogLikelihood(
-        observed=Estimator(
-            estimator="importance sampling from a normal fit to the kept draws of p(z | x_obs), mixed with the prior",
-            num_draws=num_draws,
-        ),
-        missing=Estimator(
-            estimator="log p(x) - log p(x_obs), each by as many draws: log p(x) by importance "
-            "sampling from a normal fit to draws of latent_hmc on the complete record, mixed with "
-            "the prior",
-            num_draws=num_draws,
-        ),
+        observed=Estimator(estimator=_OBSERVED, num_draws=num_draws),
+        missing=Estimator(estimator=_MISSING, num_draws=num_draws),
     )
 
 
