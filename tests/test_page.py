@@ -345,6 +345,22 @@ def test_misfits_are_not_to_be_trusted_though_they_converge(tmp_path):
     assert "0.090" in listed and "10.0 % are misfits" in page.text
 
 
+def test_peaks_that_no_chain_has_visited_are_shown(tmp_path):
+    records = [make_record(i, num_unvisited=9 * (i == 3)) for i in range(4)]
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    assert page.text.count("peaks not visited") == 2  # of the worst records, and quantiles of all
+    assert page.source.count('<td class="bad">9</td>') == 1
+
+
+def test_a_label_of_any_length_is_ordered(tmp_path):
+    result = write_result(tmp_path / "out", [make_record(i, label=i) for i in range(2)])
+    path = tmp_path / "out" / "summary" / "summary.json"
+    summary = read_summary(result).plain()
+    summary["by_label"]["9" * 5000] = summary["by_label"]["1"]
+    path.write_text(json.dumps(summary))
+    assert "9" * 5000 in Page(write_report([result], str(tmp_path))).text
+
+
 def test_several_results(tmp_path):
     gibbs = {**SAMPLER, "name": "pseudo_gibbs"}
     results = [

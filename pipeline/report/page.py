@@ -93,7 +93,7 @@ def write_report(results: Sequence[str], output: str) -> str:
     path = os.path.join(output, "index.html")
     tf.io.gfile.makedirs(output)
     with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(page.encode("utf-8", "replace"))  # JSON and paths can hold lone surrogates
+        file.write(page.encode("utf-8", "replace"))  # paths can hold lone surrogates
     return path
 
 

@@ -80,8 +80,8 @@ class Sampler(Document):
     __pydantic_extra__: dict[str, JsonValue]
 
     name: str = Field(description="the sampler")
-    target_r_hat: float = Field(description="records converge below it")
-    target_ess: float = Field(description="records converge from it on")
+    target_r_hat: float = Field(gt=1, description="records converge below it")
+    target_ess: float = Field(gt=0, description="records converge from it on")
     misfit_rate: Share = Field(description="p-values of fit up to it are those of misfits")
 
 
