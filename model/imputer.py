@@ -12,6 +12,7 @@ from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.engine.collection import DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
+from vaefill.model.fields import FIELDS
 from vaefill.model.misfit import FitTest, is_misfit
 from vaefill.model.parallel import available, side_by_side
 from vaefill.model.preprocessing import Preprocessor
@@ -27,25 +28,24 @@ class Imputed(NamedTuple):
     imputations: np.ndarray  # [N, num_imputations, H, W, C] of the data's type, observed values untouched
     mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs], 255 (real data: 1) is 1; the value where observed
     stddev: np.ndarray  # [N, H, W, C] float32, of the same; 0 where observed
-    r_hat: np.ndarray  # [N] float32, the largest over latents and log p(x_obs | z)
-    ess_bulk: np.ndarray  # [N] float32, the smallest; the ESS of the weights where draws are weighted
-    ess_tail: np.ndarray  # [N] float32, the smallest; likewise
-    acceptance_rate: np.ndarray  # [N] float32
-    num_sweeps: np.ndarray  # [N] int64, of a chain
-    num_network_passes: np.ndarray  # [N] int64, network passes summed over the chains: the cost
-    num_non_finite: np.ndarray  # [N] int64, acceptance ratios and weights that were not finite
-    num_latents: np.ndarray  # [N] int64, different latents that the imputations were drawn from; 0: nothing is missing
-    num_unvisited: np.ndarray  # [N] int64, scouts at peaks of p(z | x_obs) that no chain has been near
-    converged: np.ndarray  # [N] bool; then all that the sampler says is finite
-    fit_p_value: (
-        np.ndarray
-    )  # [N] float32, among the calibration records; NaN without calibration; see vaefill.model.misfit
-    misfit: np.ndarray  # [N] bool, whether that is at most `misfit_rate`
-    log_prob_observed: np.ndarray  # [N] float32, estimate of log p(x_obs), nats
-    log_prob_observed_error: np.ndarray  # [N] float32, its standard error
-    log_prob_missing: np.ndarray  # [N] float32, estimate of log p(x_mis | x_obs) of the truth; NaN without one
-    log_prob_missing_error: np.ndarray  # [N] float32, its standard error
-    pareto_k: np.ndarray  # [N] float32, of the weights behind them, the larger; see vaefill.model.pareto
+    # [N] each; what they mean, and their types, stands in `vaefill.model.fields`.
+    r_hat: np.ndarray
+    ess_bulk: np.ndarray
+    ess_tail: np.ndarray
+    acceptance_rate: np.ndarray
+    num_sweeps: np.ndarray
+    num_network_passes: np.ndarray
+    num_non_finite: np.ndarray
+    num_unvisited: np.ndarray
+    num_latents: np.ndarray
+    converged: np.ndarray
+    fit_p_value: np.ndarray
+    misfit: np.ndarray
+    log_prob_observed: np.ndarray
+    log_prob_observed_error: np.ndarray
+    log_prob_missing: np.ndarray
+    log_prob_missing_error: np.ndarray
+    pareto_k: np.ndarray
     chains: np.ndarray  # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None
 
 
@@ -305,34 +305,14 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
 def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.ndarray) -> Imputed:
     """The results of records of which nothing is missing: themselves, without a sweep."""
     num = len(images)
-
-    def nan():
-        return np.full(num, np.nan, np.float32)
-
-    def zero():
-        return np.zeros(num, np.int64)
-
+    diagnostics = {field.name: np.full(num, field.complete, field.dtype) for field in FIELDS}
+    diagnostics["fit_p_value"] = fit.astype(np.float32)
+    diagnostics["misfit"] = is_misfit(fit, config.misfit_rate)
     return Imputed(
         imputations=np.repeat(images[:, None], config.num_imputations, axis=1),
         mean=images.astype(np.float32) / unit,
         stddev=np.zeros(images.shape, np.float32),
-        r_hat=nan(),
-        ess_bulk=nan(),
-        ess_tail=nan(),
-        acceptance_rate=nan(),
-        num_sweeps=zero(),
-        num_network_passes=zero(),
-        num_non_finite=zero(),
-        num_unvisited=zero(),
-        num_latents=zero(),
-        converged=np.ones(num, np.bool_),
-        fit_p_value=fit.astype(np.float32),
-        misfit=is_misfit(fit, config.misfit_rate),
-        log_prob_observed=nan(),
-        log_prob_observed_error=nan(),
-        log_prob_missing=nan(),
-        log_prob_missing_error=nan(),
-        pareto_k=nan(),
+        **diagnostics,
         chains=_objects([None] * num),
     )
 

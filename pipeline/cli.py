@@ -13,6 +13,7 @@ from vaefill.pipeline.config import Config, MaskConfig, load
 from vaefill.pipeline.console import errors_in_one_line, exit_code, start
 from vaefill.pipeline.errors import ConfigError
 from vaefill.pipeline.metrics import RunMetrics
+from vaefill.pipeline.results.documents import DOCUMENTS, json_schema
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -141,12 +142,12 @@ def mask(path, settings, source, output, replace, metrics, beam_options, **param
         from vaefill.pipeline import jobs
 
         outcome = jobs.mask(config, source, output, beam_options, replace)
-        run.outcome = outcome or {}
+        run.outcome = outcome
     if outcome is None:
         click.echo(f"{output} already holds this result")
     else:
-        counts = outcome["records"]
-        click.echo(f"{counts['written']:,} masked records in {output}, {counts['dead']:,} dead letters")
+        counts = outcome.counts
+        click.echo(f"{counts.written:,} masked records in {output}, {counts.dead:,} dead letters")
 
 
 @main.command()
@@ -179,23 +180,25 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 
         parallel.share_cores()
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
-        run.outcome = outcome or {}
+        run.outcome = outcome
     if outcome is None:
         click.echo(f"{output} already holds this result")
         return
-    records, work = outcome["records"], outcome["work"]
-    if not records["imputed"]:
-        click.echo(f"nothing new, {output} was not written, {records['dead']:,} dead letters")
+    counts, work = outcome.counts, outcome.work
+    if not counts.written:
+        click.echo(f"nothing new, {output} was not written, {counts.dead:,} dead letters")
     else:
-        done = f"{records['imputed']:,} of {records['read']:,} records imputed in {output}"
-        click.echo(f"{done}, {records['dead']:,} dead letters")
-    for name, text in (("reused", "by an earlier attempt"), ("skipped", "in earlier results, and left out")):
-        if work[name]:
-            click.echo(f"  {text}: {work[name]:,}")
-    for reason, count in records["dead_by_reason"].items():
+        done = f"{counts.written:,} of {counts.read:,} records imputed in {output}"
+        click.echo(f"{done}, {counts.dead:,} dead letters")
+    if work.reused:
+        click.echo(f"  by an earlier attempt: {work.reused:,}")
+    if work.skipped:
+        click.echo(f"  in earlier results, and left out: {work.skipped:,}")
+    for reason, count in counts.dead_by_reason.items():
         click.echo(f"  {reason}: {count:,}")
-    if records["unreadable_stretches"]:
-        click.echo(f"  {records['unreadable_stretches']:,} unreadable stretches, {records['unreadable_bytes']:,} bytes")
+    if counts.unreadable_stretches:
+        stretches = f"{counts.unreadable_stretches:,} unreadable stretches"
+        click.echo(f"  {stretches}, {counts.unreadable_bytes:,} bytes")
 
 
 @main.command()
@@ -275,7 +278,7 @@ def evaluate(result) -> None:
     with errors_in_one_line():
         start()
         from vaefill.pipeline.report import evaluate
-        from vaefill.pipeline.results.integrity import read_summary
+        from vaefill.pipeline.results.reading import read_summary
 
         summary = read_summary(result)
     click.echo(evaluate.of_result(result, summary))
@@ -293,8 +296,19 @@ def verify(result) -> None:
         start()
         from vaefill.pipeline.results.integrity import verify as verify_files
 
-        files = verify_files(result)["files"]
+        files = verify_files(result).files
     click.echo(f"{result} is whole: {len(files)} files as they were written")
+
+
+@main.command()
+@click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
+def schema(document) -> None:
+    """Prints the JSON schema of a document of a result: its keys, their types and meanings.
+
+    \b
+    vaefill schema manifest
+    """
+    click.echo(json.dumps(json_schema(document), indent=2))
 
 
 @main.command()

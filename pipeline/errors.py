@@ -1,9 +1,7 @@
 """Expected errors of the pipeline, each with its exit code. Imports nothing slow."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from vaefill.model.errors import EXIT_INPUT, EXIT_USAGE, ExpectedError
+from vaefill.pipeline.results.documents import Outcome
 
 
 class ConfigError(ExpectedError, ValueError):
@@ -32,11 +30,11 @@ class BadInputError(JobError):
     """Too much of the input was bad.
 
     Attributes:
-        outcome: what the job came to, as `impute` and `mask` return it.
+        outcome: what the job came to, None where it was not counted.
     """
 
     exit_code = EXIT_INPUT
 
-    def __init__(self, message: str, outcome: Mapping[str, Any]):
+    def __init__(self, message: str, outcome: Outcome | None = None):
         super().__init__(message)
         self.outcome = outcome

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -22,14 +21,14 @@ from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline import counters, graph, masking
-from vaefill.pipeline.config import Config, LimitsConfig
+from vaefill.pipeline.config import Config
 from vaefill.pipeline.errors import BadInputError, ConfigError, JobError
 from vaefill.pipeline.graph import Reading
 from vaefill.pipeline.imputation import ImputationHandler
 from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
-from vaefill.pipeline.results import incremental, integrity, provenance, staging
+from vaefill.pipeline.results import acceptance, incremental, integrity, provenance, staging
+from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times, Work
 from vaefill.pipeline.store import sinks
-from vaefill.pipeline.store.dead_letters import DeadLetterCounts
 from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.resume import HashIndex, ResumeCache
 from vaefill.pipeline.store.sources import InputFile, expand
@@ -108,44 +107,24 @@ def _root_cause(error: BaseException) -> str:
     return lines[-1] if lines[0].startswith("Traceback") else f"{type(error).__name__}: {lines[0]}"
 
 
-def _check_counts(counts: dict[str, Any], skipped: int, limits: LimitsConfig, layout: Layout) -> None:
-    """Fails a job before it publishes a data set of no records, or where too much of its input was bad.
-
-    A stretch in which no record can be found counts as one bad record, at least so many it held.
-    """
-    bad = counts["dead"] + counts["unreadable_stretches"]
-    read = counts["written"] + bad + skipped
-    reasons = [f"{reason}: {count}" for reason, count in counts["dead_by_reason"].items()]
-    if counts["unreadable_stretches"]:
-        reasons.append(f"unreadable stretches: {counts['unreadable_stretches']}, {counts['unreadable_bytes']} bytes")
-    said = f"{bad} of {read} records are bad ({', '.join(reasons)})"
-    outcome = {"records": counts}
-    if not read:
-        raise BadInputError(
-            "the input holds no records; a data set of none cannot be read, so none is written", outcome
-        )
-    allowed = {"max_bad_fraction": limits.max_bad_fraction * read, "max_bad_records": limits.max_bad_records}
-    for name, most in allowed.items():
-        if most is not None and bad > most:
-            raise BadInputError(
-                f"{said}, more than limits.{name} = {getattr(limits, name)} allows; nothing was published, "
-                f"the dead letters are in {layout.dead_letters}",
-                outcome,
-            )
-    if not counts["written"] + skipped:
-        raise BadInputError(f"{said}; tfds cannot read a data set of none", outcome)
-
-
 def _complete(
     layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config, skipped: int = 0
-) -> tuple[dict[str, Any], DeadLetterCounts]:
+) -> Counts:
     """Makes the files of a pipeline that has run a data set, unless too much of its input was bad or all is known."""
     shards, dead = sinks.finish(layout)
-    counts = {"written": sum(shard["num_records"] for shard in shards), **dead.as_dict()}
-    _check_counts(counts, skipped, config.limits, layout)
-    if counts["written"]:
+    written = sum(shard["num_records"] for shard in shards)
+    counts = Counts(
+        read=written + dead.total,
+        written=written,
+        dead=dead.total,
+        dead_by_reason=dict(sorted(dead.by_reason.items())),
+        unreadable_stretches=dead.unreadable_stretches,
+        unreadable_bytes=dead.unreadable_bytes,
+    )
+    acceptance.check(counts, skipped, config.limits, layout.dead_letters)
+    if counts.written:
         sinks.write_dataset_info(layout, features, shards, description)
-    return counts, dead
+    return counts
 
 
 class _Clock:
@@ -154,8 +133,10 @@ class _Clock:
     def __init__(self):
         self._started, self._seconds = datetime.datetime.now(datetime.UTC), time.monotonic()
 
-    def times(self) -> dict[str, Any]:
-        return {"started": self._started.isoformat(), "seconds": round(time.monotonic() - self._seconds, 3)}
+    def times(self) -> Times:
+        """So far."""
+        seconds = round(time.monotonic() - self._seconds, 3)
+        return Times(started=self._started.isoformat(), seconds=seconds)
 
 
 def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
@@ -193,19 +174,19 @@ def _check_unchanged(inputs: Sequence[InputFile]) -> None:
     """Fails a job whose input was written to while it was read: the manifest would say what is not so."""
     for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
         if before != now:
-            raise BadInputError(f"{before.path} has changed while it was read; nothing was published", {})
+            raise BadInputError(
+                f"{before.path} has changed while it was read; nothing was published",
+            )
 
 
-def _of_records(config: Config, model: checkpoints.LoadedModel) -> dict[str, Any]:
-    """What the result of a record depends on, beside the record."""
-    effective = config.model_dump(mode="json")
-    return {
-        "model": model.fingerprint,
-        **{section: effective[section] for section in ("seed", "sampler")},
-        "record": effective["record"],
-        "software": provenance.software(),
-        "device": provenance.device(),
-    }
+def _work(counted: Mapping[str, int]) -> Work:
+    """What a run had to do, by its counters."""
+    return Work(
+        reused=counted["records_reused"],
+        skipped=counted["records_skipped"],
+        chain_sweeps=counted["chain_sweeps"],
+        network_passes=counted["gradients"],
+    )
 
 
 def _handler(
@@ -234,7 +215,7 @@ def impute(
     beam_options: Sequence[str] = (),
     replace: bool = False,
     since: Sequence[str] = (),
-) -> dict[str, Any] | None:
+) -> Outcome | None:
     """Imputes the masked records of TFRecord files into a result directory.
 
     Args:
@@ -247,8 +228,8 @@ def impute(
         since: earlier results of the same model and sampler; records that they hold are left out.
 
     Returns:
-        The summary, and `work`, what this run had to do for it; None where the output already is the result of
-        the same run. Where earlier results hold every record, nothing is published and `imputed` is 0.
+        What the job came to; None where the output already is the result of the same run. Where
+        earlier results hold every record, nothing is published and there is no summary.
 
     Raises:
         ConfigError, ModelError, SourceError, ResultError: what was named is not usable.
@@ -258,40 +239,40 @@ def impute(
     loaded = _load_model(model, config)
     files = expand(tuple(patterns))
     inputs = provenance.describe_inputs(files)
-    effective, of_records = config.model_dump(mode="json"), _of_records(config, loaded)
-    identity = {
-        "kind": "impute",
-        **of_records,
-        "output": effective["output"],
-        "max_record_bytes": config.limits.max_record_bytes,
-        "inputs": sorted(entry["sha256"] for entry in inputs),
-        "since": incremental.check(since, of_records, output),
-    }
+    of_records = provenance.record_identity(config, loaded.fingerprint)
+    earlier = incremental.check(since, of_records, output)
+    identity = provenance.impute_identity(config, of_records, inputs, earlier)
     with staging.stage(output, identity, replace, of_records) as staged:
         if staged is None:
             return None
         layout = Layout(staged.root, "imputed", "imputed", config.output.split, config.output.num_shards)
         prepare(layout)
-        reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
+        reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
         known = _known(since, layout)
         handler = _handler(config, model, loaded, schema, staged.computed)
         observe = _summarizer(config, loaded, schema, layout)
         counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, observe), beam_options)
         _check_unchanged(files)
-        work = {name: counted[name] for name in ("records_reused", "records_skipped", "chain_sweeps", "gradients")}
-        work = {name.removeprefix("records_"): number for name, number in work.items()}
+        work = _work(counted)
         features, text = imputed_features(schema), "Records imputed by vaefill"
-        counts, dead = _complete(layout, features, text, config, work["skipped"])
-        if not counts["written"]:
+        counts = _complete(layout, features, text, config, work.skipped)
+        if not counts.written:
             staging.discard(staged)
-            return {"records": {"read": dead.total, "imputed": 0, **dead.as_dict()}, "work": work}
+            return Outcome(counts=counts, work=work)
         binary = loaded.vae.likelihood.binary
-        found = summarizer.combine(layout, schema, config.sampler, binary, counts["written"], dead)
-        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts, "work": work}
-        description = loaded.description.model_dump(mode="json")
-        integrity.seal(staged.root, {**content, "model": description, "times": clock.times()})
+        summary = summarizer.combine(layout, schema, config.sampler, binary, counts)
+        manifest = Manifest(
+            identity=identity,
+            config=config.model_dump(mode="json"),
+            inputs=inputs,
+            counts=counts,
+            work=work,
+            model=loaded.description.model_dump(mode="json"),
+            times=clock.times(),
+        )
+        integrity.seal(staged.root, manifest)
         staging.publish(staged)
-    return {**found, "work": work}
+    return Outcome(counts=counts, work=work, summary=summary)
 
 
 def _summarizer(
@@ -312,7 +293,7 @@ def _known(since: Sequence[str], layout: Layout) -> HashIndex | None:
 
 def mask(
     config: Config, source: str, output: str, beam_options: Sequence[str] = (), replace: bool = False
-) -> dict[str, Any] | None:
+) -> Outcome | None:
     """Hides values of complete images: a tfds data set or TFRecord files -> a data set of masked records.
 
     Args:
@@ -322,7 +303,7 @@ def mask(
         beam_options, replace: as for `impute`.
 
     Returns:
-        The counts under `records`, or None where the output already is the result of the same run.
+        What the job came to; None where the output already is the result of the same run.
 
     Raises: as `impute`, and `DatasetError`.
     """
@@ -333,17 +314,8 @@ def mask(
     splits = masking.slices(source, schema) if is_dataset else []
     files = [] if is_dataset else expand((source,))
     inputs = provenance.describe_inputs(files)
-    effective = config.model_dump(mode="json")
-    identity = {
-        "kind": "mask",
-        **{section: effective[section] for section in ("seed", "mask", "output")},
-        "record": effective["record"],
-        "max_record_bytes": config.limits.max_record_bytes,
-        "inputs": masking.identity(source) if is_dataset else sorted(entry["sha256"] for entry in inputs),
-        "software": provenance.software(),
-    }
-    if config.mask.masks:
-        identity["masks"] = [integrity.sha256(file.path) for file in expand((config.mask.masks,))]
+    of_source = masking.identity(source) if is_dataset else provenance.digests(inputs)
+    identity = provenance.mask_identity(config, of_source)
     with staging.stage(output, identity, replace) as staged:
         if staged is None:
             return None
@@ -353,11 +325,18 @@ def mask(
             name, _ = masking.split_source(source)
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
         else:
-            reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
+            reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
             _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
             _check_unchanged(files)
-        counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
-        content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
-        integrity.seal(staged.root, {**content, "times": clock.times()})
+        text = "Records with hidden values, for vaefill"
+        counts = _complete(layout, masked_features(schema), text, config)
+        manifest = Manifest(
+            identity=identity,
+            config=config.model_dump(mode="json"),
+            inputs=inputs,
+            counts=counts,
+            times=clock.times(),
+        )
+        integrity.seal(staged.root, manifest)
         staging.publish(staged)
-    return {"records": counts}
+    return Outcome(counts=counts)

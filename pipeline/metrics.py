@@ -4,19 +4,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from vaefill.model import files
+from vaefill.pipeline.results.documents import Outcome
 
 _LOGGER = logging.getLogger("vaefill")
-_STATES = ("read", "imputed", "written", "dead", "reused", "skipped")
 _NUMBERS = {
     "chain_sweeps": "Sweeps of all chains, without those of records that were reused",
-    "gradients": "Network passes, likewise",
+    "network_passes": "Network passes, likewise",
     "converged_fraction": "Of the imputed records",
     "misfit_fraction": "Of the records whose fit was tested",
     "unreadable_stretches": "Stretches of the input that no record can be found in",
@@ -34,7 +33,7 @@ class RunMetrics:
 
     def __init__(self, path: str | None, command: str):
         self._path, self._command, self._began, self._code = path, command, time.time(), 0
-        self.outcome: Mapping[str, Any] = {}  # what the job returned
+        self.outcome: Outcome | None = None  # what the job returned
 
     @contextlib.contextmanager
     def written(self, exit_code: Callable[[Exception], int | None]) -> Iterator[None]:
@@ -60,15 +59,25 @@ class RunMetrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The figures that there are."""
-        records, work = self.outcome.get("records", {}), self.outcome.get("work", {})
         yield self._gauge("exit_code", "Of the last run", self._code)
         yield self._gauge("start_time_seconds", "When it began, Unix time", self._began)
         yield self._gauge("duration_seconds", "How long it took", time.time() - self._began)
-        of_state = {state: value for state in _STATES if (value := (records | work).get(state)) is not None}
+        if self.outcome is not None:
+            yield from self._of_outcome(self.outcome)
+
+    def _of_outcome(self, outcome: Outcome) -> Iterator[GaugeMetricFamily]:
+        counts, work, summary = outcome.counts, outcome.work, outcome.summary
+        of_state = {"read": counts.read, "written": counts.written, "dead": counts.dead}
+        if work:
+            of_state |= {"reused": work.reused, "skipped": work.skipped}
         yield self._gauges("records", "Records by what became of them", "state", of_state)
-        by_reason = records.get("dead_by_reason", {})
+        by_reason = counts.dead_by_reason
         yield self._gauges("dead_letters", "Records that could not be used", "reason", by_reason)
-        found = {**self.outcome.get("all", {}), **records, **work}
+        found = dict(counts)
+        if work:
+            found |= dict(work)
+        if summary:
+            found |= dict(summary.all)
         for name, text in _NUMBERS.items():
             if found.get(name) is not None:
                 yield self._gauge(name, text, found[name])
@@ -78,7 +87,13 @@ class RunMetrics:
         family.add_metric([self._command], value)
         return family
 
-    def _gauges(self, name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    def _gauges(
+        self,
+        name: str,
+        text: str,
+        label: str,
+        values: Mapping[str, float],
+    ) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"vaefill_{name}", text, labels=["command", label])
         for key, value in values.items():
             family.add_metric([self._command, key], value)

@@ -18,6 +18,8 @@ from typing import NamedTuple
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
 from vaefill.pipeline.results import integrity
+from vaefill.pipeline.results.documents import Work
+from vaefill.pipeline.results.reading import read_manifest
 from vaefill.pipeline.store.resume import ResumeCache
 
 SETTINGS = (  # every record takes as long, and little is compiled
@@ -68,7 +70,7 @@ def finish(process: multiprocessing.Process) -> None:
 
 def content(out: str) -> dict[str, str]:
     """The SHA-256 of every file that must not depend on luck, of a result that is whole."""
-    files = integrity.verify(out)["files"]
+    files = integrity.verify(out).files
     return {name: digest for name, digest in files.items() if name.startswith(_FOLDERS)}
 
 
@@ -85,10 +87,10 @@ class Killer:
         process, began = start(*self._job, self._out), time.monotonic()
         finish(process)
         self.seconds = time.monotonic() - began
-        self._expected, self._sweeps = content(self._out), self._work()["chain_sweeps"]
+        self._expected, self._sweeps = content(self._out), self._work().chain_sweeps
 
-    def _work(self) -> dict[str, int]:
-        return integrity.read_manifest(self._out)["work"]
+    def _work(self) -> Work:
+        return read_manifest(self._out).work
 
     def kill(self, seconds: float) -> Kill:
         """Kills a run so long after it began to stage, and runs the job again.
@@ -111,8 +113,8 @@ class Killer:
         work = self._work()
         if was_published:
             return Kill(seconds, num_computed, num_computed, 0.0)
-        assert work["reused"] == num_computed, f"{num_computed} records were computed, {work['reused']} reused"
-        return Kill(seconds, num_computed, work["reused"], work["chain_sweeps"] / self._sweeps)
+        assert work.reused == num_computed, f"{num_computed} records were computed, {work.reused} reused"
+        return Kill(seconds, num_computed, work.reused, work.chain_sweeps / self._sweeps)
 
 
 def run(killer: Killer, num_kills: int, seed: int, report=lambda kill: None) -> list[Kill]:

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from vaefill.pipeline import cli
 
-COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report", "verify", "bench"]
+COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report", "verify", "schema", "bench"]
 
 
 def run(*arguments: str):

@@ -69,8 +69,8 @@ def test_the_output_is_read_with_tfds_alone(workspace):
 
 def test_the_counts_add_up(workspace):
     summary = json.loads((workspace / "imputed" / "summary" / "summary.json").read_text())
-    records = summary["records"]
-    assert records["read"] == records["imputed"] + records["dead"] == 60
+    counts = summary["counts"]
+    assert counts["read"] == counts["written"] + counts["dead"] == 60
     assert sum(group["num_records"] for group in summary["by_label"].values()) == 60
 
 

@@ -69,6 +69,6 @@ def test_a_job_over_broken_files_imputes_every_good_record(model_directory, tmp_
     schema = jobs.schema_of(config)
     examples = [decode_imputed(each.numpy(), schema) for each in tf.data.TFRecordDataset(paths)]
     assert whole <= {content_hash(example.masked, schema) for example in examples}
-    assert found["records"]["imputed"] == len(examples) > 250
-    assert found["records"]["dead"] > 20 and found["records"]["unreadable_stretches"] > 20
+    assert found.counts.written == len(examples) > 250
+    assert found.counts.dead > 20 and found.counts.unreadable_stretches > 20
     integrity.verify(out)

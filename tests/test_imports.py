@@ -13,6 +13,7 @@ LAYERS = [
     ("model.engine",),
     ("model.misfit", "model.imputer"),
     (
+        "pipeline.results.documents",
         "pipeline.errors",
         "pipeline.config",
         "pipeline.counters",
@@ -28,7 +29,15 @@ LAYERS = [
     ("pipeline.experiments",),
     ("pipeline.api", "pipeline.cli"),
 ]
-WITHOUT_BEAM = ("model", "pipeline.records", "pipeline.errors", "pipeline.config", "pipeline.report")
+WITHOUT_BEAM = (
+    "model",
+    "pipeline.records",
+    "pipeline.errors",
+    "pipeline.config",
+    "pipeline.report",
+    "pipeline.results.documents",
+    "pipeline.results.reading",
+)
 SCRIPTS = {"model.digits.make"}  # imported by nobody
 
 

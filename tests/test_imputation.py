@@ -1,7 +1,6 @@
 """The ModelHandler, and the job around it: the same bytes whatever the bundling, bad records apart."""
 
 import hashlib
-import json
 import os
 import time
 
@@ -10,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests.documents import counts
 from vaefill.model import checkpoints, vae
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
@@ -20,7 +20,7 @@ from vaefill.pipeline.errors import BadInputError, ConfigError, ResultError, Sou
 from vaefill.pipeline.imputation import DeviceError, ImputationHandler
 from vaefill.pipeline.records.record import MaskedRecord, Reason, decode_imputed
 from vaefill.pipeline.report.page import write_report
-from vaefill.pipeline.results import integrity
+from vaefill.pipeline.results.reading import read_manifest, read_summary
 from vaefill.pipeline.store.resume import ResumeCache
 from vaefill.pipeline.store.sinks import Item
 from vaefill.pipeline.store.spill import SpillReader
@@ -31,7 +31,7 @@ GREY = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
 
 
 def hashes(out: str) -> dict[str, str]:
-    files = integrity.read_manifest(out)["files"]
+    files = read_manifest(out).files
     return {
         path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/", "dead_letters/"))
     }
@@ -65,7 +65,7 @@ def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_p
     jobs.impute(config, model_directory, [pattern], one)
     beam_options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
     found = jobs.impute(config, model_directory, [pattern], two, beam_options)
-    assert found["records"]["dead_by_reason"] == {"duplicate_id": 1, "not_an_example": 2}
+    assert found.counts.dead_by_reason == {"duplicate_id": 1, "not_an_example": 2}
     assert hashes(one) == hashes(two) and len(hashes(one)) > 5
 
 
@@ -119,8 +119,7 @@ def test_every_sampler_gives_the_same_bytes_in_any_order(sampler, model_director
         jobs.impute(config, model_directory, [rewrite(masked, tmp_path / name, num_files, order)], out)
         found.append(hashes(out))
     assert found[0] == found[1]
-    with open(os.path.join(out, "summary", "summary.json"), encoding="utf-8") as file:
-        assert json.load(file)["all"]["num_records"] == 7
+    assert read_summary(out).all.num_records == 7
 
 
 def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
@@ -145,16 +144,10 @@ def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
         jobs.impute(quick, model_directory, [pattern], out)
     assert not os.path.exists(out)
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
-    summary = jobs.impute(lenient, model_directory, [pattern], out)
+    outcome = jobs.impute(lenient, model_directory, [pattern], out)
     reasons = {"bad_image": 1, "bad_observed": 1, "no_id": 1, "not_an_example": 1}
-    assert summary["records"] == {
-        "read": 34,
-        "imputed": 30,
-        "dead": 4,
-        "dead_by_reason": reasons,
-        "unreadable_stretches": 0,
-        "unreadable_bytes": 0,
-    }
+    assert outcome.counts == counts(30, **reasons) == read_manifest(out).counts
+    assert outcome.summary == read_summary(out) and outcome.summary.counts == outcome.counts
     found, expected = hashes(out), hashes(result)
     assert {name for name in found if found[name] != expected[name]} == {
         "dead_letters/dead_letters.tfrecord",
@@ -166,45 +159,43 @@ def test_the_summary_agrees_with_the_data_set(result):
     """Recomputed with tfds and numpy alone."""
     builder = tfds.builder_from_directory(os.path.join(result, "imputed"))
     examples = list(tfds.as_numpy(builder.as_dataset(split="train")))
-    summary = integrity.read_summary(result)
+    summary = read_summary(result)
     missing = np.stack([~e["observed"] for e in examples])
     mean = np.stack([e["mean"] for e in examples])[missing].astype(np.float64)
     truth = np.stack([e["truth"] > 127 for e in examples])[missing]
-    assert summary["all"]["missing_fraction"]["mean"] == pytest.approx(missing.mean())
-    assert summary["all"]["truth"]["brier"] == pytest.approx(np.mean((mean - truth) ** 2))
-    assert summary["all"]["truth"]["nll"] == pytest.approx(-np.mean(np.log(np.where(truth, mean, 1 - mean))))
+    assert summary.all.missing_fraction.mean == pytest.approx(missing.mean())
+    assert summary.all.truth.brier == pytest.approx(np.mean((mean - truth) ** 2))
+    assert summary.all.truth.nll == pytest.approx(-np.mean(np.log(np.where(truth, mean, 1 - mean))))
     r_hat = np.array([e["r_hat"] for e in examples])
-    assert summary["all"]["diagnostics"]["r_hat"]["0.5"] == pytest.approx(
-        np.nanquantile(r_hat, 0.5, method="inverted_cdf")
-    )
-    assert summary["all"]["converged_fraction"] == pytest.approx(np.mean([e["converged"] for e in examples]))
+    assert summary.all.quantile("r_hat", "0.5") == pytest.approx(np.nanquantile(r_hat, 0.5, method="inverted_cdf"))
+    assert summary.all.converged_fraction == pytest.approx(np.mean([e["converged"] for e in examples]))
     sweeps = np.array([e["num_sweeps"] for e in examples])
     assert len(set(sweeps.tolist())) > 1, "records stop by themselves"
-    assert summary["all"]["misfit_fraction"] == pytest.approx(np.mean([e["misfit"] for e in examples]))
+    assert summary.all.misfit_fraction == pytest.approx(np.mean([e["misfit"] for e in examples]))
     for example in examples:
         assert 1 / 101 <= example["fit_p_value"] <= 1
         assert example["misfit"] == (example["fit_p_value"] <= np.float32(0.01))
-    assert summary["all"]["num_chain_sweeps"] == 2 * sweeps.sum()
-    for name in ("num_network_passes", "log_prob_observed", "log_prob_missing"):
+    assert summary.all.num_chain_sweeps == 2 * sweeps.sum()
+    for name in ("num_network_passes", "num_unvisited", "log_prob_observed", "log_prob_missing"):
         values = np.array([e[name] for e in examples], np.float64)
         assert np.isfinite(values).all()
-        assert summary["all"]["diagnostics"][name]["0.5"] == np.quantile(values, 0.5, method="inverted_cdf")
-    for name in ("observed", "missing"):
-        estimator = summary["log_likelihood"][name]
-        assert estimator["num_draws"] == 20 and "importance" in estimator["estimator"]
+        assert summary.all.quantile(name, "0.5") == np.quantile(values, 0.5, method="inverted_cdf")
+    for estimator in (summary.log_likelihood.observed, summary.log_likelihood.missing):
+        assert estimator.num_draws == 20 and "importance" in estimator.estimator
     labels = [str(e["label"]) for e in examples]
-    assert {name: group["num_records"] for name, group in summary["by_label"].items()} == {
+    assert {name: group.num_records for name, group in summary.by_label.items()} == {
         label: labels.count(label) for label in set(labels)
     }
 
 
 def test_the_manifest_says_what_was_done(config, model_directory, result):
-    manifest = integrity.read_manifest(result)
-    assert manifest["identity"]["model"] == checkpoints.fingerprint(model_directory)
-    assert manifest["config"] == config.model_dump(mode="json")
-    assert manifest["counts"]["written"] == 30
-    assert len(manifest["inputs"]) == 3 and all(len(entry["sha256"]) == 64 for entry in manifest["inputs"])
-    for path, digest in manifest["files"].items():
+    manifest = read_manifest(result)
+    assert manifest.identity.model == checkpoints.fingerprint(model_directory)
+    assert manifest.identity.sampler.plain() == config.sampler.model_dump(mode="json")
+    assert manifest.config == config.model_dump(mode="json")
+    assert manifest.counts.written == 30
+    assert len(manifest.inputs) == 3 and all(len(read.sha256) == 64 for read in manifest.inputs)
+    for path, digest in manifest.files.items():
         with open(os.path.join(result, path), "rb") as file:
             assert hashlib.file_digest(file, "sha256").hexdigest() == digest
 
@@ -245,8 +236,8 @@ def test_grey_values(masked, tmp_path):
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     found = jobs.impute(config, model, [masked], out)
-    truth = found["all"]["truth"]
-    assert truth["brier"] > 0 and truth["nll"] is None and truth["reliability"] is None
+    truth = found.summary.all.truth
+    assert truth.brier > 0 and truth.nll is None and truth.reliability is None
     levels = set()
     for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
         observed = np.broadcast_to(example["observed"], example["imputations"].shape)
@@ -281,8 +272,8 @@ def test_real_values(tmp_path):
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     real_records(str(tmp_path / "in"), 20)
     found = jobs.impute(config, model, [str(tmp_path / "in")], out)
-    assert found["records"]["dead_by_reason"] == {"bad_image": 1} and found["records"]["imputed"] == 19
-    assert found["all"]["truth"]["brier"] > 0 and found["all"]["truth"]["nll"] is None
+    assert found.counts.dead_by_reason == {"bad_image": 1} and found.counts.written == 19
+    assert found.summary.all.truth.brier > 0 and found.summary.all.truth.nll is None
     for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
         assert example["imputations"].dtype == np.float32 and np.isfinite(example["imputations"]).all()
         observed = np.broadcast_to(example["observed"], example["imputations"].shape)
@@ -502,7 +493,7 @@ def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_pa
     config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"])
     with pytest.raises(BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes") as error:
         jobs.impute(config, model_directory, [masked, str(tmp_path / "noise")], str(tmp_path / "out"))
-    assert error.value.outcome["records"]["unreadable_stretches"] == 1
+    assert error.value.outcome.counts.unreadable_stretches == 1
     assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
 
 

@@ -6,12 +6,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests.documents import impute_identity, manifest, mask_identity, record_identity
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
 from vaefill.pipeline.errors import BadInputError, ResultError
 from vaefill.pipeline.results import incremental, integrity
-
-ALIKE = {"model": "m", "seed": 0, "sampler": {}, "record": {}}
+from vaefill.pipeline.results.documents import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def more(mask_digits) -> str:
 
 
 @pytest.fixture(scope="module")
-def later(config, model_directory, more, result, tmp_path_factory) -> tuple[str, dict]:
+def later(config, model_directory, more, result, tmp_path_factory) -> tuple[str, Outcome]:
     out = str(tmp_path_factory.mktemp("later") / "out")
     return out, jobs.impute(config, model_directory, [more], out, since=[result])
 
@@ -34,8 +34,8 @@ def examples(*directories: str) -> list[bytes]:
 
 def test_only_what_is_new_is_imputed(later):
     out, found = later
-    assert found["records"]["imputed"] == 15 and found["work"]["skipped"] == 30
-    assert integrity.verify(out)["work"]["skipped"] == 30
+    assert found.counts.written == 15 and found.work.skipped == 30
+    assert integrity.verify(out).work.skipped == 30
 
 
 def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(config, model_directory, more, result, later, tmp_path):
@@ -49,7 +49,7 @@ def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(config, model_direct
 
 def test_where_nothing_is_new_nothing_is_published(config, model_directory, masked, result, later, tmp_path):
     found = jobs.impute(config, model_directory, [masked], str(tmp_path / "out"), since=[result, later[0]])
-    assert found["records"]["imputed"] == 0 and found["work"]["skipped"] == 30
+    assert found.counts.written == 0 and found.work.skipped == 30
     assert os.listdir(tmp_path) == []
 
 
@@ -60,7 +60,7 @@ def test_bad_records_alone_are_not_news(config, model_directory, masked, result,
         writer.write(b"\xff")
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.05"])
     found = jobs.impute(lenient, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
-    assert found["records"] | {"dead": 1, "imputed": 0} == found["records"] and not (tmp_path / "out").exists()
+    assert found.counts.dead == 1 and found.counts.written == 0 and not (tmp_path / "out").exists()
     with pytest.raises(BadInputError, match="1 of 31 records are bad"):
         jobs.impute(config, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
 
@@ -74,7 +74,7 @@ def test_a_record_with_another_content_is_new(config, model_directory, masked, r
         for payload in (*payloads[:7], example.SerializeToString()):
             writer.write(payload)
     found = jobs.impute(config, model_directory, [path], str(tmp_path / "out"), since=[result])
-    assert found["records"]["imputed"] == 1 and found["work"]["skipped"] == 7
+    assert found.counts.written == 1 and found.work.skipped == 7
 
 
 def test_what_it_goes_on_from_is_part_of_the_run(config, model_directory, more, result, later):
@@ -102,24 +102,29 @@ def test_an_earlier_result_is_not_the_output(config, model_directory, more, resu
 def seal(directory, identity) -> str:
     (directory / "summary").mkdir()
     (directory / "summary" / "records.parquet").write_bytes(b"a table")
-    integrity.seal(str(directory), {"identity": identity})
+    integrity.seal(str(directory), manifest(identity))
     return str(directory)
 
 
-@pytest.mark.parametrize("identity", ["no object", {}])
-def test_what_is_no_result_of_imputation_is_refused(tmp_path, identity):
-    with pytest.raises(ResultError, match="was made with another model, seed, sampler, record"):
-        incremental.check([seal(tmp_path, identity)], ALIKE, "out")
+def test_what_is_no_result_of_imputation_is_refused(tmp_path):
+    with pytest.raises(ResultError, match="holds masked records; name a result of `vaefill impute`"):
+        incremental.check([seal(tmp_path, mask_identity())], record_identity(), "out")
     with pytest.raises(ResultError, match="is not a finished result"):
-        incremental.check([str(tmp_path / "summary")], ALIKE, "out")
+        incremental.check([str(tmp_path / "summary")], record_identity(), "out")
+
+
+def test_every_part_that_differs_is_named(tmp_path):
+    other = record_identity(model="m", record={"shape": [1, 1, 1]}, software={"tensorflow": "1"})
+    with pytest.raises(ResultError, match="was made with another model, record: "):
+        incremental.check([seal(tmp_path, impute_identity())], other, "out")
 
 
 def test_an_altered_result_is_refused(tmp_path):
     """Else it would decide what is left out."""
-    assert len(incremental.check([seal(tmp_path, ALIKE)], ALIKE, "out")) == 1
+    assert len(incremental.check([seal(tmp_path, impute_identity())], record_identity(), "out")) == 1
     (tmp_path / "summary" / "records.parquet").write_bytes(b"another table")
     with pytest.raises(ResultError, match="summary/records.parquet: altered"):
-        incremental.check([str(tmp_path)], ALIKE, "out")
+        incremental.check([str(tmp_path)], record_identity(), "out")
 
 
 def test_a_damaged_table_is_an_error(tmp_path):

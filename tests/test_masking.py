@@ -11,7 +11,7 @@ from vaefill.model.errors import DatasetError
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs, masking
 from vaefill.pipeline.errors import BadInputError, ConfigError, SourceError
-from vaefill.pipeline.results import integrity
+from vaefill.pipeline.results.reading import read_manifest
 
 SETTINGS = {
     "mcar": ["mask={mechanism: mcar, rate: 0.3}"],
@@ -88,7 +88,7 @@ def test_masking_records_from_files(tmp_path):
     path, out = write_complete(tmp_path), tmp_path / "out"
     examples = mask(out, [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
     assert {i: e["label"] for i, e in examples.items()} == {b"r0": 0, b"r1": 1, b"r2": 2}
-    assert integrity.read_manifest(str(out))["counts"]["dead_by_reason"] == {"not_an_example": 1}
+    assert read_manifest(str(out)).counts.dead_by_reason == {"not_an_example": 1}
     shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
     for record in tf.data.TFRecordDataset(shards):
         assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
@@ -124,7 +124,7 @@ def test_masking_real_values(tmp_path):
             writer.write(example.SerializeToString())
     out = tmp_path / "out"
     examples = mask(out, [*REAL, *SETTINGS["mcar"], "limits.max_bad_fraction=0.5"], path)
-    assert integrity.read_manifest(str(out))["counts"]["dead_by_reason"] == {"bad_image": 1}
+    assert read_manifest(str(out)).counts.dead_by_reason == {"bad_image": 1}
     assert len(examples) == 19
     for i, image in enumerate(images):
         if i != 7:

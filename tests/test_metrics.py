@@ -3,20 +3,28 @@
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from tests.documents import counts
+from vaefill.pipeline.errors import BadInputError
 from vaefill.pipeline.metrics import RunMetrics
+from vaefill.pipeline.results.documents import Outcome, Summary, Work
+from vaefill.pipeline.summary import statistics
 
-REASONS = {"no_id": 1, 'a "b"\n': 2}
-OUTCOME = {
-    "records": {
-        "read": 12,
-        "imputed": 9,
-        "dead": 3,
-        "dead_by_reason": {"no_id": 1, 'a "b"\n': 2},
-        "unreadable_bytes": 7,
-    },
-    "work": {"reused": 4, "skipped": 0, "chain_sweeps": 800},
-    "all": {"converged_fraction": 0.75, "misfit_fraction": None},
-}
+COUNTS = counts(9, **{"no_id": 1, 'a "b"\n': 2}).model_copy(update={"unreadable_bytes": 7})
+WORK = Work(reused=4, skipped=0, chain_sweeps=800, network_passes=6400)
+SHAPE = (1, 1, 1)
+
+
+def outcome() -> Outcome:
+    """Of nine records of which three quarters have converged, and none was tested for its fit."""
+    everything = statistics.result(statistics.empty(1), SHAPE, True)
+    summary = Summary(
+        counts=COUNTS,
+        log_likelihood=None,
+        all=everything.model_copy(update={"converged_fraction": 0.75}),
+        by_label={},
+        num_labels_left_out=0,
+    )
+    return Outcome(counts=COUNTS, work=WORK, summary=summary)
 
 
 def read(path) -> dict[tuple, float]:
@@ -27,17 +35,19 @@ def read(path) -> dict[tuple, float]:
 def test_what_a_run_came_to(tmp_path):
     metrics = RunMetrics(str(tmp_path / "file"), "impute")
     with metrics.written(lambda error: 4):
-        metrics.outcome = OUTCOME
+        metrics.outcome = outcome()
     found = read(tmp_path / "file")
     expected = {
         ("vaefill_exit_code", "impute"): 0,
-        ("vaefill_records", "impute", "imputed"): 9,
+        ("vaefill_records", "impute", "read"): 12,
+        ("vaefill_records", "impute", "written"): 9,
         ("vaefill_records", "dead", "impute"): 3,
         ("vaefill_records", "impute", "reused"): 4,
         ("vaefill_records", "impute", "skipped"): 0,
         ("vaefill_dead_letters", "impute", "no_id"): 1,
         ("vaefill_dead_letters", 'a "b"\n', "impute"): 2,
         ("vaefill_chain_sweeps", "impute"): 800,
+        ("vaefill_network_passes", "impute"): 6400,
         ("vaefill_converged_fraction", "impute"): 0.75,
         ("vaefill_unreadable_bytes", "impute"): 7,
     }
@@ -56,13 +66,11 @@ def test_a_run_that_fails_says_so_and_replaces_what_was_there(tmp_path, code):
 
 
 def test_a_run_that_fails_leaves_what_it_came_to(tmp_path):
-    class BadInput(Exception):
-        outcome = {"records": {"written": 5, "dead": 3, "dead_by_reason": {"no_id": 3}}}
-
-    with pytest.raises(BadInput), RunMetrics(str(tmp_path / "file"), "impute").written(lambda error: 3):
-        raise BadInput
+    error = BadInputError("bad", Outcome(counts=COUNTS))
+    with pytest.raises(BadInputError), RunMetrics(str(tmp_path / "file"), "impute").written(lambda error: 3):
+        raise error
     found = read(tmp_path / "file")
-    assert found["vaefill_exit_code", "impute"] == 3 and found["vaefill_dead_letters", "impute", "no_id"] == 3
+    assert found["vaefill_exit_code", "impute"] == 3 and found["vaefill_dead_letters", "impute", "no_id"] == 1
 
 
 def test_a_file_that_cannot_be_written_is_not_what_a_run_ends_with(tmp_path, caplog):

@@ -16,7 +16,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests import documents as made
+from tests.documents import SAMPLER
 from vaefill.model import evaluation
+from vaefill.model.fields import FIELDS
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
@@ -29,22 +32,15 @@ from vaefill.pipeline.records.record import (
 )
 from vaefill.pipeline.report import evaluate, figures, text
 from vaefill.pipeline.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
-from vaefill.pipeline.report.text import DIAGNOSED
+from vaefill.pipeline.results import documents
+from vaefill.pipeline.results.reading import read_summary
 from vaefill.pipeline.summary import statistics
 
 NUM_IMPUTATIONS = 5
-SAMPLER = {
-    "name": "latent_hmc",
-    "num_chains": 4,
-    "max_sweeps": 400,
-    "target_r_hat": 1.0625,
-    "target_ess": 123.0,
-    "misfit_rate": 0.02,
-}
-ESTIMATORS = {
-    "observed": {"estimator": "importance sampling", "num_draws": 4321},
-    "missing": {"estimator": "a difference", "num_draws": 8642},
-}
+ESTIMATORS = documents.LogLikelihood(
+    observed=documents.Estimator(estimator="importance sampling", num_draws=4321),
+    missing=documents.Estimator(estimator="a difference", num_draws=8642),
+)
 
 
 def make_record(
@@ -106,14 +102,11 @@ def write_result(
     binary = score is evaluation.score
     rows = [statistics.row(record, scored_as, index, binary) for index, record in enumerate(records)]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), directory / "summary" / "records.parquet")
-    (directory / "summary" / "summary.json").write_text(json.dumps(summarise(records, scored_as, shape, binary)))
-    manifest = {
-        "identity": {"model": "5eed" * 16, "seed": 17, "sampler": sampler, "software": {"tensorflow": "9.8.7"}},
-        "config": {"sampler": sampler},
-        "inputs": [{"path": "in/<b>.tfrecord", "size": 12345, "modified": 0.0, "sha256": "ab" * 32}],
-        "something": {"new": [1]},
-    }
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    summary = summarise(records, scored_as, shape, binary)
+    (directory / "summary" / "summary.json").write_text(json.dumps(summary.plain()))
+    (directory / "manifest.json").write_text(
+        json.dumps(made.manifest(made.impute_identity(sampler=documents.Sampler(**sampler))).plain())
+    )
     return str(directory)
 
 
@@ -139,17 +132,25 @@ def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], sch
 
 def summarise(
     records: Sequence[ImputedRecord], scored_as: evaluation.Scores, shape: Sequence[int], binary: bool
-) -> dict:
+) -> documents.Summary:
     def describe(group, accumulator):
         chosen = [record for record in records if group is None or statistics.group_of(record) == group]
-        diagnostics = {name: statistics.quantiles([r.diagnostics[name] for r in chosen]) for name in DIAGNOSED}
-        return statistics.result(accumulator, shape, binary) | {"diagnostics": diagnostics}
+        diagnostics = {
+            field.name: statistics.quantiles([r.diagnostics[field.name] for r in chosen])
+            for field in FIELDS
+            if field.has_quantiles
+        }
+        return statistics.result(accumulator, shape, binary, diagnostics)
 
     groups = statistics.by_group(records, scored_as, SAMPLER["num_chains"])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
-    counts = {"read": len(records) + 7, "imputed": len(records), "dead": 7, "dead_by_reason": {"bad_image": 7}}
-    everything = {"log_likelihood": ESTIMATORS, "all": described.pop(None), "by_label": described}
-    return {"records": counts, "num_labels_left_out": 0, **everything}
+    return documents.Summary(
+        counts=made.counts(len(records), bad_image=7),
+        log_likelihood=ESTIMATORS,
+        all=described.pop(None),
+        by_label=described,
+        num_labels_left_out=0,
+    )
 
 
 class Page(html.parser.HTMLParser):
@@ -187,11 +188,11 @@ def test_truth_and_labels(labelled):
     assert len(page.pictures["draw 4"]) == NUM_SHOWN and "draw 5" not in page.pictures
     assert any(name.startswith("R-hat against") for name in page.pictures)
     assert any(name.startswith("Reliability") for name in page.pictures)
-    summary = json.loads((labelled / "out" / "summary" / "summary.json").read_text())
+    summary = read_summary(str(labelled / "out"))
     for expected in (
-        f"{summary['all']['truth']['nll']:.4f}",
-        f"{summary['by_label']['2']['truth']['brier']:.4f}",
-        f"{summary['all']['diagnostics']['ess_tail']['0.75']:,.0f}",
+        f"{summary.all.truth.nll:.4f}",
+        f"{summary.by_label['2'].truth.brier:.4f}",
+        f"{summary.all.quantile('ess_tail', '0.75'):,.0f}",
         "median sweeps of a chain",
         "5.0 % are misfits 2.0 % would be by chance",
         "importance sampling, 4,321 draws a record",
@@ -249,14 +250,14 @@ def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_
     records = [make_record(i, label=i % 2) for i in range(4)]
     good = write_result(tmp_path / "good", records)
     result = write_result(tmp_path / "out", [*records, broken_record(4, label=0), broken_record(5, label=7)])
-    summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
+    summary = read_summary(result)
     page = Page(write_report([result], str(tmp_path)))
     printed = evaluate.of_result(result, summary)
     assert "2 records were not scored" in page.text and "2 records were not scored" in printed
     assert "2 records are left out" in page.text
-    of_good = json.loads((tmp_path / "good" / "summary" / "summary.json").read_text())
-    for key in ("nll", "brier"):
-        number = f"{of_good['all']['truth'][key]:.4f}"
+    of_good = read_summary(good)
+    for score in (of_good.all.truth.nll, of_good.all.truth.brier):
+        number = f"{score:.4f}"
         assert number in page.text and number in printed
     assert "Brier" in printed and "sq. error" not in printed and "reliability" in printed
     assert "not scored" not in Page(write_report([good], str(tmp_path))).text + evaluate.of_result(good, of_good)
@@ -268,7 +269,7 @@ def test_nothing_could_be_scored(tmp_path, score):
     result = write_result(tmp_path / "out", [broken_record(i, label=i) for i in range(2)], score=score)
     page = Page(write_report([result, result], str(tmp_path)))
     assert "2 records were not scored" in page.text and "No record could be scored" in page.text
-    summary = json.loads((tmp_path / "out" / "summary" / "summary.json").read_text())
+    summary = read_summary(result)
     printed = evaluate.of_result(result, summary)
     assert "2 records were not scored" in printed and ("Brier" in printed) == (score is evaluation.score)
 
@@ -276,9 +277,9 @@ def test_nothing_could_be_scored(tmp_path, score):
 def test_labels_that_were_left_out_are_counted(tmp_path):
     result = write_result(tmp_path / "out", [make_record(i, label=i) for i in range(3)])
     path = tmp_path / "out" / "summary" / "summary.json"
-    summary = json.loads(path.read_text()) | {"num_labels_left_out": 1234}
-    assert "1,234 labels more" in evaluate.of_result(result, summary)
+    summary = read_summary(result).plain() | {"num_labels_left_out": 1234}
     path.write_text(json.dumps(summary))
+    assert "1,234 labels more" in evaluate.of_result(result, read_summary(result))
     assert "1,234 labels more" in Page(write_report([result], str(tmp_path))).text
     path.write_text(json.dumps(summary | {"by_label": {}}))
     assert "1,234 labels more" in Page(write_report([result], str(tmp_path))).text
@@ -310,7 +311,7 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys(set(DIAGNOSED) - {"num_sweeps", "num_network_passes", "num_latents"}, np.nan)
+    nothing = dict.fromkeys({f.name for f in FIELDS if f.has_quantiles and f.dtype is np.float32}, np.nan)
     records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
     result = write_result(tmp_path / "out", records)
     page = Page(write_report([result], str(tmp_path)))
@@ -344,6 +345,22 @@ def test_misfits_are_not_to_be_trusted_though_they_converge(tmp_path):
     assert "0.090" in listed and "10.0 % are misfits" in page.text
 
 
+def test_peaks_that_no_chain_has_visited_are_shown(tmp_path):
+    records = [make_record(i, num_unvisited=9 * (i == 3)) for i in range(4)]
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    assert page.text.count("peaks not visited") == 2  # of the worst records, and quantiles of all
+    assert page.source.count('<td class="bad">9</td>') == 1
+
+
+def test_a_label_of_any_length_is_ordered(tmp_path):
+    result = write_result(tmp_path / "out", [make_record(i, label=i) for i in range(2)])
+    path = tmp_path / "out" / "summary" / "summary.json"
+    summary = read_summary(result).plain()
+    summary["by_label"]["9" * 5000] = summary["by_label"]["1"]
+    path.write_text(json.dumps(summary))
+    assert "9" * 5000 in Page(write_report([result], str(tmp_path))).text
+
+
 def test_several_results(tmp_path):
     gibbs = {**SAMPLER, "name": "pseudo_gibbs"}
     results = [
@@ -357,11 +374,17 @@ def test_several_results(tmp_path):
 
 def test_nothing_imputed(tmp_path):
     (tmp_path / "summary").mkdir()
-    summary = {"records": {"read": 4, "imputed": 0, "dead": 4}, "all": {}}
-    (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "manifest.json").write_text('{"identity": {}}')
+    summary = documents.Summary(
+        counts=made.counts(0, bad_image=7),
+        log_likelihood=None,
+        all=statistics.result(statistics.empty(6), (2, 3, 1), True),
+        by_label={},
+        num_labels_left_out=0,
+    )
+    (tmp_path / "summary" / "summary.json").write_text(json.dumps(summary.plain()))
+    (tmp_path / "manifest.json").write_text(json.dumps(made.manifest().plain()))
     page = Page(write_report([str(tmp_path)], str(tmp_path)))
-    assert "No record was imputed" in page.text and "read 4" in page.text
+    assert "No record was imputed" in page.text and "read 7" in page.text
 
 
 @pytest.mark.parametrize(
@@ -384,7 +407,7 @@ def test_incomplete_result(labelled, tmp_path, damaged, content):
         write_report([result], str(tmp_path / "report"))
     message = str(error.value)
     assert str(path) in message or str(path.parent) in message
-    assert "run `vaefill impute` again" in message and "\n" not in message
+    assert re.search("run `vaefill impute`( or `vaefill mask`)? again", message) and "\n" not in message
     assert not (tmp_path / "report").exists()
 
 

@@ -6,17 +6,18 @@ import shutil
 
 import pytest
 
+from tests.documents import impute_identity, manifest, record_identity
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results import integrity, staging
 
-IDENTITY = {"seed": 1, "inputs": ["abc"]}
-OTHER = {"seed": 2, "inputs": ["abc"]}
+IDENTITY = impute_identity(seed=1)
+OTHER = impute_identity(seed=2)
 
 
 def make(staged: staging.Stage, text: str, identity) -> None:
     with open(os.path.join(staged.root, "file"), "w", encoding="utf-8") as file:
         file.write(text)
-    integrity.seal(staged.root, {"identity": identity})
+    integrity.seal(staged.root, manifest(identity))
 
 
 def publish(out, identity=IDENTITY, text: str = "content", replace: bool = False) -> None:
@@ -35,7 +36,7 @@ def compute(out, of_records, text: str) -> None:
 def test_a_published_result_is_whole_and_nothing_is_beside_it(tmp_path):
     publish(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]
-    assert integrity.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+    assert integrity.verify(str(tmp_path / "out")).identity == IDENTITY
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
@@ -65,9 +66,9 @@ def test_the_old_result_stays_until_the_new_one_is_whole(tmp_path):
     publish(tmp_path / "out")
     with staging.stage(str(tmp_path / "out"), OTHER, True) as staged:
         make(staged, "new", OTHER)
-        assert integrity.verify(str(tmp_path / "out"))["identity"] == IDENTITY
+        assert integrity.verify(str(tmp_path / "out")).identity == IDENTITY
         staging.publish(staged)
-    assert integrity.verify(str(tmp_path / "out"))["identity"] == OTHER
+    assert integrity.verify(str(tmp_path / "out")).identity == OTHER
 
 
 class Killed(BaseException):
@@ -158,17 +159,17 @@ def test_a_link_is_followed_and_a_mount_point_refused(tmp_path):
 
 def test_what_was_computed_is_kept_for_the_same_and_for_nothing_else(tmp_path):
     out, computed = tmp_path / "out", tmp_path / "out.staging" / "computed"
-    compute(out, {"seed": 1}, "first")
-    with staging.stage(str(out), OTHER, False, {"seed": 1}) as staged:  # other inputs, say
+    compute(out, record_identity(seed=1), "first")
+    with staging.stage(str(out), OTHER, False, record_identity(seed=1)) as staged:  # other inputs, say
         assert staged.computed == str(computed) and (computed / "file").read_text() == "first"
-    with staging.stage(str(out), IDENTITY, False, {"seed": 2}):
+    with staging.stage(str(out), IDENTITY, False, record_identity(seed=2)):
         assert os.listdir(computed) == []
 
 
 def test_attempts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
     for name in ("out.staging-mine", "out.old", "out.stagingx"):
         (tmp_path / name).mkdir()
-    compute(tmp_path / "out", {"seed": 1}, "first")
+    compute(tmp_path / "out", record_identity(seed=1), "first")
     before = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}
     with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
         after = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}

@@ -84,10 +84,10 @@ def test_means_are_those_of_numpy(means, observed):
         for record, mean, mask in zip(RECORDS, means, observed)
     ]
     parts = (accumulate(changed[:2]), accumulate(changed[2:]))
-    found = statistics.result(statistics.merge(*parts), SHAPE, True)["imputed_values"]
+    found = statistics.result(statistics.merge(*parts), SHAPE, True).imputed_values
     for place in np.ndindex(SHAPE):
         chosen = means[:, *place][~observed[:, *place]].astype(np.float64)
-        value = found["mean"][place[0]][place[1]][place[2]]
+        value = found.mean[place[0]][place[1]][place[2]]
         assert value is None if not len(chosen) else value == pytest.approx(chosen.mean(), abs=1e-6)
 
 
@@ -96,27 +96,27 @@ def test_the_result_is_what_numpy_says():
     result = statistics.result(accumulate(records), SHAPE, True)
     missing = np.stack([~r.masked.observed for r in records])
     mean, truth = np.stack([r.mean for r in records]), np.stack([r.masked.truth / 255 for r in records])
-    assert result["num_records"] == 40
-    assert result["num_chain_sweeps"] == 4 * sum(range(40))
-    assert result["converged_fraction"] == 0.5
-    assert result["missing_fraction"]["mean"] == pytest.approx(missing.mean())
-    assert sum(result["missing_fraction"]["counts"]) == 40
+    assert result.num_records == 40
+    assert result.num_chain_sweeps == 4 * sum(range(40))
+    assert result.converged_fraction == 0.5
+    assert result.missing_fraction.mean == pytest.approx(missing.mean())
+    assert sum(result.missing_fraction.counts) == 40
     at = (0, 1, 0)
     chosen = mean[:, *at][missing[:, *at]].astype(np.float64)
-    assert result["imputed_values"]["mean"][0][1][0] == pytest.approx(chosen.mean(), abs=1e-6)
+    assert result.imputed_values.mean[0][1][0] == pytest.approx(chosen.mean(), abs=1e-6)
     expected = np.sqrt(np.mean((chosen / 2) ** 2 + chosen**2) - chosen.mean() ** 2)
-    assert result["imputed_values"]["stddev"][0][1][0] == pytest.approx(expected, abs=1e-6)
+    assert result.imputed_values.stddev[0][1][0] == pytest.approx(expected, abs=1e-6)
     p, t = mean[missing].astype(np.float64), truth[missing]
-    assert result["truth"]["nll"] == pytest.approx(-np.mean(np.log(np.where(t == 1, p, 1 - p))))
-    assert result["truth"]["brier"] == pytest.approx(np.mean((p - t) ** 2))
+    assert result.truth.nll == pytest.approx(-np.mean(np.log(np.where(t == 1, p, 1 - p))))
+    assert result.truth.brier == pytest.approx(np.mean((p - t) ** 2))
     predicted = p > 0.5
     precision, recall = (t[predicted] == 1).mean(), predicted[t == 1].mean()
-    assert result["truth"]["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
-    reliability = result["truth"]["reliability"]
+    assert result.truth.f1 == pytest.approx(2 * precision * recall / (precision + recall))
+    reliability = result.truth.reliability
     in_third = (p >= 0.3) & (p < 0.4)
-    assert reliability["counts"][3] == in_third.sum()
-    assert reliability["predicted"][3] == pytest.approx(p[in_third].mean())
-    assert reliability["frequency"][3] == pytest.approx(t[in_third].mean())
+    assert reliability.counts[3] == in_third.sum()
+    assert reliability.predicted[3] == pytest.approx(p[in_third].mean())
+    assert reliability.frequency[3] == pytest.approx(t[in_third].mean())
 
 
 def test_grey_and_real_values_have_the_squared_error_alone():
@@ -128,11 +128,11 @@ def test_grey_and_real_values_have_the_squared_error_alone():
     ]
     left = statistics.merge(statistics.merge(*parts[:2]), parts[2])
     assert_close(left, statistics.merge(parts[0], statistics.merge(*parts[1:])))
-    truth = statistics.result(statistics.merge(statistics.empty(6), left), SHAPE, False)["truth"]
+    truth = statistics.result(statistics.merge(statistics.empty(6), left), SHAPE, False).truth
     missing = np.stack([~r.masked.observed for r in records])
     error = np.stack([r.mean - r.masked.truth / 255 for r in records])[missing]
-    assert truth["brier"] == pytest.approx(np.mean(error**2))
-    assert truth["nll"] is None and truth["f1"] is None and truth["reliability"] is None
+    assert truth.brier == pytest.approx(np.mean(error**2))
+    assert truth.nll is None and truth.f1 is None and truth.reliability is None
     row = statistics.row(records[1], scores, 1, False)
     assert row["nll"] is None and row["f1"] is None
     assert row["brier"] == pytest.approx(scores.brier[1] / scores.num_values[1])
@@ -140,8 +140,8 @@ def test_grey_and_real_values_have_the_squared_error_alone():
 
 def test_nothing_missing_and_no_truth_give_null():
     result = statistics.result(statistics.empty(6), SHAPE, True)
-    assert result["truth"] is None and result["converged_fraction"] is None
-    assert result["imputed_values"]["mean"] == [[[None]] * 3] * 2
+    assert result.truth is None and result.converged_fraction is None
+    assert result.imputed_values.mean == (((None,),) * 3,) * 2
 
 
 def test_groups_are_labels():
@@ -189,24 +189,24 @@ def test_a_record_of_no_finite_numbers_is_counted_and_voids_nothing(value, binar
     without = statistics.result(statistics.of(records, scores_of(records, score), 4), SHAPE, binary)
     scores = scores_of([*records, broken], score)
     found = statistics.result(statistics.of([*records, broken], scores, 4), SHAPE, binary)
-    assert found["num_records"] == 13
-    assert found["truth"] == without["truth"] | {"num_unscored": 1}
-    assert (found["truth"]["reliability"] is not None) == (found["truth"]["nll"] is not None) == binary
-    assert found["imputed_values"] == without["imputed_values"] | {"num_left_out": 1}
+    assert found.num_records == 13
+    assert found.truth == without.truth.model_copy(update={"num_unscored": 1})
+    assert (found.truth.reliability is not None) == (found.truth.nll is not None) == binary
+    assert found.imputed_values == without.imputed_values.model_copy(update={"num_left_out": 1})
     row = statistics.row(broken, scores, 12, binary)
     assert row["id"] == b"12" and row["nll"] is None and row["brier"] is None and row["f1"] is None
     alone = statistics.result(statistics.of([broken], scores_of([broken], score), 4), SHAPE, binary)
-    assert alone["truth"]["num_unscored"] == 1 and alone["truth"]["num_values"] == 0
-    assert alone["truth"]["nll"] is None and alone["truth"]["brier"] is None
-    assert (alone["truth"]["reliability"] is not None) == binary
+    assert alone.truth.num_unscored == 1 and alone.truth.num_values == 0
+    assert alone.truth.nll is None and alone.truth.brier is None
+    assert (alone.truth.reliability is not None) == binary
 
 
 def test_a_stddev_that_is_no_number_voids_no_values():
     records = make_records(12)
-    without = statistics.result(accumulate(records[:11]), SHAPE, True)["imputed_values"]
+    without = statistics.result(accumulate(records[:11]), SHAPE, True).imputed_values
     records[11].stddev[~records[11].masked.observed] = np.nan
     found = statistics.result(accumulate(records), SHAPE, True)
-    assert found["imputed_values"] == without | {"num_left_out": 1} and found["truth"]["num_unscored"] == 0
+    assert found.imputed_values == without.model_copy(update={"num_left_out": 1}) and found.truth.num_unscored == 0
 
 
 def test_rows_and_quantiles():
@@ -216,9 +216,10 @@ def test_rows_and_quantiles():
     assert row["id"] == b"1" and row["label"] == 1 and row["num_sweeps"] == 1
     assert row["nll"] == pytest.approx(scores.nll[1] / scores.num_values[1])
     found = statistics.quantiles([1.0, 2.0, 3.0, np.nan])
-    assert found["0.5"] == 2.0 and found["num_nan"] == 1
-    assert statistics.quantiles([])["0.5"] is None
-    assert statistics.quantiles([1.0, 2.0, 3.0, np.inf])["0.5"] == 2.0
+    assert found.at("0.5") == 2.0 and found.num_nan == 1
+    assert statistics.quantiles([]).at("0.5") is None
+    infinite = statistics.quantiles([1.0, 2.0, 3.0, np.inf])
+    assert infinite.at("0.5") == 2.0 and infinite.at("0.99") is None
 
 
 @pytest.mark.parametrize(

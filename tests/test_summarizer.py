@@ -1,7 +1,5 @@
 """The summary of several shards: each group's diagnostics are of its own rows, in a table of few row groups."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.documents import counts
 from vaefill.model.config import SamplerConfig
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -18,7 +19,7 @@ from vaefill.pipeline.records.record import (
     Schema,
     encode_imputed,
 )
-from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.results.documents import Summary
 from vaefill.pipeline.store.layout import Layout, prepare, write_whole
 from vaefill.pipeline.summary import statistics, summarizer
 from vaefill.pipeline.summary.summarizer import Summarizer
@@ -55,13 +56,13 @@ def summarize_shards(root, kind: str, shards):
     layout = Layout(str(root), "imputed", "imputed", "train", len(shards) + 1)
     prepare(layout)
     for shard, records in enumerate(shards):
-        observer = Summarizer(layout, schema, 4, "bernoulli", "threshold", 0)(shard)
+        observer = Summarizer(layout, schema, 4, Preprocessor(Bernoulli()))(shard)
         for record in records:
             observer.add(encode_imputed(record, schema))
         observer.close()
         write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
-    found = summarizer.combine(layout, schema, SamplerConfig(), True, sum(map(len, shards)), DeadLetterCounts.empty())
-    assert json.loads((root / "summary" / "summary.json").read_text()) == found
+    found = summarizer.combine(layout, schema, SamplerConfig(), True, counts(sum(map(len, shards))))
+    assert Summary.model_validate_json((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
 
 
@@ -70,21 +71,21 @@ def test_the_diagnostics_of_a_group_are_those_of_its_records(tmp_path, kind):
     labels = LABELS[kind]
     found, _ = summarize(tmp_path, kind, labels)
     names = [statistics.group_name(np.float32(label).item() if kind == "float32" else label) for label in labels]
-    assert set(found["by_label"]) == set(names) - {None}
-    for group, result in found["by_label"].items():
+    assert set(found.by_label) == set(names) - {None}
+    for group, result in found.by_label.items():
         own = [1.0 + index for index, name in enumerate(names) if name == group]
-        assert result["num_records"] == len(own)
-        assert result["diagnostics"]["r_hat"] == statistics.quantiles(own)
-    assert found["all"]["diagnostics"]["r_hat"] == statistics.quantiles(np.arange(1.0, 9.0))
+        assert result.num_records == len(own)
+        assert result.diagnostics["r_hat"] == statistics.quantiles(own)
+    assert found.all.diagnostics["r_hat"] == statistics.quantiles(np.arange(1.0, 9.0))
 
 
 def test_labels_beyond_the_most_are_in_all_alone_and_counted(tmp_path, monkeypatch):
     """The first by name of those with as many records."""
     monkeypatch.setattr(statistics, "MAX_GROUPS", 2)
     found, _ = summarize(tmp_path, "int64", [3, 3, 2, 2, 1, 1, 1, 2])
-    assert set(found["by_label"]) == {"1", "2"} and found["all"]["num_records"] == 8
-    assert found["by_label"]["2"]["diagnostics"]["r_hat"] == statistics.quantiles([3.0, 4.0, 8.0])
-    assert found["num_labels_left_out"] == 1
+    assert set(found.by_label) == {"1", "2"} and found.all.num_records == 8
+    assert found.by_label["2"].diagnostics["r_hat"] == statistics.quantiles([3.0, 4.0, 8.0])
+    assert found.num_labels_left_out == 1
 
 
 def of_labels(labels, first: int = 0):
@@ -98,8 +99,8 @@ def test_no_label_has_a_part_of_its_records_whatever_the_order_of_shards(tmp_pat
     monkeypatch.setattr(statistics, "BLOCK", 3)
     shards = [of_labels([9, 9, 1, 1, 1, 9, 7, 9, 9, 7]), of_labels([7, 7, 7], 20), of_labels([9, 9, 7, 2, 2, 2], 40)]
     found, _ = summarize_shards(tmp_path, "int64", [shards[i] for i in order])
-    assert {name: group["num_records"] for name, group in found["by_label"].items()} == {"9": 7, "1": 3}
-    assert found["num_labels_left_out"] == 2 and found["all"]["num_records"] == 19
+    assert {name: group.num_records for name, group in found.by_label.items()} == {"9": 7, "1": 3}
+    assert found.num_labels_left_out == 2 and found.all.num_records == 19
 
 
 def test_common_labels_are_kept_beside_many_that_are_met_once(tmp_path, monkeypatch):
@@ -110,16 +111,16 @@ def test_common_labels_are_kept_beside_many_that_are_met_once(tmp_path, monkeypa
     monkeypatch.setattr(summarizer, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups))
     labels = generator.permutation([*range(100, 500), *np.repeat(np.arange(5), 80)]).tolist()
     found, _ = summarize(tmp_path, "int64", labels, num_shards=4)
-    assert {found["by_label"][str(label)]["num_records"] for label in range(5)} == {80}
-    assert all(group["num_records"] == labels.count(int(name)) for name, group in found["by_label"].items())
-    assert len(found["by_label"]) + found["num_labels_left_out"] == 405
+    assert {found.by_label[str(label)].num_records for label in range(5)} == {80}
+    assert all(group.num_records == labels.count(int(name)) for name, group in found.by_label.items())
+    assert len(found.by_label) + found.num_labels_left_out == 405
     assert max(sizes) <= 21
 
 
 def test_what_the_reliability_table_predicts_is_no_integer(tmp_path):
     found, _ = summarize(tmp_path, "int64", [0] * 100, num_shards=101, means=[np.float32(0.93)] * 100)
-    for truth in (found["all"]["truth"], found["by_label"]["0"]["truth"]):
-        assert truth["reliability"]["predicted"][9] == pytest.approx(0.93, rel=1e-6)
+    for truth in (found.all.truth, found.by_label["0"].truth):
+        assert truth.reliability.predicted[9] == pytest.approx(0.93, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -128,14 +129,14 @@ def test_a_record_of_no_numbers_is_counted_and_has_no_scores(tmp_path):
     means = [0.5, 0.75, np.nan, 0.25, None]
     found, table = summarize(tmp_path, "int64", [0] * 5, means=means)
     expected, _ = summarize(tmp_path / "good", "int64", [0] * 2 + [1] + [0], means=[0.5, 0.75, None, 0.25])
-    assert found["all"]["truth"] == expected["all"]["truth"] | {"num_unscored": 1}
-    assert found["all"]["imputed_values"]["num_left_out"] == 1
+    assert found.all.truth == expected.all.truth.model_copy(update={"num_unscored": 1})
+    assert found.all.imputed_values.num_left_out == 1
     rows = {row["id"]: row for row in table.read().to_pylist()}
     assert rows[b"1"]["nll"] == pytest.approx(-np.log(0.75))
     for score in ("nll", "brier", "f1"):
         assert rows[b"2"][score] is None and rows[b"4"][score] is None
     without, _ = summarize_shards(tmp_path / "none", "int64", [[imputed_without_truth_or_numbers()]])
-    assert without["all"]["truth"] is None and without["all"]["imputed_values"]["num_left_out"] == 1
+    assert without.all.truth is None and without.all.imputed_values.num_left_out == 1
 
 
 def imputed_without_truth_or_numbers() -> ImputedRecord:

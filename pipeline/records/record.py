@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
+from vaefill.model.fields import FIELDS, Field
 from vaefill.pipeline.records.codecs import decode_mask, decode_values, encode_values, finite_where
 
 HASH_SIZE = 16  # bytes of a content hash
@@ -103,25 +104,7 @@ class ImputedRecord:
     diagnostics: Mapping[str, object]  # a value for every name in DIAGNOSTICS
 
 
-DIAGNOSTICS = {
-    "r_hat": np.float32,
-    "ess_bulk": np.float32,
-    "ess_tail": np.float32,
-    "acceptance_rate": np.float32,
-    "num_sweeps": np.int64,
-    "num_network_passes": np.int64,
-    "num_non_finite": np.int64,
-    "num_unvisited": np.int64,
-    "num_latents": np.int64,
-    "converged": np.bool_,
-    "fit_p_value": np.float32,
-    "misfit": np.bool_,
-    "log_prob_observed": np.float32,
-    "log_prob_observed_error": np.float32,
-    "log_prob_missing": np.float32,
-    "log_prob_missing_error": np.float32,
-    "pareto_k": np.float32,
-}
+DIAGNOSTICS = {field.name: field.dtype for field in FIELDS}
 ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
 _OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
 OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
@@ -361,6 +344,10 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
     )
 
 
+def _diagnostic_feature(field: Field) -> tfds.features.Scalar:
+    return tfds.features.Scalar(dtype=field.dtype, doc=field.description)
+
+
 def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of the imputed data set."""
 
@@ -379,7 +366,7 @@ def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
             "mean": tensor(shape, np.float32),
             "stddev": tensor(shape, np.float32),
             "extra": tfds.features.Text(),
-            **{name: tfds.features.Scalar(dtype=dtype) for name, dtype in DIAGNOSTICS.items()},
+            **{field.name: _diagnostic_feature(field) for field in FIELDS},
             **{name: feature.tfds_feature for name, feature in schema.carried.items()},
         }
     )

@@ -1,64 +1,75 @@
 """What `vaefill evaluate` prints: how far chains came, and scores against the truth."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from vaefill.pipeline.report.text import DIAGNOSED, number, percent
+from vaefill.model.fields import FIELDS
+from vaefill.pipeline.report.text import number, percent
+from vaefill.pipeline.results.documents import Group, Reliability, Summary
 
 _QUANTILES = ("0.05", "0.5", "0.95")
 
 
-def of_result(result: str, summary: dict[str, Any]) -> str:
-    """The tables of a result, from what its summary.json holds."""
-    groups = {"all": summary["all"], **{f"label {label}": group for label, group in summary["by_label"].items()}}
-    lines = [*_diagnostics(summary["all"]), ""]
-    truth = summary["all"]["truth"]
+def of_result(result: str, summary: Summary) -> str:
+    """The tables of a result.
+
+    Args:
+        result: its directory.
+        summary: what its summary.json holds.
+    """
+    everything = summary.all
+    truth = everything.truth
+    lines = [*_diagnostics(everything), ""]
     if truth is None:
-        return "\n".join([*lines, f"{result} has no records with truth and missing values: nothing to score"])
-    lines += _scores(groups)
-    if truth.get("num_unscored"):
-        lines.append(f"{truth['num_unscored']:,} records were not scored: a mean of theirs is no finite number")
-    if summary.get("num_labels_left_out"):
-        lines.append(f"{summary['num_labels_left_out']:,} labels more are left out, and count in all alone")
-    if truth["reliability"]:  # else values are not binary
-        lines += ["", *_reliability(truth["reliability"])]
+        nothing = f"{result} has no records with truth and missing values: nothing to score"
+        return "\n".join([*lines, nothing])
+    by_label = {f"label {label}": group for label, group in summary.by_label.items()}
+    lines += _scores({"all": everything} | by_label, is_binary=truth.reliability is not None)
+    if truth.num_unscored:
+        lines.append(
+            f"{truth.num_unscored:,} records were not scored: a mean of theirs is no finite number",
+        )
+    if summary.num_labels_left_out:
+        lines.append(
+            f"{summary.num_labels_left_out:,} labels more are left out, and count in all alone",
+        )
+    if truth.reliability:
+        lines += ["", *_reliability(truth.reliability)]
     return "\n".join(lines)
 
 
-def _diagnostics(group: dict[str, Any]) -> Iterator[str]:
+def _diagnostics(group: Group) -> Iterator[str]:
     """What the chains of all records came to."""
-    shares = (("converged", group["converged_fraction"]), ("misfits", group["misfit_fraction"]))
-    said = ", ".join(f"{percent(share)} {name}" for name, share in shares if share is not None)
-    yield f"{group['num_records']:,} records, {said}"
+    shares = {"converged": group.converged_fraction, "misfits": group.misfit_fraction}
+    known = [f"{percent(share)} {name}" for name, share in shares.items() if share is not None]
+    yield f"{group.num_records:,} records, {', '.join(known)}"
     yield ""
     yield f"{'':42}" + "".join(f"{percent(float(q)):>12}" for q in _QUANTILES)
-    for key, (name, spec) in DIAGNOSED.items():
-        values = group["diagnostics"].get(key) or {}
-        yield f"{name:42}" + "".join(f"{number(values.get(q), spec):>12}" for q in _QUANTILES)
+    for field in FIELDS:
+        if field.has_quantiles:
+            values = (number(group.quantile(field.name, q), field.format) for q in _QUANTILES)
+            yield f"{field.title:42}" + "".join(f"{value:>12}" for value in values)
 
 
-def _scores(groups: dict[str, Any]) -> Iterator[str]:
+def _scores(groups: Mapping[str, Group], is_binary: bool) -> Iterator[str]:
     """Scores of groups against the truth, a line each."""
-    error = "Brier" if groups["all"]["truth"]["reliability"] else "sq. error"
+    error = "Brier" if is_binary else "sq. error"
     yield f"{'':12}{'records':>9}{'values':>12}{'nll':>9}{error:>11}{'F1':>9}"
     for name, group in groups.items():
-        truth = group["truth"]
+        truth = group.truth
         if truth:
-            scores = "".join(
-                f"{'-' if truth[key] is None else format(truth[key], '.4f'):>{width}}"
-                for key, width in (("nll", 9), ("brier", 11), ("f1", 9))
-            )
-            yield f"{name:12}{group['num_records']:>9,}{truth['num_values']:>12,}{scores}"
+            columns = ((truth.nll, 9), (truth.brier, 11), (truth.f1, 9))
+            texts = ["-" if score is None else format(score, ".4f") for score, _ in columns]
+            scores = "".join(f"{text:>{width}}" for text, (_, width) in zip(texts, columns))
+            yield f"{name:12}{group.num_records:>9,}{truth.num_values:>12,}{scores}"
 
 
-def _reliability(table: dict[str, Any]) -> Iterator[str]:
+def _reliability(table: Reliability) -> Iterator[str]:
     """How often what was predicted came true."""
-    yield "reliability: of the missing values predicted to be 1 with probability p, the fraction that is 1"
+    predicted_as = "of the missing values predicted to be 1 with probability p"
+    yield f"reliability: {predicted_as}, the fraction that is 1"
     yield f"{'p':>12}{'values':>12}{'predicted':>12}{'fraction':>12}"
-    for index, count in enumerate(table["counts"]):
+    for low, high, count, predicted, frequency in table.bins():
         if count:
-            low, high = table["edges"][index : index + 2]
-            yield (
-                f"{f'{low:.1f}-{high:.1f}':>12}{count:>12,}{table['predicted'][index]:>12.3f}"
-                f"{table['frequency'][index]:>12.3f}"
-            )
+            span = f"{low:.1f}-{high:.1f}"
+            shares = f"{number(predicted, '.3f'):>12}{number(frequency, '.3f'):>12}"
+            yield f"{span:>12}{count:>12,}{shares}"

@@ -1,12 +1,12 @@
 """Finished output directories -> one HTML page that needs nothing beside itself. Knows no Beam.
 
-The page says what the method did to some records, and how far to trust it on all of them. Everything in
-it comes from files that the manifest lists; labels and ids are anybody's bytes and are escaped.
+The page says what the method did to some records, and how far to trust it on all of them.
+Everything in it comes from files that the manifest lists; labels and ids are anybody's bytes and
+are escaped.
 """
 
 import base64
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,22 @@ import pyarrow.parquet
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vaefill.model.fields import FIELDS, Worse
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 from vaefill.pipeline.report import figures
-from vaefill.pipeline.report.text import DIAGNOSED, number, percent, short, text_of
+from vaefill.pipeline.report.text import number, percent, short, text_of
+from vaefill.pipeline.results.documents import (
+    Group,
+    ImputedValues,
+    ImputeIdentity,
+    Manifest,
+    MissingFraction,
+    Sampler,
+    Summary,
+    TruthScores,
+)
+from vaefill.pipeline.results.reading import identity_of_imputation, read_manifest, read_summary
 from vaefill.pipeline.summary import statistics
 
 NUM_SHOWN = 10  # records whose pictures are shown
@@ -30,19 +42,22 @@ NUM_DRAWS = 4  # of their imputations
 NUM_WORST = 8  # records that are listed as least to be trusted
 MAX_LABELS = 50  # rows of a table by label
 _MAX_SEARCHED = 2000  # records looked at for one of every label
+_LONGEST_NUMBER = 20  # characters of a label that is ordered as a number
 _MAX_LISTED = 20  # rows of other lists that can get long
 
-_COUNTS = ("read", "imputed", "dead", "dead_by_reason", "unreadable_stretches", "unreadable_bytes")
-_FLAGS = ("converged", "misfit")  # these and the next are the columns of records.parquet that are read
-_NUMBERS = ("missing_fraction", "r_hat", "ess_bulk", "ess_tail", "fit_p_value", "nll")
+_LISTED = tuple(field for field in FIELDS if field.is_listed)
+# Columns of records.parquet that are read.
+_FLAGS = tuple(field.name for field in FIELDS if field.dtype is np.bool_)
+_NUMBERS = ("missing_fraction", *(field.name for field in _LISTED), "nll")
 
 
 class Result(NamedTuple):
     """What is read of an output directory."""
 
     path: str
-    manifest: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    manifest: Manifest
+    identity: ImputeIdentity
+    summary: Summary
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
     rows: Mapping[str, Any]  # [N] each: arrays of `_FLAGS` and `_NUMBERS`, an Arrow column `id`
 
@@ -61,7 +76,9 @@ def write_report(results: Sequence[str], output: str) -> str:
         ResultError: a result is missing or incomplete.
     """
     if not results:
-        raise ResultError("no result to report on: name at least one output directory of `vaefill impute`")
+        raise ResultError(
+            "no result to report on: name at least one output directory of `vaefill impute`",
+        )
     # One at a time: of what has been read only the page's own share is kept.
     page = _template().render(
         results=[_view(_read(path)) for path in results],
@@ -69,17 +86,28 @@ def write_report(results: Sequence[str], output: str) -> str:
         stddev_bar=_inline(figures.stddev_bar()),
         largest_stddev=figures.LARGEST_STDDEV,
         quantiles=[f"{q:g}" for q in statistics.QUANTILES],
+        fields=[field for field in FIELDS if field.has_quantiles],
+        listed=_LISTED,
+        max_listed=_MAX_LISTED,
     )
     path = os.path.join(output, "index.html")
     tf.io.gfile.makedirs(output)
     with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(page.encode("utf-8", "replace"))  # JSON and paths can hold lone surrogates
+        file.write(page.encode("utf-8", "replace"))  # paths can hold lone surrogates
     return path
 
 
 def _template() -> jinja2.Template:
-    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("vaefill.pipeline.report"), **options)
+    options = {
+        "autoescape": True,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vaefill.pipeline.report"),
+        **options,
+    )
     environment.filters.update(number=number, percent=percent, short=short)
     return environment.get_template("report.html")
 
@@ -89,37 +117,33 @@ def _template() -> jinja2.Template:
 
 def _read(path: str) -> Result:
     if not tf.io.gfile.isdir(path):
-        raise ResultError(f"{path}: no such directory; name the output directory of `vaefill impute`")
-    manifest = _read_json(os.path.join(path, "manifest.json"), "identity")
-    summary = _read_json(os.path.join(path, "summary", "summary.json"), "records", "all")
-    if not get(summary, "records", "imputed"):  # tfds has no data set of no records, so none was written
-        return Result(path, manifest, summary, [], {})
-    num_labels = len(summary.get("by_label") or {})
-    shown = _read_shown(os.path.join(path, "imputed"), num_labels)
-    return Result(path, manifest, summary, shown, _read_rows(os.path.join(path, "summary", "records.parquet")))
+        raise ResultError(
+            f"{path}: no such directory; name the output directory of `vaefill impute`",
+        )
+    manifest = read_manifest(path)
+    identity = identity_of_imputation(path, manifest)
+    summary = read_summary(path)
+    shown: Sequence[ImputedRecord] = []
+    rows: Mapping[str, Any] = {}
+    if summary.counts.written:  # tfds has no data set of no records, so none was written
+        shown = _read_shown(os.path.join(path, "imputed"), len(summary.by_label))
+        rows = _read_rows(os.path.join(path, "summary", "records.parquet"))
+    return Result(path, manifest, identity, summary, shown, rows)
 
 
 def _read_bytes(path: str) -> bytes:
     if not tf.io.gfile.exists(path):
-        raise ResultError(f"{path} is missing, so this is no finished result; run `vaefill impute` again")
+        raise ResultError(
+            f"{path} is missing, so this is no finished result; run `vaefill impute` again",
+        )
     with tf.io.gfile.GFile(path, "rb") as file:
         return file.read()
 
 
-def _read_json(path: str, *sections: str) -> Mapping[str, Any]:
-    content = _read_bytes(path)
-    try:
-        values = json.loads(content)
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise _broken(path, error) from None
-    for name in sections:
-        if not isinstance(get(values, name), dict):
-            raise _broken(path, f"no section {name!r}")
-    return values
-
-
 def _broken(path: str, why: object) -> ResultError:
-    return ResultError(f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again")
+    return ResultError(
+        f"{path} is broken ({' '.join(str(why).split())[:200]}); run `vaefill impute` again",
+    )
 
 
 def _read_rows(path: str) -> dict[str, np.ndarray]:
@@ -151,7 +175,13 @@ def _record(example: Mapping[str, Any]) -> ImputedRecord:
     label = {"label": example["label"]} if "label" in example else {}
     masked = MaskedRecord(example["id"], example["image"], example["observed"], truth, label)
     diagnostics = {name: example[name].item() for name in DIAGNOSTICS}
-    return ImputedRecord(masked, example["imputations"], example["mean"], example["stddev"], diagnostics)
+    return ImputedRecord(
+        masked,
+        example["imputations"],
+        example["mean"],
+        example["stddev"],
+        diagnostics,
+    )
 
 
 def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRecord]:
@@ -181,48 +211,22 @@ def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRec
 
 
 def _view(result: Result) -> dict[str, Any]:
-    manifest, everything = result.manifest, result.summary["all"]
-    sampler = get(manifest, "config", "sampler") or get(manifest, "identity", "sampler") or {}
-    targets, inputs = (sampler.get("target_r_hat"), sampler.get("target_ess")), manifest.get("inputs") or []
+    everything = result.summary.all
+    sampler = result.identity.sampler
     return {
         "path": result.path,
         "name": os.path.basename(os.path.normpath(result.path)),
-        "sampler": sampler.get("name"),
-        "misfit_rate": sampler.get("misfit_rate"),
-        "records": {name: result.summary["records"].get(name) for name in _COUNTS},
-        **_headline(everything),
-        "num_chain_sweeps": everything.get("num_chain_sweeps"),
-        "num_network_passes": everything.get("num_network_passes"),
-        "num_non_finite": everything.get("num_non_finite"),
-        "log_likelihood": result.summary.get("log_likelihood"),
+        "sampler": sampler,
+        "summary": result.summary,
+        "all": everything,
+        "inputs": result.manifest.inputs,
         "gallery": _gallery(result.shown) if result.shown else None,
-        "trust": _trust(result.rows, *targets) if result.rows else None,
-        "diagnostics": [
-            (name, spec, values)
-            for key, (name, spec) in DIAGNOSED.items()
-            if (values := get(everything, "diagnostics", key))
-        ],
-        "truth": _truth(everything),
+        "trust": _trust(result.rows, sampler) if result.rows else None,
+        "reliability": _reliability(everything.truth),
         "labels": _labels(result.summary),
-        "fractions": _fractions(everything),
-        "value_maps": _value_maps(everything),
-        "num_values_left_out": get(everything, "imputed_values", "num_left_out"),
-        "identity": _identity(manifest),
-        "inputs": [{name: get(file, name) for name in ("path", "size", "sha256")} for file in inputs[:_MAX_LISTED]],
-        "num_inputs": len(inputs),
-    }
-
-
-def _headline(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A few numbers about a group of records."""
-    return {
-        "num_records": group.get("num_records"),
-        "missing": get(group, "missing_fraction", "mean"),
-        "converged": group.get("converged_fraction"),
-        "misfit": group.get("misfit_fraction"),
-        "r_hat": get(group, "diagnostics", "r_hat", "0.5"),
-        "ess": get(group, "diagnostics", "ess_bulk", "0.5"),
-        "num_sweeps": get(group, "diagnostics", "num_sweeps", "0.5"),
+        "fractions": _fractions(everything.missing_fraction),
+        "value_maps": _value_maps(everything.imputed_values),
+        "identity": _identity(result.manifest),
     }
 
 
@@ -256,46 +260,70 @@ def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dic
     }
 
 
-def _trust(rows: Mapping[str, np.ndarray], target_r_hat: float | None, target_ess: float | None) -> dict[str, Any]:
+def _trust(rows: Mapping[str, np.ndarray], sampler: Sampler) -> dict[str, Any]:
     """The figure of R-hat and ESS, and the records that are least to be trusted."""
     ess = np.minimum(rows["ess_bulk"], rows["ess_tail"])
     drawn = np.isfinite(ess) & (ess > 0)
     points = (rows["r_hat"][drawn], ess[drawn], rows["converged"][drawn])
+    targets = (sampler.target_r_hat, sampler.target_ess)
     incomplete = np.flatnonzero(rows["missing_fraction"] > 0)
     r_hat = np.where(np.isnan(rows["r_hat"]), math.inf, rows["r_hat"])
     trusted = rows["converged"] & ~rows["misfit"]
     order = np.lexsort((ess[incomplete], -r_hat[incomplete], trusted[incomplete]))
-    shown = ("missing_fraction", "r_hat", "fit_p_value", "misfit", "nll")
+    worst = incomplete[order[:NUM_WORST]].tolist()
     return {
-        "figure": _inline(figures.trust(*points, target_r_hat, target_ess)) if drawn.any() else None,
-        "target_r_hat": target_r_hat,
-        "target_ess": target_ess,
+        "figure": _inline(figures.trust(*points, *targets)) if drawn.any() else None,
         "num_complete": len(ess) - len(incomplete),
         "num_undrawn": int((~drawn)[incomplete].sum()),
-        "worst": [
-            {"id": text_of(rows["id"][i].as_py()), "ess": ess[i], **{name: rows[name][i] for name in shown}}
-            for i in incomplete[order[:NUM_WORST]].tolist()
-        ],
+        "worst": [_worst_row(rows, index, sampler) for index in worst],
     }
 
 
-def _truth(group: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Scores of a group, those of binary values with a constant guess's to hold them against; None without truth."""
-    scores = group.get("truth")
-    if not scores:
+def _worst_row(rows: Mapping[str, np.ndarray], index: int, sampler: Sampler) -> dict[str, Any]:
+    """A record that is not to be trusted, with its diagnostics in the order of `_LISTED`."""
+    targets = {
+        "r_hat": sampler.target_r_hat,
+        "ess_bulk": sampler.target_ess,
+        "ess_tail": sampler.target_ess,
+        "num_unvisited": 1,
+    }
+    row = {name: rows[name][index] for name in (*_FLAGS, *_NUMBERS)}
+    misses = {
+        field.name: _misses(row[field.name], field.worse, targets[field.name])
+        for field in _LISTED
+        if field.name in targets
+    }
+    misses["fit_p_value"] = row["misfit"]
+    return {
+        "id": text_of(rows["id"][index].as_py()),
+        "missing_fraction": row["missing_fraction"],
+        "cells": [(row[f.name], f.format, misses.get(f.name, False)) for f in _LISTED],
+        "nll": row["nll"],
+    }
+
+
+def _misses(value: float, worse: Worse, target: float) -> bool:
+    """Whether a value is not on the good side of a target; NaN is not."""
+    return not (value < target if worse is Worse.LARGER else value >= target)
+
+
+def _reliability(truth: TruthScores | None) -> dict[str, Any] | None:
+    """The figure of reliability, and scores of a constant guess to hold the others against.
+
+    None where nothing was scored, and of values that are not binary.
+    """
+    if truth is None or truth.reliability is None or not truth.num_values:
         return None
-    scores = {"num_unscored": 0, **scores}
-    table = scores["reliability"]
-    if not table or not scores["num_values"]:
-        return scores
-    counts, predicted, frequency = (np.array(table[name], np.float64) for name in ("counts", "predicted", "frequency"))
-    weights = counts / counts.sum()
+    table = truth.reliability
+    counts = np.array(table.counts, np.float64)
+    predicted = np.array(table.predicted, np.float64)
+    frequency = np.array(table.frequency, np.float64)
+    weights = counts / max(counts.sum(), 1)
     base = float(np.nansum(weights * frequency))
     return {
-        **scores,
-        "figure": _inline(figures.reliability(table["edges"], counts, predicted, frequency)),
+        "figure": _inline(figures.reliability(table.edges, counts, predicted, frequency)),
         "constant": {"rate": base, "nll": _entropy(base), "brier": base * (1 - base)},
-        "bins": list(zip(table["edges"], table["edges"][1:], table["counts"], table["predicted"], table["frequency"])),
+        "bins": table.bins(),
         "gap": float(np.nansum(weights * np.abs(predicted - frequency))),
     }
 
@@ -305,53 +333,48 @@ def _entropy(probability: float) -> float:
     return -sum(p * math.log(p) for p in (probability, 1 - probability) if p > 0)
 
 
-def _labels(summary: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A row for each label, or for the `MAX_LABELS` largest; None without labels."""
-    by_label = summary.get("by_label") or {}
-    num_left_out = summary.get("num_labels_left_out") or 0
-    if not by_label and not num_left_out:
-        return None
-    largest = sorted(by_label, key=lambda label: (-(by_label[label].get("num_records") or 0), _label_order(label)))
-    return {
-        "num": len(by_label),
-        "num_left_out": num_left_out,
-        "rows": [
-            {
-                "label": label,
-                **_headline(by_label[label]),
-                **{name: get(by_label[label], "truth", name) for name in ("nll", "brier", "f1")},
-            }
-            for label in sorted(largest[:MAX_LABELS], key=_label_order)
-        ],
-    }
+def _labels(summary: Summary) -> list[tuple[str, Group]]:
+    """The labels, or the `MAX_LABELS` largest, with their statistics."""
+    by_size = sorted(
+        summary.by_label.items(),
+        key=lambda item: (-item[1].num_records, _label_order(item[0])),
+    )
+    return sorted(by_size[:MAX_LABELS], key=lambda item: _label_order(item[0]))
 
 
 def _label_order(label: str | None) -> tuple:
     """Numbers by value, then words, then no label."""
     if label is None:
         return (2, 0, "")
-    return (0, int(label), "") if label.removeprefix("-").isdecimal() else (1, 0, label)
+    is_number = label.removeprefix("-").isdecimal() and len(label) <= _LONGEST_NUMBER
+    return (0, int(label), "") if is_number else (1, 0, label)
 
 
-def _fractions(group: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _fractions(histogram: MissingFraction) -> list[tuple[float, float, int, float]]:
     """The histogram of missing fractions: bounds, count and the length of the bar in per cent."""
-    edges, counts = (get(group, "missing_fraction", name) or [] for name in ("edges", "counts"))
-    keys, lengths = ("low", "high", "count", "length"), (100 * count / max(*counts, 1) for count in counts)
-    return [dict(zip(keys, values)) for values in zip(edges, edges[1:], counts, lengths)]
+    largest = max(1, *histogram.counts)
+    lengths = [100 * count / largest for count in histogram.counts]
+    return list(
+        zip(histogram.edges[:-1], histogram.edges[1:], histogram.counts, lengths, strict=True),
+    )
 
 
-def _value_maps(group: Mapping[str, Any]) -> str | None:
-    maps = [np.array(get(group, "imputed_values", name) or [], np.float64) for name in ("mean", "stddev")]
-    return None if any(np.isnan(values).all() for values in maps) else _inline(figures.value_maps(*maps))
+def _value_maps(values: ImputedValues) -> str | None:
+    mean = np.array(values.mean, np.float64)
+    stddev = np.array(values.stddev, np.float64)
+    if np.isnan(mean).all() or np.isnan(stddev).all():
+        return None
+    return _inline(figures.value_maps(mean, stddev))
 
 
-def _identity(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Tables of the manifest's identity: (title, [(name, value)]); what is nested gets dotted names."""
-    identity = manifest.get("identity") or {}
-    flat = {key: value for key, value in identity.items() if not isinstance(value, dict) and key != "inputs"}
-    sections = {"run": flat} | {key: value for key, value in identity.items() if isinstance(value, dict)}
-    sections["times"] = manifest.get("times") or {}
-    return [(title, list(_flatten(values))) for title, values in sections.items() if values]
+def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Tables of the manifest's identity, (title, [(name, value)]); nested names are dotted."""
+    identity = manifest.identity.plain()
+    del identity["inputs"]  # which have a table of their own
+    sections = {key: value for key, value in identity.items() if isinstance(value, dict)}
+    flat = {key: value for key, value in identity.items() if key not in sections}
+    tables = {"run": flat} | sections | {"times": manifest.times.plain()}
+    return [(title, list(_flatten(values))) for title, values in tables.items() if values]
 
 
 def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
@@ -361,13 +384,6 @@ def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
     else:
         listed = ", ".join(map(str, value[:_MAX_LISTED])) if isinstance(value, list) else str(value)
         yield name, "–" if value is None else listed
-
-
-def get(mapping: Any, *keys: str) -> Any:
-    """mapping[key][key]..., None where anything is absent."""
-    for key in keys:
-        mapping = mapping.get(key) if isinstance(mapping, Mapping) else None
-    return mapping
 
 
 def _inline(png: bytes) -> str:

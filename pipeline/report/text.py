@@ -4,21 +4,6 @@ import math
 from collections.abc import Sequence
 
 LONGEST_ID = 20  # characters of an id that are shown
-DIAGNOSED = {  # name in summary.json -> what it is called, format
-    "r_hat": ("R-hat", ",.3f"),
-    "ess_bulk": ("ESS, bulk", ",.0f"),
-    "ess_tail": ("ESS, tail", ",.0f"),
-    "acceptance_rate": ("acceptance rate", ".3f"),
-    "num_sweeps": ("sweeps of a chain", ",.0f"),
-    "num_network_passes": ("network passes of a record", ",.0f"),
-    "num_latents": ("latents that imputations come from", ",.0f"),
-    "fit_p_value": ("p-value of fit", ".3f"),
-    "log_prob_observed": ("log p(x_obs), nats", ",.1f"),
-    "log_prob_observed_error": ("standard error of log p(x_obs), nats", ",.3f"),
-    "log_prob_missing": ("log p(x_mis | x_obs) of the truth, nats", ",.1f"),
-    "log_prob_missing_error": ("standard error of log p(x_mis | x_obs)", ",.3f"),
-    "pareto_k": ("Pareto k of the weights behind them", ".2f"),
-}
 
 
 def number(value: float | None, spec: str = ",.4g") -> str:

@@ -1,44 +1,50 @@
 """Runs that leave out what earlier results hold already."""
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results import integrity
+from vaefill.pipeline.results.documents import RecordIdentity
+from vaefill.pipeline.results.reading import identity_of_imputation
 
 _TABLE = os.path.join("summary", "records.parquet")
-_ALIKE = ("model", "seed", "sampler", "record")  # of the identity; what else differs leaves a data set of one kind
+_ALIKE = ("model", "seed", "sampler", "record")  # what else differs leaves data sets of one kind
 
 
-def check(directories: Sequence[str], identity: Mapping[str, Any], output: str) -> list[str]:
-    """Checks earlier results; returns the digests of their manifests, which stand for what they hold, sorted.
+def check(directories: Sequence[str], identity: RecordIdentity, output: str) -> list[str]:
+    """Checks earlier results that a run is to go on from.
 
     Args:
         directories: of results of imputation.
-        identity: of the run that is to go on from them.
+        identity: what the records of the run depend on.
         output: where its own records go.
 
+    Returns:
+        The digests of their manifests, which stand for what they hold, sorted.
+
     Raises:
-        ResultError: one is the output itself, or no result, or altered, or of another model, seed, sampler or kind
-            of data.
+        ResultError: one is the output itself, or no result of imputation, or altered, or of another
+            model, seed, sampler or kind of record.
     """
     if os.path.realpath(output) in map(os.path.realpath, directories):
-        raise ResultError(f"{output} is an earlier result itself; new records go to a directory of their own")
+        raise ResultError(
+            f"{output} is an earlier result itself; new records go to a directory of their own",
+        )
     digests = []
     for directory in directories:
         manifest = integrity.check_files(directory, [_TABLE])
-        theirs = manifest.get("identity")
-        theirs = theirs if isinstance(theirs, dict) else {}
-        different = [name for name in _ALIKE if theirs.get(name) != identity[name]]
+        theirs = identity_of_imputation(directory, manifest)
+        different = [name for name in _ALIKE if getattr(theirs, name) != getattr(identity, name)]
         if different:
             raise ResultError(
-                f"{directory} was made with another {', '.join(different)}: its records and new ones would not be alike"
+                f"{directory} was made with another {', '.join(different)}: "
+                "its records and new ones would not be alike",
             )
-        digests.append(manifest[integrity.DIGEST])
+        digests.append(manifest.manifest_sha256)
     return sorted(digests)
 
 

@@ -1,4 +1,4 @@
-"""What a result directory says of itself: `manifest.json`, written last, with the SHA-256 of every other file.
+"""Whether a result is whole: `manifest.json`, written last, has the SHA-256 of every other file.
 
 A directory without it is not a result.
 """
@@ -8,16 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from vaefill.pipeline.errors import ResultError
-
-MANIFEST = "manifest.json"
-_LARGEST_JSON = 256 << 20  # bytes
-DIGEST = "manifest_sha256"  # of the manifest's other entries
+from vaefill.pipeline.results.documents import Identity, Manifest
+from vaefill.pipeline.results.reading import MANIFEST, FormatError, read_manifest
 
 
 def sha256(path: str) -> str:
@@ -29,75 +26,50 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: str) -> dict[str, Any]:
-    """The manifest of a finished result.
+def check_files(directory: str, names: Sequence[str] | None = None) -> Manifest:
+    """Checks that files of a result are there and as they were written.
 
-    Raises:
-        ResultError: the directory is not a result.
-    """
-    path = os.path.join(directory, MANIFEST)
-    if not os.path.exists(path):
-        raise ResultError(f"{directory} is not a finished result: it has no {MANIFEST}")
-    return _read_json(path)
-
-
-def read_summary(directory: str) -> dict[str, Any]:
-    """What summary.json of a finished result holds.
-
-    Raises:
-        ResultError: the directory is not a result of imputation.
-    """
-    read_manifest(directory)
-    path = os.path.join(directory, "summary", "summary.json")
-    if not os.path.exists(path):
-        raise ResultError(f"{directory} holds no summary of imputed records")
-    return _read_json(path)
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        if os.path.getsize(path) > _LARGEST_JSON:
-            raise ValueError(f"larger than {_LARGEST_JSON} bytes")
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ResultError(f"cannot read {path}: {error}") from None
-    if not isinstance(content, dict):
-        raise ResultError(f"cannot read {path}: expected an object, got {type(content).__name__}")
-    return content
-
-
-def check_files(directory: str, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Checks that files of a result, all of them by default, are there and as they were written.
+    Args:
+        directory: where the result lies.
+        names: of the files within it, by default all that its manifest names.
 
     Returns:
         The manifest.
 
     Raises:
-        ResultError: the directory is not a result, or not the one that was written; it says which files are not.
+        ResultError: the directory is not a result, or not the one that was written; it says which
+            files are not.
     """
     manifest = read_manifest(directory)
-    files = manifest.get("files")
-    if not isinstance(files, dict) or manifest.get(DIGEST) != _digest(manifest):
+    if manifest.manifest_sha256 != manifest.digest:
         raise ResultError(f"{directory} is not what was written: {MANIFEST}: altered")
-    chosen = sorted(files if names is None else names)
-    _refuse(
-        directory, [f"{ascii(name)[1:-1]}: {text}" for name in chosen if (text := _problem(directory, name, files))]
-    )
+    chosen = sorted(manifest.files if names is None else names)
+    problems = {name: _problem(directory, name, manifest.files) for name in chosen}
+    _refuse(directory, [f"{ascii(name)[1:-1]}: {text}" for name, text in problems.items() if text])
     return manifest
 
 
-def verify(directory: str) -> dict[str, Any]:
-    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+def verify(directory: str) -> Manifest:
+    """Checks that every file of a result is there and as it was written, and that there are no
+    others beside them.
 
-    Returns and raises: as `check_files`.
+    Args:
+        directory: where the result lies.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ResultError: the directory is not a result, or not the one that was written; it says which
+            files are not.
     """
     manifest = check_files(directory)
     surplus = []
-    for folder in sorted({os.path.dirname(name) for name in manifest["files"]}):
+    for folder in sorted({os.path.dirname(name) for name in manifest.files}):
         for name in sorted(os.listdir(os.path.join(directory, folder))):
             path = os.path.join(folder, name)
-            if path not in (*manifest["files"], MANIFEST) and not os.path.isdir(os.path.join(directory, path)):
+            is_known = path in manifest.files or path == MANIFEST
+            if not is_known and not os.path.isdir(os.path.join(directory, path)):
                 surplus.append(f"{ascii(path)[1:-1]}: not part of it")
     _refuse(directory, surplus)
     return manifest
@@ -108,9 +80,10 @@ def _refuse(directory: str, wrong: Sequence[str]) -> None:
         raise ResultError(f"{directory} is not what was written: {'; '.join(wrong)}")
 
 
-def _problem(directory: str, name: str, files: Mapping[str, Any]) -> str | None:
+def _problem(directory: str, name: str, files: Mapping[str, str]) -> str | None:
     """What is wrong with a file of a result, if anything; links are not followed."""
-    if os.path.isabs(name) or os.path.normpath(name) != name or name.startswith("..") or not name.isprintable():
+    leaves = os.path.isabs(name) or name.startswith("..")
+    if leaves or os.path.normpath(name) != name or not name.isprintable():
         return "not a name within the result"
     path = os.path.join(directory, name)
     if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name):
@@ -123,37 +96,55 @@ def _problem(directory: str, name: str, files: Mapping[str, Any]) -> str | None:
         return error.strerror or str(error)
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def is_done(directory: str, identity: Mapping[str, Any], replace: bool) -> bool:
+def is_done(directory: str, identity: Identity, replace: bool) -> bool:
     """Whether a directory already holds the result of the same run.
 
+    Args:
+        directory: where the result of the run belongs.
+        identity: of the run.
+        replace: whether the result of another run may be replaced.
+
     Raises:
-        ResultError: it holds something else, which `replace` does not allow to replace.
+        ResultError: it holds something else, which may not be replaced.
     """
     if "://" in directory:
-        raise ResultError(f"{directory}: results are written to a file system that can rename a directory")
+        raise ResultError(
+            f"{directory}: results are written to a file system that can rename a directory",
+        )
     if not os.path.exists(directory) or (os.path.isdir(directory) and not os.listdir(directory)):
         return False
-    theirs = read_manifest(directory).get("identity")
-    if not isinstance(theirs, dict):
-        raise ResultError(f"{directory} holds a {MANIFEST} that is not of vaefill")
-    if theirs == json.loads(json.dumps(identity)):
+    try:
+        found = read_manifest(directory).identity
+    except FormatError as error:
+        if replace:
+            return False
+        raise ResultError(f"{error}, with --replace or into another directory") from None
+    if found == identity:
         return True
     if not replace:
-        different = sorted(key for key in identity.keys() | theirs.keys() if identity.get(key) != theirs.get(key))
         raise ResultError(
-            f"{directory} holds the result of another run (different: {', '.join(different)}); "
+            f"{directory} holds the result of another run (different: "
+            f"{', '.join(_differences(found, identity))}); "
             "choose another directory, or replace it with --replace"
         )
     return False
 
 
-def seal(root: str, content: Mapping[str, Any]) -> None:
-    """Removes what only the run needed, and writes the manifest when every file left has reached the disk."""
+def _differences(first: Identity, second: Identity) -> list[str]:
+    """The names of what differs between two identities, or is in one alone."""
+    ours = dict(first)
+    theirs = dict(second)
+    return sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+
+
+def seal(root: str, manifest: Manifest) -> None:
+    """Removes what only the run needed, and writes the manifest when every file left has reached
+    the disk.
+
+    Args:
+        root: the directory that becomes the result.
+        manifest: all but its files.
+    """
     for name in ("spill", "parts"):
         shutil.rmtree(os.path.join(root, name), ignore_errors=True)
     files = {}
@@ -163,11 +154,9 @@ def seal(root: str, content: Mapping[str, Any]) -> None:
             files[os.path.relpath(path, root)] = sha256(path)
             flush(path)
         flush(folder)
-    manifest = {**content, "files": dict(sorted(files.items()))}
-    manifest[DIGEST] = _digest(json.loads(json.dumps(manifest)))
     path = os.path.join(root, MANIFEST)
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2, sort_keys=True)
+        json.dump(manifest.sealed(files).plain(), file, indent=2, sort_keys=True)
     flush(path)
     flush(root)
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: its inputs, the software and the device that made it."""
+"""Where a result comes from: its inputs, the software and the device, and its identity of them."""
 
 import datetime
 import importlib.metadata
@@ -9,46 +9,141 @@ from typing import Any
 
 import tensorflow as tf
 
+from vaefill.pipeline.config import Config
 from vaefill.pipeline.errors import SourceError
+from vaefill.pipeline.results.documents import (
+    Device,
+    ImputeIdentity,
+    Input,
+    MaskIdentity,
+    RecordIdentity,
+    Sampler,
+)
 from vaefill.pipeline.results.integrity import sha256
-from vaefill.pipeline.store.sources import InputFile
+from vaefill.pipeline.store.sources import InputFile, expand
 
-_SOFTWARE = ("vaefill", "tensorflow", "tensorflow-probability", "keras", "numpy", "apache-beam", "tensorflow-datasets")
+_SOFTWARE = (
+    "vaefill",
+    "tensorflow",
+    "tensorflow-probability",
+    "keras",
+    "numpy",
+    "apache-beam",
+    "tensorflow-datasets",
+)
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
+def describe_inputs(files: Iterable[InputFile]) -> tuple[Input, ...]:
     """What the manifest says of the input.
+
+    Args:
+        files: as they were found.
 
     Raises:
         SourceError: a file cannot be read.
     """
+    return tuple(map(_describe, files))
 
-    def describe(file: InputFile) -> dict[str, Any]:
-        try:
-            digest = sha256(file.path)
-        except OSError as error:
-            raise SourceError(f"cannot read {file.path}: {error.strerror or error}") from None
-        modified = datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat()
-        return {"path": file.path, "size": file.size, "modified": modified, "sha256": digest}
 
-    return [describe(file) for file in files]
+def _describe(file: InputFile) -> Input:
+    try:
+        digest = sha256(file.path)
+    except OSError as error:
+        raise SourceError(f"cannot read {file.path}: {error.strerror or error}") from None
+    return Input(
+        path=file.path.encode("utf-8", "backslashreplace").decode(),  # names can be any bytes
+        size=file.size,
+        modified=datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat(),
+        sha256=digest,
+    )
+
+
+def digests(inputs: Iterable[Input]) -> tuple[str, ...]:
+    """The SHA-256 of inputs, sorted: the same in whatever order and under whatever names."""
+    return tuple(sorted(file.sha256 for file in inputs))
+
+
+def record_identity(config: Config, model: str) -> RecordIdentity:
+    """What the result of a record depends on, beside the record.
+
+    Args:
+        config: of the job.
+        model: the model's fingerprint.
+    """
+    return RecordIdentity(
+        model=model,
+        seed=config.seed,
+        sampler=Sampler(**config.sampler.model_dump(mode="json")),
+        record=config.record.model_dump(mode="json"),
+        software=software(),
+        device=device(),
+    )
+
+
+def impute_identity(
+    config: Config,
+    of_records: RecordIdentity,
+    inputs: Iterable[Input],
+    since: Iterable[str],
+) -> ImputeIdentity:
+    """What the result of imputation depends on.
+
+    Args:
+        config: of the job.
+        of_records: what its records depend on.
+        inputs: its input files.
+        since: the digests of the manifests of earlier results, sorted.
+    """
+    return ImputeIdentity(
+        **dict(of_records),
+        output=config.output.model_dump(mode="json"),
+        max_record_bytes=config.limits.max_record_bytes,
+        inputs=digests(inputs),
+        since=tuple(since),
+    )
+
+
+def mask_identity(config: Config, inputs: tuple[str, ...] | dict[str, Any]) -> MaskIdentity:
+    """What a data set of masked records depends on.
+
+    Args:
+        config: of the job.
+        inputs: the `digests` of its input files, or what tells a tfds data set from others.
+
+    Raises:
+        SourceError: the files of masks are not there.
+    """
+    masks = expand((config.mask.masks,)) if config.mask.masks else []
+    return MaskIdentity(
+        seed=config.seed,
+        mask=config.mask.model_dump(mode="json"),
+        record=config.record.model_dump(mode="json"),
+        output=config.output.model_dump(mode="json"),
+        max_record_bytes=config.limits.max_record_bytes,
+        inputs=inputs,
+        masks=tuple(sha256(file.path) for file in masks),
+        software=software(),
+    )
 
 
 def software() -> dict[str, str]:
     """The versions that a result may depend on."""
-    return {name: importlib.metadata.version(name) for name in _SOFTWARE} | {"python": platform.python_version()}
+    return {name: importlib.metadata.version(name) for name in _SOFTWARE} | {
+        "python": platform.python_version(),
+    }
 
 
-def device() -> dict[str, Any]:
+def device() -> Device:
     """What the numbers are computed on: the device type and, on a CPU, its instruction sets."""
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    devices = tf.config.list_physical_devices("GPU")
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in devices]
     flags: set[str] = set()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = set(next((line for line in file if line.startswith("flags")), "").split())
-    return {
-        "type": gpus[0].get("device_name", "GPU") if gpus else "CPU",
-        "machine": platform.machine(),
-        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
-    }
+    return Device(
+        type=gpus[0].get("device_name", "GPU") if gpus else "CPU",
+        machine=platform.machine(),
+        instruction_sets=tuple(name for name in _INSTRUCTION_SETS if name in flags),
+    )

@@ -20,11 +20,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from vaefill.model import files
 from vaefill.pipeline.errors import ResultError
+from vaefill.pipeline.results.documents import Identity, RecordIdentity
 from vaefill.pipeline.results.integrity import flush, is_done
 
 _LOGGER = logging.getLogger("vaefill")
@@ -43,13 +44,13 @@ class Stage(NamedTuple):
 
 @contextlib.contextmanager
 def stage(
-    output: str, identity: Mapping[str, Any], replace: bool, of_records: Mapping[str, Any] | None = None
+    output: str, identity: Identity, replace: bool, of_records: RecordIdentity | None = None
 ) -> Iterator[Stage | None]:
     """A place to make a result in, for this run alone; None where the output already is the result of this run.
 
     Args:
         output: the result directory.
-        identity: of the run, JSON values.
+        identity: of the run.
         replace: whether the result of a different run may be replaced.
         of_records: what a record's result depends on beside the record; computed records are kept for an
             attempt with the same.
@@ -75,7 +76,7 @@ def stage(
         if is_done(output, identity, replace):
             done = None
         else:
-            _clean(base, json.loads(json.dumps(identity if of_records is None else of_records)))
+            _clean(base, (identity if of_records is None else of_records).plain())
             root = tempfile.mkdtemp(prefix=_ATTEMPT, dir=base)
             os.chmod(root, 0o755)
             done = Stage(root, os.path.join(base, _COMPUTED), path)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
@@ -77,15 +76,6 @@ class DeadLetterCounts:
     def total(self) -> int:
         """Bad records."""
         return sum(self.by_reason.values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts as the manifest and the summary have them."""
-        return {
-            "dead": self.total,
-            "dead_by_reason": dict(sorted(self.by_reason.items())),
-            "unreadable_stretches": self.unreadable_stretches,
-            "unreadable_bytes": self.unreadable_bytes,
-        }
 
     def add(self, reason: str, num_bytes: int) -> None:
         """Counts a dead letter."""

@@ -8,12 +8,21 @@ blocks of `BLOCK` records.
 import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vaefill.model import evaluation
 from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord
+from vaefill.pipeline.results.documents import (
+    Group,
+    ImputedValues,
+    MissingFraction,
+    Quantiles,
+    Reliability,
+    TruthScores,
+)
 
 BLOCK = 256
 MAX_GROUPS = 1000  # distinct labels that get statistics of their own
@@ -97,81 +106,92 @@ def merge(first: Accumulator, second: Accumulator) -> Accumulator:
     return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
 
 
-def result(accumulator: Accumulator, shape: Sequence[int], binary: bool) -> dict[str, Any]:
-    """What an accumulator says, as JSON values; what is undefined is null.
+def result(
+    accumulator: Accumulator,
+    shape: Sequence[int],
+    binary: bool,
+    diagnostics: Mapping[str, Quantiles] = MappingProxyType({}),
+) -> Group:
+    """What an accumulator says of its records.
 
     Args:
+        accumulator: over any number of records.
         shape: [H, W, C] of a record.
         binary: whether values are, so that they have all the scores.
+        diagnostics: of the same records, by name.
+
+    Returns:
+        The statistics, None for what is undefined.
     """
     count = accumulator.num_records
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = accumulator.value_mean / accumulator.value_count
-        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
-    return _jsonable(
-        {
-            "num_records": count,
-            "converged_fraction": evaluation.ratio(accumulator.num_converged, count),
-            "misfit_fraction": evaluation.ratio(accumulator.num_misfits, accumulator.num_fitted),
-            "num_chain_sweeps": accumulator.num_chain_sweeps,
-            "num_network_passes": accumulator.num_network_passes,
-            "num_non_finite": accumulator.num_non_finite,
-            "missing_fraction": {
-                "mean": evaluation.ratio(accumulator.num_missing, count * math.prod(shape)),
-                "edges": np.linspace(0, 1, _FRACTION_BINS + 1).round(10),
-                "counts": accumulator.missing_fraction,
-            },
-            "imputed_values": {
-                "mean": mean.reshape(shape).round(6),
-                "stddev": np.sqrt(variance).reshape(shape).round(6),
-                "num_left_out": accumulator.num_left_out,
-            },
-            "truth": _score_result(evaluation.Scores(*accumulator.scores), binary),
-        }
+    return Group(
+        num_records=int(count),
+        converged_fraction=_plain(evaluation.ratio(accumulator.num_converged, count)),
+        misfit_fraction=_plain(evaluation.ratio(accumulator.num_misfits, accumulator.num_fitted)),
+        num_chain_sweeps=int(accumulator.num_chain_sweeps),
+        num_network_passes=int(accumulator.num_network_passes),
+        num_non_finite=int(accumulator.num_non_finite),
+        missing_fraction=MissingFraction(
+            mean=_plain(evaluation.ratio(accumulator.num_missing, count * math.prod(shape))),
+            edges=_plain(np.linspace(0, 1, _FRACTION_BINS + 1).round(10)),
+            counts=_plain(accumulator.missing_fraction),
+        ),
+        imputed_values=_imputed_values(accumulator, shape),
+        truth=_truth_scores(evaluation.Scores(*accumulator.scores), binary),
+        diagnostics=dict(diagnostics),
     )
 
 
-def _score_result(scores: evaluation.Scores, binary: bool) -> dict[str, Any] | None:
+def _imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedValues:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = accumulator.value_mean / accumulator.value_count
+        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
+    return ImputedValues(
+        mean=_plain(mean.reshape(shape).round(6)),
+        stddev=_plain(np.sqrt(variance).reshape(shape).round(6)),
+        num_left_out=int(accumulator.num_left_out),
+    )
+
+
+def _truth_scores(scores: evaluation.Scores, binary: bool) -> TruthScores | None:
     if not scores.num_values and not scores.num_unscored:
         return None
-    return {
-        "num_unscored": scores.num_unscored,
+    return TruthScores(
+        num_unscored=int(scores.num_unscored),
+        num_values=int(scores.num_values),
         **_means(scores, binary),
-        "reliability": _reliability(scores) if binary else None,
-    }
+        reliability=_reliability(scores) if binary else None,
+    )
 
 
-def _means(scores: evaluation.Scores, binary: bool) -> dict[str, Any]:
-    """Scores as means over values, NaN or None where undefined."""
+def _means(scores: evaluation.Scores, binary: bool) -> dict[str, float | None]:
+    """Scores as means over values, None where undefined."""
+    f1 = evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative)
     return {
-        "num_values": scores.num_values,
-        "nll": evaluation.ratio(scores.nll, scores.num_values) if binary else None,
-        "brier": evaluation.ratio(scores.brier, scores.num_values),
-        "f1": evaluation.f1(scores.true_positive, scores.false_positive, scores.false_negative),
+        "nll": _plain(evaluation.ratio(scores.nll, scores.num_values)) if binary else None,
+        "brier": _plain(evaluation.ratio(scores.brier, scores.num_values)),
+        "f1": _plain(f1),
     }
 
 
-def _reliability(scores: evaluation.Scores) -> dict[str, Any]:
+def _reliability(scores: evaluation.Scores) -> Reliability:
     with np.errstate(invalid="ignore", divide="ignore"):
         predicted = scores.reliability_mean / scores.reliability_count
         frequency = scores.reliability_truth / scores.reliability_count
-    return {
-        "edges": np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10),
-        "counts": scores.reliability_count,
-        "predicted": predicted,
-        "frequency": frequency,
-    }
+    return Reliability(
+        edges=_plain(np.linspace(0, 1, evaluation.NUM_BINS + 1).round(10)),
+        counts=_plain(scores.reliability_count),
+        predicted=_plain(predicted),
+        frequency=_plain(frequency),
+    )
 
 
-def _jsonable(value):
-    """Numpy -> plain JSON values, with null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _jsonable(value.tolist())
-    if isinstance(value, list):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _plain(value: np.ndarray | float) -> Any:
+    """Arrays as tuples, numbers as Python's own, None for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return tuple(map(_plain, value))
+    number = value.item() if isinstance(value, np.generic) else value
+    return number if math.isfinite(number) else None
 
 
 def group_of(record: ImputedRecord) -> str | None:
@@ -216,20 +236,21 @@ def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
 
 def row(record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool) -> dict[str, Any]:
     """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
-    found = _jsonable(_means(evaluation.Scores(*(field[index] for field in scores)), binary))
     return {
         "id": record.masked.id,
         **record.masked.carried,
         "missing_fraction": float(np.mean(~record.masked.observed)),
         **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
-        **{name: found[name] for name in ("nll", "brier", "f1")},
+        **_means(evaluation.Scores(*(field[index] for field in scores)), binary),
     }
 
 
-def quantiles(values: Iterable[float]) -> dict[str, Any]:
+def quantiles(values: Iterable[float]) -> Quantiles:
     """Quantiles of the values that are numbers, infinity included, and how many are NaN."""
     values = np.asarray(values, np.float64)
     numbers = values[~np.isnan(values)]
-    # Values that were there, not values between them, of which infinity has none.
-    found = np.quantile(numbers, QUANTILES, method="inverted_cdf") if len(numbers) else np.full(len(QUANTILES), np.nan)
-    return _jsonable({**{f"{q:g}": value for q, value in zip(QUANTILES, found)}, "num_nan": len(values) - len(numbers)})
+    found = np.full(len(QUANTILES), np.nan)
+    if len(numbers):  # values that were there, not values between them, of which infinity has none
+        found = np.quantile(numbers, QUANTILES, method="inverted_cdf")
+    at = {f"{probability:g}": value for probability, value in zip(QUANTILES, _plain(found))}
+    return Quantiles(num_nan=len(values) - len(numbers), **at)

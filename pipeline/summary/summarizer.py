@@ -5,7 +5,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,28 +13,26 @@ from apache_beam.io.filesystems import FileSystems
 
 from vaefill.model import evaluation
 from vaefill.model.config import SamplerConfig
+from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
-from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.results.documents import (
+    Counts,
+    Estimator,
+    Group,
+    LogLikelihood,
+    Quantiles,
+    Summary,
+)
 from vaefill.pipeline.store.layout import Layout, write_whole
 from vaefill.pipeline.summary import statistics
 
-_ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
-_QUANTILES_OF = (
-    "r_hat",
-    "ess_bulk",
-    "ess_tail",
-    "acceptance_rate",
-    "num_sweeps",
-    "num_network_passes",
-    "num_latents",
-    "fit_p_value",
-    "log_prob_observed",
-    "log_prob_observed_error",
-    "log_prob_missing",
-    "log_prob_missing_error",
-    "pareto_k",
+_OBSERVED = "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
+_MISSING = (
+    "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal "
+    "fit to draws of latent_hmc on the complete record, mixed with the prior"
 )
+_ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
 
 
 class Summarizer:
@@ -179,14 +176,21 @@ def decode_groups(
 
 
 def combine(
-    layout: Layout, schema: Schema, sampler: SamplerConfig, binary: bool, num_imputed: int, dead: DeadLetterCounts
-) -> dict[str, Any]:
-    """Writes `summary/` from the parts of all shards, and returns what summary.json holds.
+    layout: Layout,
+    schema: Schema,
+    sampler: SamplerConfig,
+    binary: bool,
+    counts: Counts,
+) -> Summary:
+    """Writes `summary/` from the parts of all shards.
 
     Args:
         layout, schema, sampler: of the job.
         binary: whether the likelihood's values are.
-        num_imputed, dead: what became of the records.
+        counts: what became of the records.
+
+    Returns:
+        What summary.json holds.
     """
     directory = os.path.join(layout.root, "summary")
     os.makedirs(directory, exist_ok=True)
@@ -197,49 +201,52 @@ def combine(
             with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
                 for batch in table.iter_batches(_ROW_GROUP):
                     rows.write_batch(batch)
-    summary = {
-        "records": {"read": num_imputed + dead.total, "imputed": num_imputed, **dead.as_dict()},
-        "log_likelihood": _log_likelihood(sampler),
-        **_results([layout.part(f"groups-{shard:05d}.json") for shard in shards], schema, binary, parquet),
-    }
+    parts = [layout.part(f"groups-{shard:05d}.json") for shard in shards]
+    members = _members(parquet) if "label" in schema.carried else {None: slice(None)}
+    groups = _results(parts, schema, binary, parquet, members)
+    by_label = sorted(groups.keys() - {None}, key=lambda label: (len(label), label))
+    summary = Summary(
+        counts=counts,
+        log_likelihood=_log_likelihood(sampler),
+        all=groups[None],
+        by_label={label: groups[label] for label in by_label},
+        num_labels_left_out=len(members) - len(groups),
+    )
     with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:
-        json.dump(summary, file, indent=1, sort_keys=True)
+        json.dump(summary.plain(), file, indent=1, sort_keys=True)
     return summary
 
 
-def _log_likelihood(sampler: SamplerConfig) -> dict[str, Any] | None:
+def _log_likelihood(sampler: SamplerConfig) -> LogLikelihood | None:
     """How `log_prob_observed` and `log_prob_missing` are estimated; None where they are not."""
     if not sampler.num_evidence_draws:
         return None
-    num_draws = -(-sampler.num_evidence_draws // sampler.rows_per_record) * sampler.rows_per_record
-    observed = "importance sampling from a normal fit to the kept draws of p(z | x_obs), mixed with the prior"
-    missing = (
-        "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal fit to draws "
-        "of latent_hmc on the complete record, mixed with the prior"
+    rows = sampler.rows_per_record
+    num_draws = -(-sampler.num_evidence_draws // rows) * rows
+    return LogLikelihood(
+        observed=Estimator(estimator=_OBSERVED, num_draws=num_draws),
+        missing=Estimator(estimator=_MISSING, num_draws=num_draws),
     )
-    return {
-        "observed": {"estimator": observed, "num_draws": num_draws},
-        "missing": {"estimator": missing, "num_draws": num_draws},
-    }
 
 
-def _results(parts: Sequence[str], schema: Schema, binary: bool, parquet: str) -> dict[str, Any]:
-    members = _members(parquet) if "label" in schema.carried else {None: slice(None)}
+def _results(
+    parts: Sequence[str],
+    schema: Schema,
+    binary: bool,
+    parquet: str,
+    members: Mapping[str | None, slice | np.ndarray],
+) -> dict[str | None, Group]:
+    """Statistics of the groups that have some of their own, None for all records."""
     groups = _whole_groups(parts, math.prod(schema.shape), members)
-    diagnostics: dict[str | None, dict[str, Any]] = {group: {} for group in groups}
-    for name in _QUANTILES_OF:  # a column at a time: there is a value for every record
-        values = pq.read_table(parquet, columns=[name])[name].to_numpy()
-        for group in groups:
-            diagnostics[group][name] = statistics.quantiles(values[members[group]])
-    found = {
-        group: statistics.result(accumulator, schema.shape, binary) | {"diagnostics": diagnostics[group]}
-        for group, accumulator in groups.items()
-    }
-    by_label = sorted((group for group in groups if group is not None), key=lambda label: (len(label), label))
+    diagnostics: dict[str | None, dict[str, Quantiles]] = {group: {} for group in groups}
+    for field in FIELDS:  # a column at a time: there is a value for every record
+        if field.has_quantiles:
+            values = pq.read_table(parquet, columns=[field.name])[field.name].to_numpy()
+            for group in groups:
+                diagnostics[group][field.name] = statistics.quantiles(values[members[group]])
     return {
-        "all": found[None],
-        "by_label": {label: found[label] for label in by_label},
-        "num_labels_left_out": len(members) - len(groups),
+        group: statistics.result(accumulator, schema.shape, binary, diagnostics[group])
+        for group, accumulator in groups.items()
     }
 
 

@@ -1,0 +1,169 @@
+"""The documents of a result: what is written is read back, and nothing else is taken for it."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests import documents as made
+from vaefill.pipeline.errors import ResultError
+from vaefill.pipeline.results import documents, integrity
+from vaefill.pipeline.results.documents import Manifest, Summary, Work
+from vaefill.pipeline.results.reading import FormatError, read_manifest, read_summary
+from vaefill.pipeline.summary import statistics
+
+SHAPE = (2, 1, 1)
+
+
+def group() -> documents.Group:
+    """Statistics of no records, that have scores all the same."""
+    reliability = documents.Reliability(
+        edges=(0.0, 0.5, 1.0), counts=(3, 0), predicted=(0.25, None), frequency=(1 / 3, None)
+    )
+    truth = documents.TruthScores(num_unscored=0, num_values=3, nll=0.5, brier=0.1, f1=None, reliability=reliability)
+    diagnostics = {"r_hat": statistics.quantiles([1.0, 1.5, np.inf, np.nan])}
+    nothing = statistics.result(statistics.empty(2), SHAPE, True, diagnostics)
+    return nothing.model_copy(update={"truth": truth})
+
+
+def summary() -> Summary:
+    return Summary(
+        counts=made.counts(2, no_id=1),
+        log_likelihood=None,
+        all=group(),
+        by_label={"7": group()},
+        num_labels_left_out=0,
+    )
+
+
+def write(directory: pathlib.Path, manifest: dict | None = None, content: dict | None = None) -> str:
+    """A result of these two documents, by default right ones."""
+    (directory / "summary").mkdir(exist_ok=True)
+    files = {"manifest.json": manifest or made.manifest().plain()}
+    files["summary/summary.json"] = content or summary().plain()
+    for name, values in files.items():
+        (directory / name).write_text(json.dumps(values))
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        made.manifest(work=Work(reused=1, skipped=2, chain_sweeps=3, network_passes=4), model={"latent_size": 2}),
+        made.manifest(made.mask_identity()),
+        made.manifest(made.mask_identity(inputs=("ab",), masks=("cd",))),
+        made.manifest(config={"a": [1, 1.0, None, {"b": "ü"}], "large": 10**30}),
+    ],
+    ids=["imputed", "masked_dataset", "masked_files", "any_json"],
+)
+def test_manifests_are_read_back(tmp_path, manifest):
+    sealed = manifest.sealed({"b": "2", "a": "1"})
+    found = read_manifest(write(tmp_path, sealed.plain()))
+    assert found == sealed and found.digest == found.manifest_sha256 == sealed.digest
+    assert list(found.files) == ["a", "b"]
+    assert found.sealed({"a": "1"}).digest != sealed.digest
+
+
+def test_summaries_are_read_back(tmp_path):
+    found = read_summary(write(tmp_path))
+    assert found == summary()
+    assert found.all.quantile("r_hat", "0.5") == 1.5 and found.all.diagnostics["r_hat"].num_nan == 1
+    assert found.all.quantile("r_hat", "0.99") is None and found.all.quantile("none", "0.5") is None
+    assert found.all.truth.reliability.bins()[1] == (0.5, 1.0, 0, None, None)
+
+
+ALTERED = {
+    "not_a_number": (("all", "converged_fraction"), float("nan")),
+    "infinite": (("all", "truth", "nll"), float("inf")),
+    "infinite_quantile": (("all", "diagnostics", "r_hat", "0.5"), float("-inf")),
+    "text_for_a_number": (("counts", "written"), "30"),
+    "negative_count": (("by_label", "7", "num_records"), -1),
+    "count_of_a_thousand_digits": (("counts", "dead"), 10**1000),
+    "share_above_one": (("all", "misfit_fraction"), 1.5),
+    "missing_key": (("all", "truth"), ...),
+    "unknown_key": (("all", "more\x1b[2J\n"), 1),
+    "null": (("all",), None),
+    "list_for_object": (("by_label",), []),
+    "ragged_values": (("all", "imputed_values", "mean"), [[[0.5]], [[0.5, 0.5]]]),
+    "values_of_another_shape": (("all", "imputed_values", "stddev"), [[[0.5]]]),
+    "bins_without_counts": (("all", "missing_fraction", "counts"), [1]),
+    "no_bins": (("all", "truth", "reliability"), {"edges": [0], "counts": [], "predicted": [], "frequency": []}),
+    "another_version_of_another_type": (("format_version",), "2"),
+}
+
+
+@pytest.mark.parametrize(("keys", "value"), ALTERED.values(), ids=ALTERED)
+def test_broken_summaries_are_one_line(tmp_path, keys, value):
+    content = summary().plain()
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    with pytest.raises(ResultError, match="summary.json") as error:
+        read_summary(write(tmp_path, content=content))
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 10**5, b'{"a": "\\ud800"}'])
+def test_what_is_no_json_object_is_one_line(tmp_path, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ResultError, match=r"manifest\.json.*run `vaefill impute`") as error:
+        read_manifest(str(tmp_path))
+    assert str(error.value).isprintable()
+
+
+def test_a_result_of_masking_has_no_summary(tmp_path):
+    with pytest.raises(ResultError, match="holds masked records; name a result of `vaefill impute`"):
+        read_summary(write(tmp_path, made.manifest(made.mask_identity()).plain()))
+
+
+VERSION_1 = {"identity": {"kind": "impute"}, "counts": {"written": 1}, "files": {}, "manifest_sha256": ""}
+
+
+@pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 3}, 3)])
+def test_results_of_other_versions_are_told_and_may_be_replaced(tmp_path, content, version):
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    told = f"has format version {version}, this program reads 2; run "
+    for read in (read_manifest, read_summary, integrity.verify):
+        with pytest.raises(FormatError, match=told):
+            read(str(tmp_path))
+    with pytest.raises(ResultError, match=f"{told}.*--replace"):
+        integrity.is_done(str(tmp_path), made.impute_identity(), replace=False)
+    assert not integrity.is_done(str(tmp_path), made.impute_identity(), replace=True)
+
+
+VERSIONS = ["null", "2.5", "true", "0", "-1", "1" + "0" * 1000, '"1"', "[2]"]
+
+
+@pytest.mark.parametrize("content", ["{}", *(f'{{"format_version": {version}}}' for version in VERSIONS)])
+def test_what_has_no_version_is_none_of_ours(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ResultError, match="is not of vaefill: it has no format_version") as error:
+        integrity.is_done(str(tmp_path), made.impute_identity(), replace=True)
+    assert not isinstance(error.value, FormatError)
+
+
+def properties(schema: dict, part: dict) -> dict:
+    """The properties of a part of a schema, through references."""
+    while "$ref" in part:
+        part = schema["$defs"][part["$ref"].split("/")[-1]]
+    return part["properties"]
+
+
+@pytest.mark.parametrize(("name", "document"), [("manifest", made.manifest()), ("summary", summary())])
+def test_a_schema_has_every_key_of_its_document(name, document):
+    schema = documents.json_schema(name)
+    assert properties(schema, schema).keys() == document.plain().keys()
+    assert all("description" in part for part in schema["$defs"].values() if part)  # not of any JSON
+    assert schema["additionalProperties"] is False and json.dumps(schema)
+    assert properties(schema, schema)["format_version"]["const"] == documents.FORMAT_VERSION
+
+
+def test_documents_do_not_change():
+    manifest: Manifest = made.manifest()
+    with pytest.raises(ValueError, match="frozen"):
+        manifest.files = {}
