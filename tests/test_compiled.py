@@ -88,7 +88,8 @@ def test_the_decoders_last_bias_is_left_to_the_likelihood(precision):
 
 
 def test_a_bias_within_a_last_activation_stays():
-    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(90, activation="tanh", bias_initializer="ones")])
+    last = keras.layers.Dense(90, activation="tanh", bias_initializer="ones")
+    network = keras.Sequential([keras.Input((5,)), last])
     vae = compiled(network)
     np.testing.assert_array_equal(vae.decoder(Z), vae.encoder(Z))
     np.testing.assert_allclose(vae.decoder(Z), network(Z), rtol=1e-5, atol=1e-6)
@@ -142,7 +143,8 @@ def test_python_functions_are_left_alone():
     assert not vae.supports_restriction
     whole = restricted_decoder(vae)
     assert whole.values.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(whole.outputs(whole.features(tf.ones([2, 4]))), tf.fill([2, 4], 2.0))
+    outputs = whole.outputs(whole.features(tf.ones([2, 4])))
+    np.testing.assert_array_equal(outputs, tf.fill([2, 4], 2.0))
     with pytest.raises(ValueError, match="stack of Dense layers"):
         vae.restrict_to(np.array([1]))
 
@@ -186,7 +188,8 @@ def test_restricted_to_some_values_it_says_the_same_of_them(likelihood):
     part = restricted_decoder(fixed.restrict_to(values))
     x = tf.cast(model.decode(z).sample(seed=1), tf.float32)
     features = part.features(z)
-    found = part.likelihood.log_prob(part.outputs(features), tf.gather(x, values, axis=1), tf.fill([5, 5], True))
+    x_of_part, every = tf.gather(x, values, axis=1), tf.fill([5, 5], True)
+    found = part.likelihood.log_prob(part.outputs(features), x_of_part, every)
     chosen = tf.tile(np.isin(np.arange(12), values)[np.newaxis], [5, 1])
     expected = model.likelihood.log_prob(model.decoder(z), x, chosen)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
