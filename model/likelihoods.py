@@ -3,8 +3,8 @@
 A likelihood is factorised over values, p(x | z) = prod_d p(x_d | z), so that the missing values are
 independent of the observed ones given z: p(x_mis | x_obs, z) = p(x_mis | z).
 
-How decoder outputs are laid out is known by the likelihood alone. Those here are of values that are all of one kind
-(`HomogeneousLikelihood`), with P outputs a value that lie parameter by parameter.
+How decoder outputs are laid out is known by the likelihood alone. Those here are of values that are
+all of one kind (`HomogeneousLikelihood`), with P outputs a value that lie parameter by parameter.
 """
 
 import math
@@ -28,8 +28,8 @@ _FACTORS = 7  # of a product of numbers from 1 to 2; it divides 28 x 28
 class Likelihood(Protocol):
     """What a VAE and the samplers ask of a likelihood.
 
-    Decoder outputs are [..., num_outputs(D)]; values are [..., D] float32 on the model's scale, which is the data's
-    own divided by `unit`: byte / 255, and real values as they are.
+    Decoder outputs are [..., num_outputs(D)]; values are [..., D] float32 on the model's scale,
+    which is the data's own divided by `unit`: byte / 255, and real values as they are.
 
     Attributes:
         name: the key in `LIKELIHOODS`.
