@@ -5,6 +5,7 @@ No file can run code when it is loaded. The fingerprint of a model is the SHA-25
 the same training gives the same fingerprint.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,10 +20,12 @@ from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
 from vaefill.model.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)  # version 1 had trainable weights alone, which are all that its MLPs have
 _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.safetensors"
+_FORMER_CALIBRATION = "reference.safetensors"  # its name in version 1
 _IMAGES = "images"  # the one tensor of the calibration set
 _SAFETENSORS_TYPES = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
@@ -46,12 +49,28 @@ class LoadedModel(NamedTuple):
     calibration: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
 
 
-def _named_variables(vae: vae_lib.VAE) -> dict:
-    return {
-        f"{network.name}/{variable.path}": variable
-        for network in (vae.encoder, vae.decoder)
-        for variable in network.trainable_variables
-    }
+def _named_weights(vae: vae_lib.VAE) -> dict:
+    """All weights of both networks, by the names that files have them under.
+
+    Those that training does not fit are among them, such as the averages of batch normalisation.
+    """
+    weights = {}
+    for network in (vae.encoder, vae.decoder):
+        for weight in network.weights:
+            name = f"{network.name}/{weight.path}"
+            if name in weights:
+                raise ValueError(f"two weights have the name {name}: name the layers differently")
+            weights[name] = weight
+    return weights
+
+
+def _calibration_path(directory: str) -> str | None:
+    """Where the calibration set is, if there is one."""
+    for name in (_CALIBRATION, _FORMER_CALIBRATION):
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            return path
+    return None
 
 
 def save(
@@ -73,14 +92,15 @@ def save(
         The fingerprint.
     """
     os.makedirs(directory, exist_ok=True)
-    weights = {name: variable.numpy() for name, variable in _named_variables(vae).items()}
+    weights = {name: weight.numpy() for name, weight in _named_weights(vae).items()}
     description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     contents = {_WEIGHTS: safetensors.numpy.save(weights)}
     if calibration is not None:
         contents[_CALIBRATION] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(calibration)})
-    elif os.path.exists(os.path.join(directory, _CALIBRATION)):
-        os.remove(os.path.join(directory, _CALIBRATION))
+    for name in {_CALIBRATION, _FORMER_CALIBRATION} - contents.keys():
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(directory, name))
     for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
         path = os.path.join(directory, name)
         with open(f"{path}.tmp", "wb") as file:
@@ -92,10 +112,9 @@ def save(
 def fingerprint(directory: str) -> str:
     """SHA-256 over `vae.json`, the weights and the calibration set if there is one, in hexadecimal."""
     digest = hashlib.sha256()
-    for name in (_DESCRIPTION, _WEIGHTS, _CALIBRATION):
-        path = os.path.join(directory, name)
-        if name == _CALIBRATION and not os.path.exists(path):
-            continue
+    paths = [os.path.join(directory, name) for name in (_DESCRIPTION, _WEIGHTS)]
+    calibration = _calibration_path(directory)
+    for path in paths if calibration is None else [*paths, calibration]:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -123,8 +142,12 @@ def describe(directory: str) -> Description:
     except (pydantic.ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if description.format_version != FORMAT_VERSION:
-        raise ModelError(f"{path} has format version {description.format_version}; this program reads {FORMAT_VERSION}")
+    version = description.format_version
+    if version not in _READABLE:
+        known = " and ".join(map(str, _READABLE))
+        raise ModelError(f"{path} has format version {version}; this program reads {known}")
+    if version == 1 and "num_reference" in description.training:
+        description.training["num_calibration"] = description.training.pop("num_reference")
     return description
 
 
@@ -136,7 +159,7 @@ def load(directory: str) -> LoadedModel:
     """
     description = describe(directory)
     vae = vae_lib.build(description.model, description.data_shape)
-    variables = _named_variables(vae)
+    variables = _named_weights(vae)
     path = os.path.join(directory, _WEIGHTS)
     try:
         with safetensors.safe_open(path, framework="numpy") as weights:
@@ -150,8 +173,8 @@ def load(directory: str) -> LoadedModel:
 
 def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
     """The calibration set, checked before any of it is read."""
-    path = os.path.join(directory, _CALIBRATION)
-    if not os.path.exists(path):
+    path = _calibration_path(directory)
+    if path is None:
         return None
     kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]
     expected = f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaefill.model.checkpoints import LoadedModel
+from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.engine.collection import DrawCollector
@@ -75,7 +76,7 @@ class Imputer:
             keep_chains: whether results have the draws of every kept sweep in `chains`.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has made room for.
         """
-        vae = vae.for_inference(config.precision)
+        vae = compile_vae(vae, config.precision)
         self._vae, self._config, self._keep_chains = vae, config, keep_chains
         self._preprocessor = preprocessor or Preprocessor(vae.likelihood)
         self._num_lanes, self._fit_test = num_lanes or available(), None
@@ -211,14 +212,14 @@ class Imputer:
 
     def _bands_of(self, observed: np.ndarray) -> np.ndarray:
         """The band of every record [N], as far as model and sampler can make use of it."""
-        if self._kernel.uses_view and self._vae.can_look:
+        if self._kernel.uses_restricted_decoder and self._vae.supports_restriction:
             return self._bands.find(observed)
         return np.full(len(observed), WHOLE)
 
     def _slots_of(self, band: int) -> Slots:
         """The slots of a band, made when it is first met."""
         if band not in self._slots:
-            vae = self._vae.looking_at(self._bands.values(band))
+            vae = self._vae.restrict_to(self._bands.values(band))
             self._slots[band] = Slots(vae, SAMPLERS[self._config.name](vae, self._config), self._config)
         return self._slots[band]
 

@@ -3,8 +3,8 @@
 A likelihood is factorised over values, p(x | z) = prod_d p(x_d | z), so that the missing values are
 independent of the observed ones given z: p(x_mis | x_obs, z) = p(x_mis | z).
 
-Where a likelihood has P > 1 outputs per value, they lie parameter by parameter: the first D outputs are the
-first parameter of every value, the next D the second. Each parameter is then one contiguous tensor [..., D].
+How decoder outputs are laid out is known by the likelihood alone. Those here are of values that are
+all of one kind (`HomogeneousLikelihood`), with P outputs a value that lie parameter by parameter.
 """
 
 import math
@@ -28,22 +28,35 @@ _FACTORS = 7  # of a product of numbers from 1 to 2; it divides 28 x 28
 class Likelihood(Protocol):
     """What a VAE and the samplers ask of a likelihood.
 
-    Decoder outputs are [..., D * outputs_per_value]; values are [..., D] float32 on the model's scale, which
-    is the data's own divided by `unit`: byte / 255, and real values as they are.
+    Decoder outputs are [..., num_outputs(D)]; values are [..., D] float32 on the model's scale,
+    which is the data's own divided by `unit`: byte / 255, and real values as they are.
 
     Attributes:
         name: the key in `LIKELIHOODS`.
-        outputs_per_value: P.
         dtype: the type of the data, np.uint8 or np.float32.
         unit: what is 1 on the model's scale, in the data's own units.
         binary: whether values are 0 or 1, so that grey data are binarised first; see `record.binarize`.
     """
 
     name: str
-    outputs_per_value: int
     dtype: type[np.generic]
     unit: float
     binary: bool
+
+    def num_outputs(self, num_values: int) -> int:
+        """Decoder outputs of a record of D = `num_values` values."""
+
+    def restrict(self, values: np.ndarray, num_values: int) -> tuple["Likelihood", np.ndarray]:
+        """The likelihood of some values alone, and which outputs it reads.
+
+        Args:
+            values: [S] indices of the values, ascending.
+            num_values: D, the values of a record.
+
+        Returns:
+            The likelihood p(x_S | z), and the indices of its outputs among the `num_outputs(D)`,
+            in the order that it takes them.
+        """
 
     def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         """p(x | z), event shape [D]."""
@@ -67,6 +80,33 @@ class Likelihood(Protocol):
         """Draws on the model's scale -> `dtype` on the data's own."""
 
 
+class HomogeneousLikelihood:
+    """What likelihoods of values that are all of one kind have in common: how their outputs lie.
+
+    With P outputs a value, the first D outputs are the first parameter of every value, the next D
+    the second: each parameter is one contiguous tensor [..., D].
+
+    Attributes:
+        outputs_per_value: P.
+    """
+
+    outputs_per_value: int
+
+    def num_outputs(self, num_values: int) -> int:
+        """Decoder outputs of a record of `num_values` values: P each."""
+        return self.outputs_per_value * num_values
+
+    def restrict(self, values: np.ndarray, num_values: int) -> tuple["Likelihood", np.ndarray]:
+        """The same likelihood, as it does not depend on D, and the outputs [P S] of some values.
+
+        Args:
+            values: [S] indices of the values, ascending.
+            num_values: D, the values of a record.
+        """
+        parameters = np.arange(self.outputs_per_value)[:, np.newaxis]
+        return self, (parameters * num_values + values).ravel()
+
+
 def _sigmoid(values: tf.Tensor) -> tf.Tensor:
     """As `tf.sigmoid`, in two thirds of its time in a fused cluster on a CPU; the gradient is NaN below about -88."""
     return 1.0 / (1.0 + tf.exp(-values))
@@ -81,7 +121,7 @@ def _in_parts(values: tf.Tensor, filling: float) -> tf.Tensor:
     return tf.reshape(values, tf.concat([tf.shape(values)[:-1], [_FACTORS, (size + rest) // _FACTORS]], axis=0))
 
 
-class Bernoulli:
+class Bernoulli(HomogeneousLikelihood):
     """Binary values: p(x_d = 1 | z) = sigmoid(output_d)."""
 
     name = "bernoulli"
@@ -130,7 +170,7 @@ class _Components(NamedTuple):
     scales: list[tf.Tensor]
 
 
-class DiscretizedLogisticMixture:
+class DiscretizedLogisticMixture(HomogeneousLikelihood):
     """Grey values, 256 levels: a mixture of logistics, the mass of each level's bin (Salimans et al. 2017).
 
     Level k is the value k / 255 and stands for the bin (k - 1/2, k + 1/2) / 255; levels 0 and 255 take the
@@ -250,7 +290,7 @@ def _odds(components: _Components, level: tf.Tensor) -> list[tf.Tensor]:
     return [tf.exp(tf.clip_by_value((bound - loc) / scale, -87.0, 50.0)) for loc, scale in zip(locs, scales)]
 
 
-class Gaussian:
+class Gaussian(HomogeneousLikelihood):
     """Real values: normal given z, in the data's own units.
 
     Outputs: the location and the raw scale of each value. The scale is a softplus with a floor of 0.001,
@@ -288,42 +328,6 @@ class Gaussian:
 
     def to_data(self, x):
         return x
-
-
-class Shifted:
-    """A likelihood of decoder outputs that lack the bias of the decoder's last layer, of any floating type.
-
-    Adding it is then fused with whatever reads them, instead of a pass over all outputs of its own.
-
-    Args:
-        likelihood: of outputs with their bias.
-        bias: [D * outputs_per_value] float32.
-    """
-
-    def __init__(self, likelihood: Likelihood, bias: tf.Tensor):
-        self._likelihood, self._bias = likelihood, bias
-        self.name, self.outputs_per_value = likelihood.name, likelihood.outputs_per_value
-        self.dtype, self.unit, self.binary = likelihood.dtype, likelihood.unit, likelihood.binary
-        self.from_data, self.to_data = likelihood.from_data, likelihood.to_data
-
-    def _whole(self, outputs: tf.Tensor) -> tf.Tensor:
-        return tf.cast(outputs, tf.float32) + self._bias
-
-    def distribution(self, outputs):
-        return self._likelihood.distribution(self._whole(outputs))
-
-    def log_prob(self, outputs, x, chosen):
-        return self._likelihood.log_prob(self._whole(outputs), x, chosen)
-
-    def sample(self, outputs, uniform):
-        return self._likelihood.sample(self._whole(outputs), uniform)
-
-    def moments(self, outputs):
-        return self._likelihood.moments(self._whole(outputs))
-
-    def only(self, outputs: np.ndarray) -> "Shifted":
-        """The likelihood of some of the outputs, given their indices."""
-        return Shifted(self._likelihood, tf.gather(self._bias, outputs))
 
 
 class _ValueWise(tfd.Distribution):

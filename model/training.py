@@ -6,6 +6,7 @@ or not.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -140,6 +141,18 @@ def _model_values(likelihood: Likelihood, binarize: str, images: tf.Tensor, seed
     return tf.cast(values > level, tf.float32)
 
 
+def _in_training(vae: vae_lib.VAE) -> vae_lib.VAE:
+    """The VAE with its networks in training mode.
+
+    In this mode batch normalisation uses the batch's own moments, and dropout drops.
+    """
+    return dataclasses.replace(
+        vae,
+        encoder=functools.partial(vae.encoder, training=True),
+        decoder=functools.partial(vae.decoder, training=True),
+    )
+
+
 class Trainer:
     """The loop of training, validation, early stopping and checkpoints.
 
@@ -153,7 +166,9 @@ class Trainer:
         self._steps_per_epoch = len(images) // train.batch_size
         self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
         self.vae = vae_lib.build(settings.model, settings.record.shape, settings.seed)
+        self._in_training = _in_training(self.vae)
         self._variables = self.vae.encoder.trainable_variables + self.vae.decoder.trainable_variables
+        self._weights = self.vae.encoder.weights + self.vae.decoder.weights
         warmup = min(train.warmup_steps, self._last_step // 2)
         self._schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else train.learning_rate,
@@ -166,7 +181,7 @@ class Trainer:
         self._step = tf.Variable(0, dtype=tf.int64)
         self._best_bound = tf.Variable(-math.inf, dtype=tf.float64)
         self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
-        self._best = [tf.Variable(variable.value) for variable in self._variables]
+        self._best = [tf.Variable(weight.value) for weight in self._weights]
         state = tf.train.Checkpoint(
             encoder=self.vae.encoder,
             decoder=self.vae.decoder,
@@ -190,7 +205,7 @@ class Trainer:
             with tf.GradientTape() as tape:
                 bound = tf.reduce_mean(
                     objectives.bound(
-                        self.vae,
+                        self._in_training,
                         x,
                         self._settings.train.num_importance_samples,
                         _seed(self._settings, _NOISE, step),
@@ -223,8 +238,8 @@ class Trainer:
                 bound = self._train_until_next(batches, interval, bar)
                 self._validate(validation, bound, bar)
                 self._manager.save()
-        for variable, best in zip(self._variables, self._best):
-            variable.assign(best)
+        for weight, best in zip(self._weights, self._best):
+            weight.assign(best)
 
     def _train_until_next(self, batches, interval: int, bar) -> float:
         step = int(self._step)
@@ -246,8 +261,8 @@ class Trainer:
         if bound > float(self._best_bound):
             self._best_bound.assign(bound)
             self._worse.assign(0)
-            for best, variable in zip(self._best, self._variables):
-                best.assign(variable)
+            for best, weight in zip(self._best, self._weights):
+                best.assign(weight)
         else:
             self._worse.assign_add(1)
         bar.set_postfix(loss=f"{-train_bound:.2f}", validation=f"{bound:.2f}")
@@ -271,9 +286,12 @@ class Trainer:
 
 
 def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
-    """images [N, D], first index -> sums over importance samples, in chunks of decoder rows."""
+    """A function of images [N, D] and the first one's index: estimates of log p(x) [N], in nats.
 
-    @tf.function(reduce_retracing=True)
+    N is the same in all calls. The decoder takes `_CHUNK_ROWS` rows at a time.
+    """
+
+    @tf.function
     def log_prob(images, batch_index):
         x = _model_values(vae.likelihood, settings.record.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
@@ -308,13 +326,19 @@ def mean_log_prob(
         (mean, standard error over images), nats.
     """
     log_prob = _log_prob_function(vae, settings, k)
-    size = 100 if k > 1 else 1000
-    batches = range(0, len(images), size)
-    values = [
-        log_prob(tf.constant(images[first : first + size]), tf.constant(first))
-        for first in tqdm.tqdm(batches, desc=f"log p(x), k = {k}", unit="batch", disable=not show_progress)
-    ]
-    values = tf.concat(values, axis=0).numpy().astype(np.float64)
+    size = min(len(images), 100 if k > 1 else 1000)
+    batches = tqdm.tqdm(
+        range(0, len(images), size),
+        desc=f"log p(x), k = {k}",
+        unit="batch",
+        disable=not show_progress,
+    )
+    values = np.empty(len(images), np.float64)
+    for first in batches:
+        batch = images[first : first + size]
+        whole = np.pad(batch, [(0, size - len(batch)), (0, 0)])  # one shape: compiled once
+        found = log_prob(tf.constant(whole), tf.constant(first))
+        values[first : first + size] = found[: len(batch)]
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
 
 

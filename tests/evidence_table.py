@@ -9,6 +9,7 @@ import argparse
 import numpy as np
 
 from vaefill.model import checkpoints, datasets, missingness
+from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--num-records", type=int, default=100)
     arguments = parser.parse_args()
     config, model = SamplerConfig(), checkpoints.load(arguments.model)
-    vae = model.vae.for_inference(config.precision)
+    vae = compile_vae(model.vae, config.precision)
     images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
     slots = Slots(vae, SAMPLERS[config.name](vae, config), config)
     harvesters = {num: DrawCollector(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}

@@ -1,10 +1,12 @@
 """The model directory: what is saved comes back, what does not fit is refused."""
 
+import dataclasses
 import json
 import os
 import pickle
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -86,6 +88,43 @@ def test_a_calibration_of_real_values_is_finite(tmp_path):
     checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(calibration, np.nan))
     with pytest.raises(ModelError, match="values that are not finite"):
         checkpoints.load(path)
+
+
+def test_version_1_is_read(directory):
+    """It had another name for the calibration set, and the fingerprint was over the same files."""
+    model = vae.build(CONFIG, (3, 2, 1), seed=4)
+    checkpoints.save(directory, model, CONFIG, {}, CALIBRATION)
+    edit(directory, format_version=1, training={"num_reference": 4, "seed": 3})
+    known = checkpoints.fingerprint(directory)
+    former = os.path.join(directory, "reference.safetensors")
+    os.rename(os.path.join(directory, "calibration.safetensors"), former)
+    loaded = checkpoints.load(directory)
+    z = tf.ones([2, 2])
+    np.testing.assert_array_equal(loaded.vae.decoder(z), model.decoder(z))
+    np.testing.assert_array_equal(loaded.calibration, CALIBRATION, strict=True)
+    assert loaded.description.training == {"num_calibration": 4, "seed": 3}
+    assert loaded.fingerprint == known
+    checkpoints.save(directory, model, CONFIG, {})
+    assert checkpoints.load(directory).calibration is None and not os.path.exists(former)
+
+
+class TwoOfOneName(keras.layers.Layer):
+    """A layer of two, whose weights Keras gives the same paths."""
+
+    def __init__(self):
+        super().__init__()
+        self._first = keras.layers.Dense(6, name="dense")
+        self._second = keras.layers.Dense(6, name="dense")
+
+    def call(self, values):
+        return self._second(self._first(values))
+
+
+def test_weights_of_one_name_are_not_saved(tmp_path):
+    decoder = keras.Sequential([keras.Input((2,)), TwoOfOneName()], name="decoder")
+    model = dataclasses.replace(vae.build(CONFIG, (3, 2, 1)), decoder=decoder)
+    with pytest.raises(ValueError, match="two weights have the name decoder/.*dense/kernel"):
+        checkpoints.save(str(tmp_path), model, CONFIG, {})
 
 
 def edit(directory: str, **changes) -> None:

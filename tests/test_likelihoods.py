@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 
 from tests.oracles import hoeffding
-from vaefill.model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture, Shifted
+from vaefill.model.likelihoods import LIKELIHOODS, DiscretizedLogisticMixture
 
 NAMES = sorted(LIKELIHOODS)
 LEVELS = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
 
 
 def make_outputs(likelihood, num_records=4, num_values=10, spread=3.0) -> tf.Tensor:
-    size = num_values * likelihood.outputs_per_value
+    size = likelihood.num_outputs(num_values)
     return tf.constant(spread * np.random.default_rng(0).normal(size=(num_records, size)), tf.float32)
 
 
@@ -85,7 +85,7 @@ def test_xla_computes_the_same(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_extreme_outputs_have_finite_log_probs_and_gradients(name, jit):
     likelihood = LIKELIHOODS[name]()
-    size = likelihood.outputs_per_value
+    size = likelihood.num_outputs(1)
     extremes = np.stack(np.meshgrid(*[[-1e4, 0.0, 1e4]] * min(size, 3)), axis=-1).reshape(-1, min(size, 3))
     outputs = tf.constant(np.tile(extremes, (1, size // min(size, 3))), tf.float32)
     num = len(extremes)
@@ -114,33 +114,6 @@ def test_bernoulli_gradients_are_those_of_its_distribution():
         tape.watch(outputs)
         value = LIKELIHOODS["bernoulli"]().log_prob(outputs, x, tf.ones_like(x, tf.bool))
     np.testing.assert_allclose(tape.gradient(value, outputs), x - tf.sigmoid(outputs), rtol=1e-6, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_bias_left_to_the_likelihood_is_added_to_the_outputs(name):
-    likelihood = LIKELIHOODS[name]()
-    whole, bias = make_outputs(likelihood), make_outputs(likelihood, num_records=1)[0]
-    bare = tf.cast(whole - bias, tf.bfloat16)
-    whole = tf.cast(bare, tf.float32) + bias
-    uniform = tf.constant(np.random.default_rng(1).random((4, 10)), tf.float32)
-    x, chosen = likelihood.sample(whole, uniform), uniform < 0.7
-    shifted = Shifted(likelihood, bias)
-    np.testing.assert_array_equal(shifted.sample(bare, uniform), x)
-    np.testing.assert_array_equal(shifted.log_prob(bare, x, chosen), likelihood.log_prob(whole, x, chosen))
-    np.testing.assert_array_equal(shifted.distribution(bare).log_prob(x), likelihood.distribution(whole).log_prob(x))
-    for ours, expected in zip(shifted.moments(bare), likelihood.moments(whole)):
-        np.testing.assert_array_equal(ours, expected)
-    some = np.arange(whole.shape[1]).reshape(-1, 10)[:, 2:7].ravel()
-    part = shifted.only(some).log_prob(tf.gather(bare, some, axis=1), x[:, 2:7], chosen[:, 2:7])
-    expected = likelihood.log_prob(tf.gather(whole, some, axis=1), x[:, 2:7], chosen[:, 2:7])
-    np.testing.assert_array_equal(part, expected)
-
-
-def test_attributes_of_a_likelihood_do_not_depend_on_its_bias():
-    for likelihood in (LIKELIHOODS[name]() for name in NAMES):
-        shifted = Shifted(likelihood, tf.zeros([3 * likelihood.outputs_per_value]))
-        for attribute in ("name", "outputs_per_value", "dtype", "unit", "binary"):
-            assert getattr(shifted, attribute) == getattr(likelihood, attribute)
 
 
 @pytest.mark.parametrize("name", NAMES)

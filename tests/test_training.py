@@ -1,5 +1,6 @@
 """Training: the same seed gives the same weights, stopped or not; it learns; it stops in time."""
 
+import dataclasses
 import glob
 import json
 import os
@@ -7,10 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests.oracles.scale import raw_scale
 from vaefill.model import checkpoints, datasets, training, vae
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
 from vaefill.model.errors import TrainingError
+from vaefill.model.likelihoods import LIKELIHOODS
 
 RECORD = RecordConfig()
 DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
@@ -104,6 +108,51 @@ def test_values_are_binarised_in_training_as_they_are_to_be_imputed(tmp_path, bi
     trainer = training.Trainer(settings, images[:512], str(tmp_path))
     trainer.run(images[512:], show_progress=False)
     assert least < training.mean_bound(trainer.vae, images[512:], settings, k=1) < most
+
+
+@pytest.mark.parametrize(
+    ("num_test", "num_validation", "batch_size"),
+    [
+        (1, 1, 130),
+        (2, 2, 64),
+        (99, 3, 7),
+        (100, 100, 64),
+        (101, 30, 50),
+        (150, 101, 129),
+        (250, 150, 33),
+    ],
+)
+def test_splits_of_any_size_will_do(tmp_path, num_test, num_validation, batch_size):
+    """Batches that are not whole; fewer validation images than are asked for to tell misfits."""
+    validation, test = f"validation[:{num_validation}]", f"test[:{num_test}]"
+    data = DataConfig(train="train[:130]", validation=validation, test=test)
+    changed = settings(epochs=1.0, batch_size=batch_size)
+    changed = dataclasses.replace(changed, data=data)
+    summary = training.train_and_evaluate(changed, str(tmp_path), show_progress=False)
+    assert summary["num_test_images"] == num_test
+    assert summary["num_calibration"] == num_validation // 2
+    assert summary["test_bound"] - 5 < summary["test_log_prob"] < 0
+    assert (summary["test_log_prob_standard_error"] > 0) == (num_test > 1)
+
+
+@pytest.mark.parametrize("k", [1, 7])
+@pytest.mark.parametrize("num", [1, 99, 100, 101, 250, 1000, 1001])
+def test_every_image_counts_once_in_the_mean_log_prob(num, k):
+    """Of a model without latents to speak of, where every importance sample is exact."""
+    images = np.random.default_rng(0).integers(0, 256, (num, 6), dtype=np.uint8)
+    logits = np.linspace(-2.0, 2.0, 6).astype(np.float32)
+    exact = vae.VAE(
+        lambda x: tf.repeat([[0.0, float(raw_scale(1.0))]], tf.shape(x)[0], axis=0),
+        lambda z: 0.0 * z + logits,
+        LIKELIHOODS["bernoulli"](),
+        (2, 3, 1),
+        latent_size=1,
+    )
+    signed = np.where(images > 127, logits, -logits).astype(np.float64)
+    log_probs = -np.log1p(np.exp(-signed)).sum(axis=1)
+    mean, error = training.mean_log_prob(exact, images, settings(), k)
+    np.testing.assert_allclose(mean, log_probs.mean(), rtol=1e-5)
+    np.testing.assert_allclose(error, log_probs.std() / np.sqrt(num), rtol=1e-3, atol=1e-5)
 
 
 def test_no_image_is_kept_unless_asked_for(tmp_path):

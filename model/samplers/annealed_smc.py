@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from vaefill.model.compiled import restricted_decoder
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base, hamiltonian
@@ -30,7 +31,7 @@ _BISECTIONS = 24  # halvings of the interval in which beta lies: as fine as floa
 
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
-    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
+    features: tf.Tensor  # [N, F] what decoder outputs at z are made from, by the restricted decoder
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
     beta: tf.Tensor  # [N], the same in a group
@@ -127,6 +128,6 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         passes=config.num_leapfrog_steps,
         rows_per_chain=config.num_particles,
         draws=base.SampleKind.POPULATION,
-        outputs=lambda state: vae.view.outputs(state.features),
-        uses_view=True,
+        outputs=lambda state: restricted_decoder(vae).all_outputs(state.features),
+        uses_restricted_decoder=True,
     )

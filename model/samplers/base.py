@@ -90,7 +90,7 @@ class Kernel(NamedTuple):
     draws: SampleKind = SampleKind.CHAIN
     outputs: Callable[[Any], tf.Tensor] = operator.attrgetter("outputs")  # state -> decoder outputs of all values
     scout: Callable[[Rows, Any], Any] | None = None  # rows, state after warm-up -> `scouts.Scouts`
-    uses_view: bool = False  # whether it reads `vae.view`, so that records of which little is in view are cheaper
+    uses_restricted_decoder: bool = False  # so that records of which one part is observed are cheaper
 
 
 def everywhere(rows: Rows, sweep) -> tf.Tensor:

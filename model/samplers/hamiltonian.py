@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from vaefill.model.compiled import restricted_decoder
 from vaefill.model.counter_random import Purpose
 from vaefill.model.samplers import base
 from vaefill.model.vae import VAE
@@ -32,20 +33,20 @@ class Point(NamedTuple):
     """A latent and all that was computed there, so that nothing is computed twice."""
 
     z: tf.Tensor  # [N, K]
-    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
+    features: tf.Tensor  # [N, F] what decoder outputs at z are made from, by the restricted decoder
     log_likelihood: tf.Tensor  # [N] log p(x_obs | z), nats
     gradient: tf.Tensor  # [N, K] of log_likelihood by z
 
 
 class _Seen(NamedTuple):
-    """The S values that `vae.view` has in view."""
+    """The S values that the restricted decoder is of."""
 
     x: tf.Tensor  # [N, S]
     observed: tf.Tensor  # [N, S] bool
 
 
-def _in_view(vae: VAE, rows: base.Rows) -> _Seen:
-    values = vae.view.values
+def _restrict(vae: VAE, rows: base.Rows) -> _Seen:
+    values = restricted_decoder(vae).values
     if len(values) == rows.observed.shape[1]:
         return _Seen(rows.x_observed, rows.observed)
     return _Seen(tf.gather(rows.x_observed, values, axis=1), tf.gather(rows.observed, values, axis=1))
@@ -53,9 +54,10 @@ def _in_view(vae: VAE, rows: base.Rows) -> _Seen:
 
 def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
     """The point at z: forward and backward through the decoder, one network pass."""
-    seen = _in_view(vae, rows)
+    seen = _restrict(vae, rows)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
-    return Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
+    log_likelihood = base.log_likelihood(restricted_decoder(vae).likelihood, outputs, *seen)
+    return Point(z, features, log_likelihood, gradient)
 
 
 def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -63,11 +65,12 @@ def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tenso
 
     The value of that only the ends of a path need.
     """
+    decoder = restricted_decoder(vae)
     with tf.GradientTape() as tape:
         tape.watch(z)
-        features = vae.view.features(z)
-        outputs = vae.view.seen(features)
-    by_outputs = base.log_likelihood_gradient(vae.view.likelihood, outputs, *seen)
+        features = decoder.features(z)
+        outputs = decoder.outputs(features)
+    by_outputs = base.log_likelihood_gradient(decoder.likelihood, outputs, *seen)
     return features, outputs, tape.gradient(outputs, z, by_outputs)
 
 
@@ -97,7 +100,7 @@ def move(
     momentum = start = base.draw_latent(rows, sweep, Purpose.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Purpose.JITTER))
     beta = beta * tf.ones_like(step_size)
-    seen, half, z, gradient = _in_view(vae, rows), 0.5 * time, point.z, point.gradient
+    seen, half, z, gradient = _restrict(vae, rows), 0.5 * time, point.z, point.gradient
     u = _whiten(split, z)
     z, u, momentum = _kick_and_rotate(split, half, time, beta, z, gradient, u, momentum)
     for _ in tf.range(num_steps - 1):  # the second half of a step's kick and the first half of the next one's
@@ -105,7 +108,8 @@ def move(
         z, u, momentum = _kick_and_rotate(split, time, time, beta, z, gradient, u, momentum)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
     momentum = _kick(split, half, beta, z, gradient, u, momentum)
-    new = Point(z, features, base.log_likelihood(vae.view.likelihood, outputs, *seen), gradient)
+    log_likelihood = base.log_likelihood(restricted_decoder(vae).likelihood, outputs, *seen)
+    new = Point(z, features, log_likelihood, gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Purpose.ACCEPT), log_ratio)

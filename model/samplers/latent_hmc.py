@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from vaefill.model.compiled import restricted_decoder
 from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, hamiltonian, scouts
 from vaefill.model.vae import VAE
@@ -32,7 +33,7 @@ _PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have co
 
 class State(NamedTuple):
     z: tf.Tensor  # [N, K] latent
-    features: tf.Tensor  # [N, ...] what decoder outputs at z are made from, by `vae.view`
+    features: tf.Tensor  # [N, F] what decoder outputs at z are made from, by the restricted decoder
     log_likelihood: tf.Tensor  # [N]
     gradient: tf.Tensor  # [N, K] of log p(x_obs | z)
     split: hamiltonian.GaussianSplit  # the same for all chains of a record
@@ -165,7 +166,7 @@ def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
         step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
         passes=config.num_leapfrog_steps,
         warm_up_passes=warm_up_passes(config),
-        outputs=lambda state: vae.view.outputs(state.features),
+        outputs=lambda state: restricted_decoder(vae).all_outputs(state.features),
         scout=lambda rows, state: scouts.explore(vae, rows, state.split.factor, config.scouts_per_chain),
-        uses_view=True,
+        uses_restricted_decoder=True,
     )

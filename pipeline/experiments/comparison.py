@@ -24,6 +24,7 @@ import tqdm
 
 from vaefill.model import datasets, evaluation, files, missingness
 from vaefill.model.checkpoints import LoadedModel
+from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.misfit import FitTest, check_rate, is_misfit
@@ -197,7 +198,7 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
     """
     began, config = time.perf_counter(), SamplerConfig()
     see = records.preprocessor
-    test = FitTest(model.vae.for_inference(config.precision), see.calibration(model.calibration), config.slots)
+    test = FitTest(compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots)
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
     images = {name: values for name, values in images.items() if values.shape == records.images.shape}
     corrupted = [see.to_model(see.keys(records.ids), values) for values in images.values()]

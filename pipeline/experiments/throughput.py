@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from vaefill.model import training
 from vaefill.model import vae as vae_lib
+from vaefill.model.compiled import compile_vae
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerConfig, TrainConfig
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
@@ -67,7 +68,7 @@ def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[
 
 def sweeps_of(vae: VAE, config: SamplerConfig, num_lanes: int = 1) -> Callable[[], list[np.ndarray]]:
     """A block of `BLOCK` kept sweeps of a sampler in all slots of every lane, as a job runs it."""
-    vae = vae.for_inference(config.precision)
+    vae = compile_vae(vae, config.precision)
     kernel = SAMPLERS[config.name](vae, config)
     schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
     rng = np.random.default_rng(0)

@@ -11,12 +11,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tests.oracles.scale import raw_scale
+from vaefill.model.likelihoods import HomogeneousLikelihood
 from vaefill.model.vae import VAE
 
 tfd = tfp.distributions
 
 
-class FixedGaussian:
+class FixedGaussian(HomogeneousLikelihood):
     """x_d ~ N(output_d, stddev^2): the likelihood of `LinearGaussian`, of the protocol `likelihoods.Likelihood`."""
 
     name = "fixed_gaussian"
