@@ -27,7 +27,7 @@ def config() -> config_lib.Config:
 def model_directory(config, tmp_path_factory) -> str:
     """A model trained for a moment on a few bundled digits."""
     directory = str(tmp_path_factory.mktemp("model") / "model")
-    settings = training.Settings(config.data, config.model, config.train, config.seed)
+    settings = training.Settings(config.data, config.record, config.model, config.train, config.seed)
     training.train_and_evaluate(settings, directory, show_progress=False)
     return directory
 

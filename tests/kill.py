@@ -154,7 +154,7 @@ def _train(path: str) -> None:
     from vaefill.model import training
 
     config = config_lib.load("test.yaml")
-    settings = training.Settings(config.data, config.model, config.train, config.seed)
+    settings = training.Settings(config.data, config.record, config.model, config.train, config.seed)
     training.train_and_evaluate(settings, path, show_progress=False)
 
 

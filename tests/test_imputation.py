@@ -301,7 +301,13 @@ def make_handler(
     ResumeCache(computed).take_over()
     schema = jobs.schema_of(config)
     return ImputationHandler(
-        model_directory, fingerprint, config.sampler, 0, "threshold", schema, computed, call_seconds=seconds
+        model_directory,
+        fingerprint,
+        config.sampler,
+        jobs.preprocessor_of(config),
+        schema,
+        computed,
+        call_seconds=seconds,
     )
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vaefill.model.config import SamplerConfig
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -55,7 +57,7 @@ def summarize_shards(root, kind: str, shards):
     layout = Layout(str(root), "imputed", "imputed", "train", len(shards) + 1)
     prepare(layout)
     for shard, records in enumerate(shards):
-        observer = Summarizer(layout, schema, 4, "bernoulli", "threshold", 0)(shard)
+        observer = Summarizer(layout, schema, 4, Preprocessor(Bernoulli()))(shard)
         for record in records:
             observer.add(encode_imputed(record, schema))
         observer.close()
