@@ -28,7 +28,7 @@ from vaefill.pipeline.graph import Reading
 from vaefill.pipeline.imputation import ImputationHandler
 from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from vaefill.pipeline.results import incremental, integrity, provenance, staging
-from vaefill.pipeline.store import sinks
+from vaefill.pipeline.store import sinks, writers
 from vaefill.pipeline.store.dead_letters import DeadLetterCounts
 from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.resume import HashIndex, ResumeCache
@@ -141,10 +141,10 @@ def _complete(
 ) -> tuple[dict[str, Any], DeadLetterCounts]:
     """Makes the files of a pipeline that has run a data set, unless too much of its input was bad or all is known."""
     shards, dead = sinks.finish(layout)
-    counts = {"written": sum(shard["num_records"] for shard in shards), **dead.as_dict()}
+    counts = {"written": sum(shard.num_records for shard in shards), **dead.as_dict()}
     _check_counts(counts, skipped, config.limits, layout)
     if counts["written"]:
-        sinks.write_dataset_info(layout, features, shards, description)
+        writers.write_dataset_info(layout, features, shards, description)
     return counts, dead
 
 
@@ -189,11 +189,22 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     return loaded
 
 
-def _check_unchanged(inputs: Sequence[InputFile]) -> None:
-    """Fails a job whose input was written to while it was read: the manifest would say what is not so."""
+@contextlib.contextmanager
+def _unchanged(inputs: Sequence[InputFile]) -> Iterator[None]:
+    """Fails a job whose input was written to while it was read, whatever else it failed of.
+
+    The manifest would say what is not so.
+    """
+    failed = None
+    try:
+        yield
+    except JobError as error:
+        failed = error
     for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
         if before != now:
             raise BadInputError(f"{before.path} has changed while it was read; nothing was published", {})
+    if failed:
+        raise failed
 
 
 def _of_records(config: Config, model: checkpoints.LoadedModel) -> dict[str, Any]:
@@ -276,8 +287,11 @@ def impute(
         known = _known(since, layout)
         handler = _handler(config, model, loaded, schema, staged.computed)
         observe = _summarizer(config, loaded, schema, layout)
-        counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, observe), beam_options)
-        _check_unchanged(files)
+        with _unchanged(files):
+            counted = _run(
+                lambda p: graph.impute(p, reading, known, handler, layout, observe),
+                beam_options,
+            )
         work = {name: counted[name] for name in ("records_reused", "records_skipped", "chain_sweeps", "gradients")}
         work = {name.removeprefix("records_"): number for name, number in work.items()}
         features, text = imputed_features(schema), "Records imputed by vaefill"
@@ -354,8 +368,8 @@ def mask(
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
         else:
             reading = Reading([entry["path"] for entry in inputs], schema, config.limits.max_record_bytes)
-            _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
-            _check_unchanged(files)
+            with _unchanged(files):
+                _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         counts, _ = _complete(layout, masked_features(schema), "Records with hidden values, for vaefill", config)
         content = {"identity": identity, "config": effective, "inputs": inputs, "counts": counts}
         integrity.seal(staged.root, {**content, "times": clock.times()})

@@ -22,13 +22,28 @@ LAYERS = [
     ),
     ("pipeline.records",),
     ("pipeline.store",),
-    ("pipeline.summary", "pipeline.results", "pipeline.watchdog", "pipeline.imputation", "pipeline.masking"),
+    (
+        "pipeline.summary",
+        "pipeline.results",
+        "pipeline.isolation",
+        "pipeline.progress",
+        "pipeline.imputation",
+        "pipeline.masking",
+    ),
     ("pipeline.graph", "pipeline.jobs"),
     ("pipeline.report",),
     ("pipeline.experiments",),
     ("pipeline.cli",),
 ]
-WITHOUT_BEAM = ("model", "pipeline.records", "pipeline.errors", "pipeline.config", "pipeline.report")
+WITHOUT_BEAM = (
+    "model",
+    "pipeline.records",
+    "pipeline.errors",
+    "pipeline.config",
+    "pipeline.isolation",
+    "pipeline.progress",
+    "pipeline.report",
+)
 SCRIPTS = {"model.digits.make"}  # imported by nobody
 
 
