@@ -108,7 +108,7 @@ def seal(directory, identity) -> str:
 
 @pytest.mark.parametrize("identity", ["no object", {}])
 def test_what_is_no_result_of_imputation_is_refused(tmp_path, identity):
-    with pytest.raises(ResultError, match="was made with another model, seed, sampler, data"):
+    with pytest.raises(ResultError, match="was made with another model, seed, sampler, record"):
         incremental.check([seal(tmp_path, identity)], ALIKE, "out")
     with pytest.raises(ResultError, match="is not a finished result"):
         incremental.check([str(tmp_path / "summary")], ALIKE, "out")
