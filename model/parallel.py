@@ -11,15 +11,19 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import tensorflow as tf
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 _MOST = 8  # with more cores than that a lane has several: more lanes would leave few records for each
 _ARENA_MAX, _HEAPS = -8, 2  # glibc's M_ARENA_MAX, and the heaps that all threads share
-_LOOK_AROUND = 0.5  # seconds between two looks at whether somebody is still there to take what a lane has made
+_LOOK_AROUND = 0.5  # seconds between two looks at whether anybody still wants what was made
+
+
+class StuckError(RuntimeError):
+    """A step that took longer than it may."""
 
 
 def share_cores() -> None:
@@ -45,41 +49,66 @@ def available() -> int:
     return max(1, min(_MOST, (os.cpu_count() or 1) // threads))
 
 
-def side_by_side(iterators: list[Iterator[_T]]) -> Iterator[_T]:
-    """What iterators yield, as it comes, each in a thread of its own; of a single one, in this thread.
+def side_by_side(iterators: Sequence[Iterator[T]]) -> Iterator[T]:
+    """Hands on what iterators yield, as it comes, each in a thread of its own.
+
+    A single one runs in the thread of the caller. What this raises or who closes it ends the
+    iterators after their next step.
+
+    Args:
+        iterators: each is left to its thread.
 
     Raises:
-        Whatever one of them raises. The others then end after their next step, as they do when this is closed.
+        BaseException: whatever one of them raises.
     """
     if len(iterators) == 1:
         yield from iterators[0]
-        return
+    else:
+        yield from _in_threads(iterators, "lane")
+
+
+def with_timeout(steps: Iterator[T], seconds: float) -> Iterator[T]:
+    """Hands on what an iterator yields, as long as no step takes too long.
+
+    The iterator runs in a thread of its own, one step ahead at most. Nothing can stop a step that
+    is stuck: its thread is left behind, and ends with the process.
+
+    Args:
+        steps: such as the calls of a device; left to its thread.
+        seconds: that a step may take.
+
+    Raises:
+        StuckError: a step took longer.
+        BaseException: whatever the iterator raises.
+    """
+    return _in_threads([steps], "steps", seconds)
+
+
+def _in_threads(
+    iterators: Sequence[Iterator[T]],
+    name: str,
+    seconds: float | None = None,
+) -> Iterator[T]:
+    """What iterators yield, each in a thread behind a queue that holds a step of each.
+
+    Args:
+        iterators: that are to run.
+        name: of the threads, before their numbers.
+        seconds: to wait for the next step of any of them; None waits for ever.
+    """
     made: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=len(iterators))
     abandoned = threading.Event()
-
-    def hand_over(kind: str, value: Any) -> None:
-        while not abandoned.is_set():
-            try:
-                return made.put((kind, value), timeout=_LOOK_AROUND)
-            except queue.Full:
-                continue
-
-    def work(iterator: Iterator[_T]) -> None:
-        try:
-            for step in iterator:
-                hand_over("step", step)
-                if abandoned.is_set():
-                    return
-            hand_over("end", None)
-        except BaseException as error:  # the consumer's to handle
-            hand_over("error", error)
-
     for index, iterator in enumerate(iterators):
-        threading.Thread(target=work, args=(iterator,), name=f"lane-{index}", daemon=True).start()
+        thread = threading.Thread(target=_produce, args=(iterator, made, abandoned), daemon=True)
+        thread.name = f"{name}-{index}"
+        thread.start()
     try:
         num_left = len(iterators)
         while num_left:
-            kind, value = made.get()
+            try:
+                kind, value = made.get(timeout=seconds)
+            except queue.Empty:
+                raise StuckError(f"no answer for {seconds:g} s") from None
             if kind == "error":
                 raise value
             if kind == "end":
@@ -88,3 +117,21 @@ def side_by_side(iterators: list[Iterator[_T]]) -> Iterator[_T]:
                 yield value
     finally:
         abandoned.set()
+
+
+def _produce(iterator: Iterator[Any], made: queue.Queue, abandoned: threading.Event) -> None:
+    """Puts the steps of an iterator into a queue, then its end or its error; until abandoned."""
+
+    def hand_over(kind: str, value: Any) -> None:
+        while not abandoned.is_set():
+            with contextlib.suppress(queue.Full):
+                return made.put((kind, value), timeout=_LOOK_AROUND)
+
+    try:
+        for step in iterator:
+            hand_over("step", step)
+            if abandoned.is_set():
+                return
+        hand_over("end", None)
+    except BaseException as error:  # the consumer's to handle
+        hand_over("error", error)

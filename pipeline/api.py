@@ -19,7 +19,8 @@ from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline import config as config_lib
-from vaefill.pipeline.results import integrity
+from vaefill.pipeline.results import integrity, reading
+from vaefill.pipeline.results.documents import Manifest, Summary
 
 if TYPE_CHECKING:
     import pandas
@@ -187,14 +188,14 @@ class Result:
     directory: str
 
     @functools.cached_property
-    def manifest(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         """What the run was: identity, configuration, inputs, counts, and the SHA-256 of every file."""
-        return integrity.read_manifest(self.directory)
+        return reading.read_manifest(self.directory)
 
     @functools.cached_property
-    def summary(self) -> Mapping[str, Any]:
+    def summary(self) -> Summary:
         """Statistics of the whole data set and by label."""
-        return integrity.read_summary(self.directory)
+        return reading.read_summary(self.directory)
 
     @functools.cached_property
     def table(self) -> "pandas.DataFrame":
@@ -225,7 +226,7 @@ def read_result(directory: str | os.PathLike) -> Result:
         >>> result.table.query("not converged").id
         >>> result.arrays["imputations"].shape
     """
-    integrity.read_summary(os.fspath(directory))
+    reading.read_summary(os.fspath(directory))
     return Result(os.fspath(directory))
 
 

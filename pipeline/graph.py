@@ -1,4 +1,21 @@
-"""The two pipelines, each on one screen."""
+"""The two pipelines, each on one screen.
+
+A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
+
+    TFRecord file
+      | read, checksums            store.sources.ReadFrames     bytes -> Frame
+      | decode, check, hash        store.sources.DecodeRecords  -> (Frame, MaskedRecord)
+      | leave out what is known    store.resume.SkipKnown       with --since
+      | computed before?           store.resume.ResumeCache     then straight to its Item
+      | impute                     imputation.ImputationHandler -> Imputed, in device batches
+      | encode, write down         store.resume.ResumeCache     -> Item: hash, source, Example
+      | sort by shard, id, hash    store.exchange.Exchange      Items spilled, merged
+      | one record an id           store.sinks.WriteShards      -> StoredRecord
+      | write | summarise          store.writers.Writer | summary.summarizer.ShardSummary
+    shard of the data set; part of the summary; store.dead_letters.WriteDeadLetters: all of these
+
+`mask_files` and `mask_dataset` go the same way with `masking.MaskRecords` for the middle.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,13 +66,14 @@ def impute(
     """Masked records, save those that are known -> imputed data set, parts of the summary, dead letters."""
     records, dead_letters = _read_files(pipeline, reading)
     if known is not None:
-        records = records | "SkipKnown" >> beam.ParDo(SkipKnown(known, reading.schema))
+        records = records | "SkipKnown" >> beam.ParDo(SkipKnown(known))
     found = (
         records
         | "Impute" >> RunInference(handler)
         | "SplitDeadLetters" >> beam.ParDo(SplitDeadLetters()).with_outputs(DEAD, main="items")
     )
-    _ = (found["items"], *dead_letters, found[DEAD]) | "Write" >> WriteDataset(layout, summarizer)
+    write = WriteDataset(layout, reading.schema, summarizer)
+    _ = (found["items"], *dead_letters, found[DEAD]) | "Write" >> write
 
 
 def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: Layout) -> None:
@@ -79,4 +97,4 @@ def mask_dataset(
 
 def _mask(records, dead_letters, schema: Schema, masks: Masks, layout: Layout) -> None:
     items = records | "Mask" >> beam.ParDo(MaskRecords(masks, schema)).with_outputs(DEAD, main="items")
-    _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> WriteDataset(layout)
+    _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> WriteDataset(layout, schema)

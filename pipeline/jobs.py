@@ -28,7 +28,7 @@ from vaefill.pipeline.imputation import ImputationHandler
 from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
 from vaefill.pipeline.results import acceptance, incremental, integrity, provenance, staging
 from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times, Work
-from vaefill.pipeline.store import sinks
+from vaefill.pipeline.store import sinks, writers
 from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.resume import HashIndex, ResumeCache
 from vaefill.pipeline.store.sources import InputFile, expand
@@ -112,7 +112,7 @@ def _complete(
 ) -> Counts:
     """Makes the files of a pipeline that has run a data set, unless too much of its input was bad or all is known."""
     shards, dead = sinks.finish(layout)
-    written = sum(shard["num_records"] for shard in shards)
+    written = sum(shard.num_records for shard in shards)
     counts = Counts(
         read=written + dead.total,
         written=written,
@@ -123,7 +123,7 @@ def _complete(
     )
     acceptance.check(counts, skipped, config.limits, layout.dead_letters)
     if counts.written:
-        sinks.write_dataset_info(layout, features, shards, description)
+        writers.write_dataset_info(layout, features, shards, description)
     return counts
 
 
@@ -170,13 +170,22 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     return loaded
 
 
-def _check_unchanged(inputs: Sequence[InputFile]) -> None:
-    """Fails a job whose input was written to while it was read: the manifest would say what is not so."""
+@contextlib.contextmanager
+def _unchanged(inputs: Sequence[InputFile]) -> Iterator[None]:
+    """Fails a job whose input was written to while it was read, whatever else it failed of.
+
+    The manifest would say what is not so.
+    """
+    failed = None
+    try:
+        yield
+    except JobError as error:
+        failed = error
     for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
         if before != now:
-            raise BadInputError(
-                f"{before.path} has changed while it was read; nothing was published",
-            )
+            raise BadInputError(f"{before.path} has changed while it was read; nothing was published")
+    if failed:
+        raise failed
 
 
 def _work(counted: Mapping[str, int]) -> Work:
@@ -251,8 +260,11 @@ def impute(
         known = _known(since, layout)
         handler = _handler(config, model, loaded, schema, staged.computed)
         observe = _summarizer(config, loaded, schema, layout)
-        counted = _run(lambda p: graph.impute(p, reading, known, handler, layout, observe), beam_options)
-        _check_unchanged(files)
+        with _unchanged(files):
+            counted = _run(
+                lambda p: graph.impute(p, reading, known, handler, layout, observe),
+                beam_options,
+            )
         work = _work(counted)
         features, text = imputed_features(schema), "Records imputed by vaefill"
         counts = _complete(layout, features, text, config, work.skipped)
@@ -326,8 +338,8 @@ def mask(
             _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
         else:
             reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
-            _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
-            _check_unchanged(files)
+            with _unchanged(files):
+                _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         text = "Records with hidden values, for vaefill"
         counts = _complete(layout, masked_features(schema), text, config)
         manifest = Manifest(

@@ -21,9 +21,10 @@ from vaefill.pipeline.records.record import (
     Schema,
     decode_observed,
     encode_masked,
+    with_content_hash,
 )
 from vaefill.pipeline.store.dead_letters import DEAD
-from vaefill.pipeline.store.sinks import Item
+from vaefill.pipeline.store.items import Item
 from vaefill.pipeline.store.sources import expand
 from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 
@@ -102,7 +103,8 @@ class ReadDataset(beam.DoFn):
                 observed=np.ones(self._schema.shape, np.bool_),
                 carried=_carried(example, self._schema.carried),
             )
-            yield Frame(b"", f"{self._dataset}/{split}", index), record
+            frame = Frame(b"", f"{self._dataset}/{split}", index)
+            yield frame, with_content_hash(record, self._schema)
 
 
 def _carried(example: Mapping, carried: Mapping[str, CarriedFeature]) -> dict:
@@ -220,7 +222,8 @@ class MaskRecords(beam.DoFn):
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
         hidden = np.where(observed, record.image, 0).astype(record.image.dtype)
         masked = dataclasses.replace(record, image=hidden, observed=observed, truth=record.image)
-        yield Item(record.id, encode_masked(masked, self._schema), frame)
+        example = encode_masked(masked, self._schema)
+        yield Item(record.id, record.content_hash, frame.source, example)
         self._done += 1
         if self._done % _PROGRESS_EVERY == 0:
             _LOGGER.info("masked %s records", f"{self._done:,}")

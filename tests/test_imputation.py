@@ -16,13 +16,21 @@ from vaefill.model.imputer import Imputed
 from vaefill.model.samplers import SAMPLERS
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import imputation, jobs
-from vaefill.pipeline.errors import BadInputError, ConfigError, ResultError, SourceError
-from vaefill.pipeline.imputation import DeviceError, ImputationHandler
-from vaefill.pipeline.records.record import MaskedRecord, Reason, decode_imputed
+from vaefill.pipeline.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
+from vaefill.pipeline.isolation import (DeviceError)
+from vaefill.pipeline.imputation import (ImputationHandler)
+from vaefill.pipeline.progress import Progress
+from vaefill.pipeline.records.record import (
+    MaskedRecord,
+    Reason,
+    Schema,
+    decode_imputed,
+    with_content_hash,
+)
 from vaefill.pipeline.report.page import write_report
 from vaefill.pipeline.results.reading import read_manifest, read_summary
+from vaefill.pipeline.store.items import Item
 from vaefill.pipeline.store.resume import ResumeCache
-from vaefill.pipeline.store.sinks import Item
 from vaefill.pipeline.store.spill import SpillReader
 from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
 
@@ -66,6 +74,10 @@ def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_p
     beam_options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
     found = jobs.impute(config, model_directory, [pattern], two, beam_options)
     assert found.counts.dead_by_reason == {"duplicate_id": 1, "not_an_example": 2}
+    letters = tf.data.TFRecordDataset(os.path.join(two, "dead_letters", "dead_letters.tfrecord"))
+    features = [tf.train.Example.FromString(each.numpy()).features.feature for each in letters]
+    payloads = {each["payload"].bytes_list.value[0] for each in features}
+    assert payloads == {b"\xff", b"\xff\xff\xff", twice}
     assert hashes(one) == hashes(two) and len(hashes(one)) > 5
 
 
@@ -285,14 +297,26 @@ def test_real_values(tmp_path):
 
 
 def make_handler(
-    config, model_directory, directory, fingerprint: str = "", seconds: float = 100.0
+    config,
+    model_directory,
+    directory,
+    fingerprint: str = "",
+    seconds: float = 100.0,
+    progress: Progress | None = None,
 ) -> ImputationHandler:
     computed = str(directory / "computed")
     os.makedirs(computed, exist_ok=True)
     ResumeCache(computed).take_over()
     schema = jobs.schema_of(config)
     return ImputationHandler(
-        model_directory, fingerprint, config.sampler, 0, "threshold", schema, computed, call_seconds=seconds
+        model_directory,
+        fingerprint,
+        config.sampler,
+        jobs.preprocessor_of(config),
+        schema,
+        computed,
+        call_seconds=seconds,
+        progress=progress,
     )
 
 
@@ -300,10 +324,11 @@ def make_reads(num: int) -> list[tuple[Frame, MaskedRecord]]:
     """Records of an empty image, every second value of which is missing; the odd ones have a truth."""
     image = np.zeros((28, 28, 1), np.uint8)
     masks = [np.arange(784).reshape(28, 28, 1) % 2 == i % 2 for i in range(num)]
-    return [
-        (Frame(b"payload %d" % i, "file", i), MaskedRecord(b"%d" % i, image, mask, image if i % 2 else None))
-        for i, mask in enumerate(masks)
-    ]
+    schema, reads = Schema(image.shape, {}), []
+    for i, mask in enumerate(masks):
+        record = MaskedRecord(b"%d" % i, image, mask, image if i % 2 else None)
+        reads.append((Frame(b"payload %d" % i, "file", i), with_content_hash(record, schema)))
+    return reads
 
 
 def read_bytes(found) -> dict[bytes, bytes]:
@@ -347,7 +372,8 @@ def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_dire
     loader, worker = (make_handler(config, model_directory, tmp_path, fingerprint) for _ in range(2))
     reads = make_reads(2)
     items = list(worker.run_inference(reads, loader.load_model()))
-    assert {item.record_id: item.frame for item in items} == {record.id: frame for frame, record in reads}
+    expected = {(record.id, record.content_hash, frame.source) for frame, record in reads}
+    assert {item[:3] for item in items} == expected
     examples = read_bytes(items)
     for index, (_, record) in enumerate(reads):
         found = decode_imputed(examples[record.id], jobs.schema_of(config))
@@ -356,15 +382,17 @@ def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_dire
         assert found.imputations.shape == (3, 28, 28, 1)
 
 
-def test_batches_have_a_fixed_size(config, model_directory, tmp_path, monkeypatch):
+def test_batches_have_a_fixed_size(config, model_directory, tmp_path):
     """Many device batches, as many as some memory holds, and at least one."""
-    handler = make_handler(config, model_directory, tmp_path)
+    schema = jobs.schema_of(config)
     places = config.sampler.slots // config.sampler.rows_per_record
     record = 784 * (3 + config.sampler.num_imputations + 8)
     for num_bytes, num_batches in ((1 << 30, 64), (3 * places * record, 3), (1, 1)):
-        monkeypatch.setattr(imputation, "_BATCH_BYTES", num_bytes)
-        sizes = handler.batch_elements_kwargs()
-        assert sizes["min_batch_size"] == sizes["max_batch_size"] == num_batches * places
+        size = imputation.batch_size(config.sampler, schema, num_bytes)
+        assert size == num_batches * places
+    sizes = make_handler(config, model_directory, tmp_path).batch_elements_kwargs()
+    size = imputation.batch_size(config.sampler, schema)
+    assert sizes == {"min_batch_size": size, "max_batch_size": size}
 
 
 class Faulty:
@@ -465,14 +493,15 @@ def test_a_device_that_gives_no_answer_ends_by_the_time_limit(config, model_dire
     assert time.monotonic() - began < 10
 
 
-def test_lines_of_progress_keep_their_distance(config, model_directory, loaded, tmp_path, caplog, monkeypatch):
+def test_lines_of_progress_keep_their_distance(config, model_directory, loaded, tmp_path, caplog):
     num_lines = []
     for seconds in (0, 1000):
-        monkeypatch.setattr(imputation, "_PROGRESS_SECONDS", seconds)
         (tmp_path / str(seconds)).mkdir()
         caplog.clear()
+        progress, directory = Progress(seconds), tmp_path / str(seconds)
+        handler = make_handler(config, model_directory, directory, progress=progress)
         with caplog.at_level("INFO", "vaefill.impute"):
-            make_handler(config, model_directory, tmp_path / str(seconds)).run_inference(make_reads(30), loaded)
+            handler.run_inference(make_reads(30), loaded)
         num_lines.append(len(caplog.records))
         assert caplog.records[0].records > 0 and "converged" in caplog.text
     assert num_lines[0] > num_lines[1] == 1
@@ -497,13 +526,16 @@ def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_pa
     assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
 
 
-def test_input_that_changes_is_an_error(model_directory, masked, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", [False, True], ids=["unnoticed", "and_fails_of_it"])
+def test_input_that_changes_is_an_error(fails, model_directory, masked, tmp_path, monkeypatch):
     pattern, run = rewrite(masked, tmp_path, 1), jobs._run
 
     def run_and_append(*arguments):
-        found = run(*arguments)
+        found = None if fails else run(*arguments)
         with open(tmp_path / "part-0", "ab") as file:
             file.write(b"more")
+        if fails:
+            raise JobError("the pipeline failed: a record is there no more")
         return found
 
     monkeypatch.setattr(jobs, "_run", run_and_append)

@@ -11,6 +11,7 @@ from vaefill.model.errors import DatasetError
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs, masking
 from vaefill.pipeline.errors import BadInputError, ConfigError, SourceError
+from vaefill.pipeline.records.record import CarriedFeature, Schema, content_hash
 from vaefill.pipeline.results.reading import read_manifest
 
 SETTINGS = {
@@ -39,6 +40,15 @@ def test_masked_data_sets(tmp_path, mechanism):
         assert 0 < example["observed"].mean() < 1
         np.testing.assert_array_equal(example["image"], np.where(example["observed"], example["truth"], 0))
         assert 0 <= example["label"] <= 9
+
+
+def test_records_of_a_data_set_have_a_content_hash():
+    schema = Schema((28, 28, 1), {"label": CarriedFeature("int64")})
+    reads = list(masking.ReadDataset("digits", schema).process("test[:3]"))
+    assert len({record.content_hash for _, record in reads}) == 3
+    for frame, record in reads:
+        assert record.content_hash == content_hash(record, schema)
+        assert frame.source == ("digits/test[:3]", frame.offset, 0)
 
 
 def test_masks_depend_on_seed_and_id_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""Lanes hand over everything, stop together, and do not show in a result."""
+"""Lanes hand over everything, stop together, and do not show in a result; a wait has an end."""
 
 import itertools
 import threading
@@ -75,3 +75,47 @@ def test_the_same_bits_in_any_number_of_lanes():
     assert len(set(one.num_sweeps)) > 3
     for name, first, second in zip(imputer.Imputed._fields, one, three):
         assert first.tobytes() == second.tobytes(), name
+
+
+# A time limit for each step
+
+
+def test_steps_come_in_order():
+    assert list(parallel.with_timeout(iter(range(100)), 10.0)) == list(range(100))
+    assert list(parallel.with_timeout(iter([]), 10.0)) == []
+
+
+def test_an_error_is_the_consumers():
+    def steps():
+        yield 1
+        raise KeyError("mine")
+
+    found = parallel.with_timeout(steps(), 10.0)
+    assert next(found) == 1
+    with pytest.raises(KeyError, match="mine"):
+        next(found)
+
+
+def test_a_step_that_takes_too_long_ends_the_wait():
+    release = threading.Event()
+
+    def steps():
+        yield 1
+        release.wait(60)
+
+    found, began = parallel.with_timeout(steps(), 0.2), time.monotonic()
+    assert next(found) == 1
+    with pytest.raises(parallel.StuckError, match="no answer for 0.2 s"):
+        next(found)
+    assert time.monotonic() - began < 10
+    release.set()
+
+
+def test_who_stops_reading_leaves_no_thread_behind():
+    before = threading.active_count()
+    for _ in range(5):
+        assert next(parallel.with_timeout(iter(range(1000)), 10.0)) == 0
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before

@@ -93,6 +93,7 @@ def test_masked_records_come_back(schema, data):
     decoded = record_lib.decode_masked(record_lib.encode_masked(original, schema), schema)
     assert_equal(decoded, original)
     assert record_lib.content_hash(decoded, schema) == record_lib.content_hash(original, schema)
+    assert decoded.content_hash == record_lib.content_hash(original, schema)
 
 
 @SCHEMAS

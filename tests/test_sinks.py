@@ -1,5 +1,7 @@
 """Sharded output: the same bytes in any order, one record an id, everything else a dead letter."""
 
+import gzip
+import hashlib
 import os
 import random
 
@@ -8,15 +10,19 @@ import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from vaefill.pipeline.records.record import Reason
-from vaefill.pipeline.store import entries, sinks
+from vaefill.pipeline.records.record import HASH_SIZE, Reason, Schema
+from vaefill.pipeline.store import exchange, sinks, tfrecord
+from vaefill.pipeline.store import items as items_lib
 from vaefill.pipeline.store.dead_letters import DeadLetterCounts
+from vaefill.pipeline.store.items import Item
 from vaefill.pipeline.store.layout import Layout, prepare
-from vaefill.pipeline.store.sinks import Item
 from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
+from vaefill.pipeline.store.writers import ShardCounts, StoredRecord
+
+SCHEMA = Schema((1, 1, 1), {})  # of Examples that nobody decodes
 
 
-def run(root, items, dead_letters=(), num_shards=3, num_bundles=1):
+def run(root, items, dead_letters=(), num_shards=3, num_bundles=1, **settings):
     layout = Layout(str(root), "things", "things", "train", num_shards)
     prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
@@ -25,7 +31,7 @@ def run(root, items, dead_letters=(), num_shards=3, num_bundles=1):
             | beam.Flatten()
         )
         dead = pipeline | "Dead" >> beam.Create(list(dead_letters))
-        _ = (parts, dead) | sinks.WriteDataset(layout)
+        _ = (parts, dead) | sinks.WriteDataset(layout, SCHEMA, **settings)
     return layout, *sinks.finish(layout)
 
 
@@ -42,18 +48,31 @@ def content(layout: Layout) -> dict[str, bytes]:
     return found
 
 
+def make_item(record_id: bytes, example: bytes, frame: Frame) -> Item:
+    """An item whose content hash is that of its payload."""
+    content_hash = hashlib.blake2b(frame.payload, digest_size=HASH_SIZE).digest()
+    return Item(record_id, content_hash, frame.source, example)
+
+
 def make_items(num: int) -> list[Item]:
-    return [Item(b"id-%d" % i, b"example %d" % i, Frame(b"payload %d" % i, "file", i)) for i in range(num)]
+    frames = [Frame(b"payload %d" % i, "file", i) for i in range(num)]
+    return [make_item(b"id-%d" % i, b"example %d" % i, frame) for i, frame in enumerate(frames)]
+
+
+def write_frames(path, payloads, pack=bytes) -> list[Frame]:
+    """Writes an input file, and reads it."""
+    path.write_bytes(pack(b"".join(map(tfrecord.frame, payloads))))
+    return list(tfrecord.read_frames(str(path), 1000))
 
 
 def test_every_record_is_written_once_in_order(tmp_path):
     layout, shards, dead = run(tmp_path, make_items(50))
-    assert sum(shard["num_records"] for shard in shards) == 50
+    assert sum(shard.num_records for shard in shards) == 50
     assert dead == DeadLetterCounts({}, 0, 0)
     everything = []
     for index, shard in enumerate(shards):
         examples = records(layout.shard(index))
-        assert shard == {"num_records": len(examples), "num_bytes": sum(map(len, examples))}
+        assert shard == ShardCounts(len(examples), sum(map(len, examples)))
         ids = [b"id-" + example.split()[1] for example in examples]
         assert ids == sorted(ids) and all(layout.shard_of(record_id) == index for record_id in ids)
         everything += examples
@@ -61,7 +80,8 @@ def test_every_record_is_written_once_in_order(tmp_path):
 
 
 def test_the_same_bytes_in_any_order_and_bundling(tmp_path):
-    items = make_items(40) + [Item(b"id-3", b"other", Frame(b"other payload", "file2", 9))]
+    twins = write_frames(tmp_path / "in", [b"other payload", b"another"])
+    items = make_items(40) + [make_item(b"twin", frame.payload, frame) for frame in twins]
     dead = [DeadLetter(Frame(b"x%d" % i, "file", 100 + i), Reason.NO_ID, "no id", b"", 0) for i in range(5)]
     first = content(run(tmp_path / "a", items, dead)[0])
     shuffled = random.Random(1).sample(items, len(items))
@@ -71,8 +91,8 @@ def test_the_same_bytes_in_any_order_and_bundling(tmp_path):
 def test_the_same_bytes_in_runs_and_blocks_of_any_size(tmp_path, monkeypatch):
     items = make_items(40)
     first = content(run(tmp_path / "a", items)[0])
-    monkeypatch.setattr(sinks, "_MOST_ENTRIES", 17)
-    monkeypatch.setattr(entries, "_BLOCK", 2)
+    monkeypatch.setattr(exchange, "_MOST_ITEMS", 17)
+    monkeypatch.setattr(items_lib, "_BLOCK", 2)
     layout, _, _ = run(tmp_path / "b", items)
     assert content(layout) == first
 
@@ -85,29 +105,44 @@ def dead_letters(layout: Layout) -> list[dict]:
     return found
 
 
-def test_of_records_with_one_id_the_smallest_content_hash_stays(tmp_path):
-    twins = [Item(b"same", b"example %d" % i, Frame(b"payload %d" % i, f"file{i}", i)) for i in range(3)]
-    layout, shards, counts = run(tmp_path / "a", twins)
-    assert sum(shard["num_records"] for shard in shards) == 1
-    assert counts.by_reason == {"duplicate_id": 2}
-    kept = next(example for index in range(3) for example in records(layout.shard(index)))
-    assert {letter["payload"][0][-1:] for letter in dead_letters(layout)} == {b"0", b"1", b"2"} - {kept[-1:]}
-    for order in (twins[::-1], twins[1:] + twins[:1]):
-        other, _, _ = run(tmp_path / str(order[0].frame.offset), order)
-        assert content(other) == content(layout)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_of_records_with_one_id_the_smallest_content_hash_stays(tmp_path, pack):
+    """The payloads of the others are read again from their files."""
+    payloads = [b"payload %d" % i for i in range(6)]
+    frames = write_frames(tmp_path / "one", payloads[:4], pack)
+    frames += write_frames(tmp_path / "two", payloads[4:], pack)
+    twins = [make_item(b"same", frame.payload, frame) for frame in frames]
+    kept = min(twins).example
+    for name, order in (("a", twins), ("b", twins[::-1]), ("c", twins[2:] + twins[:2])):
+        layout, shards, counts = run(tmp_path / name, order)
+        assert sum(shard.num_records for shard in shards) == 1
+        assert counts.by_reason == {"duplicate_id": 5}
+        assert [each for index in range(3) for each in records(layout.shard(index))] == [kept]
+        others = [payload for payload in payloads if payload != kept]
+        assert [letter["payload"][0] for letter in dead_letters(layout)] == others
 
 
 def test_of_equal_records_the_first_source_stays(tmp_path):
-    """And the example of that one, for what is carried with a record may not be in its frame."""
-    sources = [("b", 3), ("a", 30), ("b", 4), ("a", 200)]
-    twins = [
-        Item(b"same", b"%s %d" % (file.encode(), offset), Frame(b"payload", file, offset)) for file, offset in sources
-    ]
+    """And the Example of that one, for what is carried with a record may not be in its frame."""
+    frames = write_frames(tmp_path / "b", [b"payload"] * 2)
+    frames += write_frames(tmp_path / "a", [b"payload"] * 12)
+    frames = [frames[0], frames[3], frames[1], frames[13]]
+    names = [b"%s %d" % (os.path.basename(each.file).encode(), each.offset) for each in frames]
+    twins = [make_item(b"same", name, frame) for name, frame in zip(names, frames)]
+    assert [frame.offset for frame in frames] == [0, 23, 23, 253]
     for name, order in (("forth", twins), ("back", twins[::-1])):
         layout, _, _ = run(tmp_path / name, order)
-        assert [example for index in range(3) for example in records(layout.shard(index))] == [b"a 30"]
-        found = [(letter["file"][0], letter["offset"][0]) for letter in dead_letters(layout)]
-        assert found == [(b"a", 200), (b"b", 3), (b"b", 4)]
+        assert [each for index in range(3) for each in records(layout.shard(index))] == [b"a 23"]
+        found = [(letter["file"][0][-1:], letter["offset"][0]) for letter in dead_letters(layout)]
+        assert found == [(b"a", 253), (b"b", 0), (b"b", 23)]
+
+
+def test_what_no_file_holds_is_a_dead_letter_without_payload(tmp_path):
+    """As of a tfds data set with one id twice."""
+    twins = [make_item(b"same", b"%d" % i, Frame(b"", "things/test", i)) for i in range(2)]
+    layout, _, _ = run(tmp_path, twins)
+    (letter,) = dead_letters(layout)
+    assert (letter["payload"], letter["file"], letter["offset"]) == ([b""], [b"things/test"], [1])
 
 
 def test_dead_letters_keep_payload_reason_and_place(tmp_path):
@@ -127,7 +162,7 @@ def test_dead_letters_keep_payload_reason_and_place(tmp_path):
 
 def test_empty_shards_are_there(tmp_path):
     layout, shards, _ = run(tmp_path, make_items(1), num_shards=5)
-    assert sorted(shard["num_records"] for shard in shards) == [0, 0, 0, 0, 1]
+    assert sorted(shard.num_records for shard in shards) == [0, 0, 0, 0, 1]
     assert all(os.path.exists(layout.shard(index)) for index in range(5))
 
 
@@ -137,10 +172,63 @@ def test_observers_see_the_shards_in_their_order(tmp_path):
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         items = pipeline | beam.Create(make_items(20))
         dead = pipeline | "Dead" >> beam.Create([])
-        _ = (items, dead) | sinks.WriteDataset(layout, Recorder(str(tmp_path)))
+        _ = (items, dead) | sinks.WriteDataset(layout, SCHEMA, Recorder(str(tmp_path)))
     for shard in range(2):
         seen = (tmp_path / f"seen-{shard}").read_bytes().split(b"|")[:-1]
         assert seen == records(layout.shard(shard))
+
+
+class Lines:
+    """A `Writer` of a line for each record."""
+
+    def __init__(self, path: str):
+        self._file = open(path, "wb")
+        self._sizes = []
+
+    def write(self, record: StoredRecord):
+        self._file.write(record.content_hash.hex().encode() + b" " + record.example + b"\n")
+        self._sizes.append(len(record.example))
+
+    def close(self) -> ShardCounts:
+        self._file.close()
+        return ShardCounts(len(self._sizes), sum(self._sizes))
+
+
+def test_another_writer_has_the_same_records_in_the_same_order(tmp_path):
+    items = make_items(20)
+    first, shards, _ = run(tmp_path / "a", items, num_shards=2)
+    other, same, _ = run(tmp_path / "b", items, num_shards=2, open_writer=Lines)
+    assert same == shards
+    hashes = {item.example: item.content_hash.hex().encode() for item in items}
+    for shard in range(2):
+        expected = [hashes[example] + b" " + example for example in records(first.shard(shard))]
+        with open(other.shard(shard), "rb") as file:
+            assert file.read().splitlines() == expected
+
+
+class InMemory:
+    """An `Exchange` by Beam's own shuffle."""
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def by_shard(self, items):
+        return items | beam.Map(self._keyed) | beam.GroupByKey()
+
+    def _keyed(self, item: Item):
+        return self._layout.shard_of(item.record_id), item
+
+    def in_order(self, parts):
+        return iter(sorted(parts))
+
+
+def test_another_exchange_leads_to_the_same_bytes(tmp_path):
+    twins = write_frames(tmp_path / "in", [b"other payload", b"another"])
+    items = make_items(20) + [make_item(b"twin", frame.payload, frame) for frame in twins]
+    expected, _, _ = run(tmp_path / "a", items)
+    other = InMemory(expected)
+    found, _, _ = run(tmp_path / "b", items[::-1], exchange=other)
+    assert content(found) == content(expected)
 
 
 class Recorder:
@@ -157,8 +245,8 @@ class Recording:
     def __init__(self, path: str):
         self._path, self._seen = path, b""
 
-    def add(self, example: bytes):
-        self._seen += example + b"|"
+    def add(self, record: StoredRecord):
+        self._seen += record.example + b"|"
 
     def close(self):
         with open(self._path, "wb") as file:

@@ -1,5 +1,6 @@
 """Reading files: all good records arrive, whatever is between them."""
 
+import contextlib
 import gzip
 import os
 import struct
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from vaefill.pipeline.errors import SourceError
 from vaefill.pipeline.records.record import Reason
 from vaefill.pipeline.store.sources import expand
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, frame, read_frames
+from vaefill.pipeline.store.tfrecord import (
+    DeadLetter,
+    Frame,
+    PayloadReader,
+    Source,
+    frame,
+    read_frames,
+)
 
 PAYLOADS = [b"one", b"", b"three" * 50]
 HEADER, FOOTER = 12, 4
@@ -156,3 +164,29 @@ def test_expand(tmp_path):
     assert [file.size for file in found] == [5, 5]
     with pytest.raises(SourceError, match="no file matches .*/z"):
         expand((pattern, str(tmp_path / "z*")))
+
+
+@given(data=st.data(), compress=st.sampled_from((bytes, gzip.compress)))
+def test_payloads_are_read_again_in_any_order(data, compress):
+    payloads = data.draw(st.lists(st.binary(min_size=1, max_size=99), min_size=1, max_size=9))
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [os.path.join(directory, name) for name in ("a", "b")]
+        for path in paths:
+            with open(path, "wb") as file:
+                file.write(compress(b"".join(map(frame, payloads))))
+        frames = [found for path in paths for found in read_frames(path, LIMIT)]
+        with contextlib.closing(PayloadReader()) as again:
+            for each in data.draw(st.permutations(frames)):
+                assert again(each.source) == each.payload
+
+
+def test_a_payload_that_is_there_no_more_is_an_error(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    again = PayloadReader()
+    assert again(Source("a data set", 3, 0)) == b""
+    assert again(Source(str(path), OFFSETS[2], 250)) == PAYLOADS[2] == b"three" * 50
+    for offset, size in ((OFFSETS[2], 249), (OFFSETS[2], 251), (1, 3), (len(content), 9)):
+        with pytest.raises(OSError, match=f"record of {size} bytes at {offset} is there no more"):
+            again(Source(str(path), offset, size))
+    again.close()

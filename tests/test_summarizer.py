@@ -1,5 +1,7 @@
 """The summary of several shards: each group's diagnostics are of its own rows, in a table of few row groups."""
 
+from unittest import mock
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +22,9 @@ from vaefill.pipeline.records.record import (
     encode_imputed,
 )
 from vaefill.pipeline.results.documents import Summary
+from vaefill.pipeline.store import writers
 from vaefill.pipeline.store.layout import Layout, prepare, write_whole
+from vaefill.pipeline.store.writers import StoredRecord
 from vaefill.pipeline.summary import statistics, summarizer
 from vaefill.pipeline.summary.summarizer import Summarizer
 
@@ -58,12 +62,21 @@ def summarize_shards(root, kind: str, shards):
     for shard, records in enumerate(shards):
         observer = Summarizer(layout, schema, 4, Preprocessor(Bernoulli()))(shard)
         for record in records:
-            observer.add(encode_imputed(record, schema))
+            observer.add(stored(record, schema))
         observer.close()
         write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
     found = summarizer.combine(layout, schema, SamplerConfig(), True, counts(sum(map(len, shards))))
     assert Summary.model_validate_json((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
+
+
+def stored(record: ImputedRecord, schema: Schema) -> StoredRecord:
+    return StoredRecord(hash_of(record.masked.id), encode_imputed(record, schema), schema)
+
+
+def hash_of(record_id: bytes) -> bytes:
+    """Stands for a content hash."""
+    return record_id.ljust(16, b"#")
 
 
 @pytest.mark.parametrize("kind", LABELS)
@@ -182,4 +195,16 @@ def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypa
     monkeypatch.setattr(summarizer, "_ROW_GROUP", 4)
     _, table = summarize(tmp_path, "int64", list(range(22)))
     assert table.num_row_groups == 2 * 3  # 11 rows of each shard
-    assert table.read()["id"].to_pylist() == [b"%d" % i for i in (*range(0, 22, 2), *range(1, 22, 2))]
+    ids = [b"%d" % i for i in (*range(0, 22, 2), *range(1, 22, 2))]
+    rows = table.read()
+    assert rows["id"].to_pylist() == ids
+    assert rows["content_hash"].to_pylist() == [hash_of(record_id) for record_id in ids]
+
+
+def test_a_record_is_decoded_once_whoever_asks(monkeypatch):
+    schema, decode = Schema(SHAPE, {}, 1), mock.Mock(side_effect=writers.decode_imputed)
+    monkeypatch.setattr(writers, "decode_imputed", decode)
+    record = stored(imputed(3, None), schema)
+    assert not decode.called
+    assert record.imputed is record.imputed and record.imputed.masked.id == b"3"
+    assert decode.call_count == 1

@@ -91,6 +91,7 @@ class MaskedRecord:
     truth: np.ndarray | None = None  # [H, W, C], like image
     carried: Mapping[str, object] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
+    content_hash: bytes = b""  # of the record as it was read, see `with_content_hash`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +157,9 @@ def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, reco
 def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     """Reads and validates the `tf.train.Example` of a masked record.
 
+    Returns:
+        The record, with its content hash.
+
     Raises:
         RecordError: anything is not as declared.
     """
@@ -186,7 +190,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         for name, feature in schema.carried.items()
         if name in features
     }
-    return MaskedRecord(
+    record = MaskedRecord(
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
         observed=observed,
@@ -194,6 +198,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         carried={name: value for name, value in carried.items() if value is not None},
         extra=_extra(features, schema),
     )
+    return with_content_hash(record, schema)
 
 
 def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
@@ -260,9 +265,13 @@ def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
 
 
 def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
-    """16 bytes that stand for all that a record's result can depend on, or hand on, however it was encoded.
+    """16 bytes that stand for all that a record's result can depend on, or hand on.
 
-    A masked record and the imputed one that was made of it have the same.
+    However the record was encoded: a masked record and the imputed one made of it have the same.
+
+    Args:
+        record: its own `content_hash` is ignored.
+        schema: of the record.
     """
     digest = hashlib.blake2b(digest_size=HASH_SIZE, person=b"vaefill.content")
     for part in (
@@ -276,6 +285,19 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
+
+
+def with_content_hash(record: MaskedRecord, schema: Schema) -> MaskedRecord:
+    """The record with the hash of its content, which whatever is made of it keeps.
+
+    It is what tells records apart from here on: what has been imputed before, what an earlier
+    result holds, and which of several records with one id stays.
+
+    Args:
+        record: as it was read.
+        schema: of the record.
+    """
+    return dataclasses.replace(record, content_hash=content_hash(record, schema))
 
 
 # --- imputed records

@@ -1,7 +1,10 @@
 """Dead letters: what could not be used, as a file of Examples with the reason, and counts."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
+from typing import NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
@@ -9,30 +12,38 @@ from apache_beam.io.filesystems import FileSystems
 
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.records.record import Reason
+from vaefill.pipeline.store.items import Item
 from vaefill.pipeline.store.layout import Layout, write_whole
-from vaefill.pipeline.store.spill import Place, Spill, Spilled, pack
-from vaefill.pipeline.store.tfrecord import DeadLetter
+from vaefill.pipeline.store.spill import Spill, Spilled
+from vaefill.pipeline.store.tfrecord import DeadLetter, PayloadReader, Source
 
 DEAD = "dead"  # tag of the outputs that hold dead letters
 
 
+class Entry(NamedTuple):
+    """A dead letter without its payload. Sorts by (file, offset); is handed on as a plain tuple."""
+
+    source: tuple  # the fields of a `Source`
+    reason: str
+    message: str
+    record_id: bytes
+    num_bytes: int
+    place: tuple = ()  # where the payload was spilled; if it was not, its source still has it
+
+
 class SpillDeadLetters(Spill):
-    """DeadLetter -> its entry, which sorts by (file, offset)."""
+    """DeadLetter -> its entry."""
 
     def process(self, letter: DeadLetter):
-        yield entry_of(
-            letter.frame.file,
-            letter.frame.offset,
-            letter.reason,
-            letter.message,
-            letter.record_id,
-            letter.num_bytes,
-            self.place(pack(letter.frame)),
-        )
+        place = tuple(self.place(letter.frame.payload))
+        rest = str(letter.reason), letter.message, letter.record_id, letter.num_bytes
+        yield tuple(Entry(tuple(letter.frame.source), *rest, place))
 
 
-def entry_of(file, offset, reason, message, record_id, num_bytes, place: Place) -> tuple:
-    return file, offset, str(reason), message, record_id, num_bytes, tuple(place)
+def duplicate(item: Item) -> tuple:
+    """The entry of a dead letter for an item whose id another one has."""
+    reason, message = str(Reason.DUPLICATE_ID), "another record has the same id"
+    return tuple(Entry(tuple(item.source), reason, message, item.record_id, num_bytes=0))
 
 
 class WriteDeadLetters(beam.DoFn):
@@ -42,16 +53,20 @@ class WriteDeadLetters(beam.DoFn):
         self._layout = layout
 
     def process(self, key_and_entries):
-        _, letters = key_and_entries
-        spilled, counts = Spilled(self._layout.root), DeadLetterCounts.empty()
+        _, entries = key_and_entries
+        counts = DeadLetterCounts.empty()
         temporary = self._layout.temporary()
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for file, offset, reason, message, record_id, num_bytes, place in sorted(letters):
-                payload = spilled.frame(place).payload
-                writer.write(_dead_letter_example(file, offset, reason, message, record_id, payload))
-                counts.add(reason, num_bytes)
-                count(f"dead_{reason}")
-        spilled.close()
+        with (
+            contextlib.closing(Spilled(self._layout.root)) as spilled,
+            contextlib.closing(PayloadReader()) as read_again,
+            tf.io.TFRecordWriter(temporary) as writer,
+        ):
+            for entry in itertools.starmap(Entry, sorted(entries)):
+                source = Source(*entry.source)
+                payload = spilled.content(entry.place) if entry.place else read_again(source)
+                writer.write(_dead_letter_example(entry, payload))
+                counts.add(entry.reason, entry.num_bytes)
+                count(f"dead_{entry.reason}")
         FileSystems.rename([temporary], [self._layout.dead_letters])
         write_whole(
             self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()
@@ -86,16 +101,18 @@ class DeadLetterCounts:
             self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
 
 
-def _dead_letter_example(file, offset, reason, message, record_id, payload) -> bytes:
+def _dead_letter_example(entry: Entry, payload: bytes) -> bytes:
+    file, offset, _ = entry.source
+
     def feature(*values: bytes):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     features = {
         "payload": feature(payload),
-        "reason": feature(reason.encode()),
-        "message": feature(message.encode()),
+        "reason": feature(entry.reason.encode()),
+        "message": feature(entry.message.encode()),
         "file": feature(file.encode()),
         "offset": tf.train.Feature(int64_list=tf.train.Int64List(value=[offset])),
-        "id": feature(record_id) if record_id else feature(),
+        "id": feature(entry.record_id) if entry.record_id else feature(),
     }
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)

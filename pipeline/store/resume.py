@@ -1,7 +1,7 @@
 """Which records have been imputed already: by an attempt of the same run that was killed, or by earlier results.
 
-Records are told by their content hash (`records.record`). Workers look hashes up in a file that they map into
-memory, so that a long list is there once on a machine.
+Records are told by their content hash (`MaskedRecord.content_hash`). Workers look hashes up in a
+file that they map into memory, so that a long list is there once on a machine.
 """
 
 import functools
@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 
 from vaefill.pipeline.counters import count
-from vaefill.pipeline.records.record import HASH_SIZE, MaskedRecord, Schema, content_hash
+from vaefill.pipeline.records.record import HASH_SIZE, MaskedRecord
 from vaefill.pipeline.store.spill import Place, SpillWriter
 from vaefill.pipeline.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
 
@@ -115,11 +115,11 @@ class ResumeCache:
 class SkipKnown(beam.DoFn):
     """(frame, masked record) -> the same, unless an index holds the record's content."""
 
-    def __init__(self, known: HashIndex, schema: Schema):
-        self._known, self._schema = known, schema
+    def __init__(self, known: HashIndex):
+        self._known = known
 
     def process(self, read: tuple[Frame, MaskedRecord]):
-        if self._known.find(content_hash(read[1], self._schema)) is None:
+        if self._known.find(read[1].content_hash) is None:
             yield read
         else:
             count("records_skipped")

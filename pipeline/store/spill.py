@@ -3,7 +3,6 @@
 Payloads never go through a shuffle: what is grouped is their places.
 """
 
-import json
 import os
 import secrets
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.tfrecord import Frame
 
 
 class Place(NamedTuple):
@@ -110,10 +108,6 @@ class Spill(beam.DoFn):
         return place.relative_to(self._layout.root)
 
 
-def pack(frame: Frame) -> bytes:
-    return json.dumps([frame.file, frame.offset]).encode() + b"\n" + frame.payload
-
-
 class Spilled:
     """What places stand for.
 
@@ -127,11 +121,6 @@ class Spilled:
     def content(self, place: Sequence) -> bytes:
         """The bytes at a place."""
         return self._read(Place(*place).below(self._root))
-
-    def frame(self, place: Sequence) -> Frame:
-        """The frame at a place."""
-        source, _, payload = self.content(place).partition(b"\n")
-        return Frame(payload, *json.loads(source))
 
     def close(self) -> None:
         """Closes the file that is open."""

@@ -15,7 +15,7 @@ from vaefill.model import evaluation
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, content_hash, decode_imputed
+from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
 from vaefill.pipeline.results.documents import (
     Counts,
     Estimator,
@@ -25,6 +25,7 @@ from vaefill.pipeline.results.documents import (
     Summary,
 )
 from vaefill.pipeline.store.layout import Layout, write_whole
+from vaefill.pipeline.store.writers import StoredRecord
 from vaefill.pipeline.summary import statistics
 
 _OBSERVED = "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
@@ -68,21 +69,26 @@ class Summarizer:
 class ShardSummary:
     """Observes one shard, a block of records at a time.
 
+    It decodes what was encoded not long before, 0.15 ms a record of 28 x 28 (of 3 ms in the fastest
+    of jobs): sums are to be taken in the shard's order, which is known only here, and 7 KB of mean
+    and standard deviation beside every Example of 4 KB, in a spilled file and wherever an attempt
+    leaves its results, would cost more than they are worth.
+
     Of a shard with too many labels those are let go of which have had the fewest records so far, never one with more
     than 1 / (`statistics.MAX_GROUPS` + 1) of them. `combine` leaves out a label that a shard has let go of.
     """
 
     def __init__(self, summarizer: Summarizer, shard: int):
         self._summarizer, self._shard = summarizer, shard
-        self._block: list[ImputedRecord] = []
+        self._block: list[StoredRecord] = []
         self._groups: dict = {}
         schema = arrow_schema(summarizer.schema)
         self._temporary = summarizer.layout.temporary()
         self._writer, self._rows = pq.ParquetWriter(self._temporary, schema), schema.empty_table()
 
-    def add(self, example: bytes) -> None:
-        """Takes in the next Example of the shard."""
-        self._block.append(decode_imputed(example, self._summarizer.schema))
+    def add(self, record: StoredRecord) -> None:
+        """Takes in the next record of the shard."""
+        self._block.append(record)
         if len(self._block) == statistics.BLOCK:
             self._flush()
 
@@ -97,16 +103,16 @@ class ShardSummary:
         write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), encode_groups(self._groups))
 
     def _flush(self) -> None:
-        scores = self._summarizer.score(self._block)
-        groups = statistics.by_group(self._block, scores, self._summarizer.num_chains)
+        records = [stored.imputed for stored in self._block]
+        scores = self._summarizer.score(records)
+        groups = statistics.by_group(records, scores, self._summarizer.num_chains)
         merged = statistics.merge_groups(self._groups, groups)
         kept = statistics.most_common({group: int(own.num_records) for group, own in merged.items()})
         self._groups = {group: own for group, own in merged.items() if group in kept}
-        schema = self._summarizer.schema
         rows = [
-            {"content_hash": content_hash(record.masked, schema)}
-            | statistics.row(record, scores, index, self._summarizer.binary)
-            for index, record in enumerate(self._block)
+            {"content_hash": stored.content_hash}
+            | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
+            for index, stored in enumerate(self._block)
         ]
         self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)])
         self._block = []
