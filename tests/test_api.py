@@ -72,10 +72,10 @@ def test_ids_that_cannot_be(model_directory, images, observed, ids, message):
 def test_a_result_as_a_table_and_as_arrays(result):
     found = vaefill.read_result(result)
     vaefill.verify(result)
-    assert len(found.table) == len(found.arrays["id"]) == found.summary["records"]["imputed"]
+    assert len(found.table) == len(found.arrays["id"]) == found.manifest.counts.written
     assert found.table.id.tolist() == found.arrays["id"].tolist()
     np.testing.assert_array_equal(found.table.r_hat, found.arrays["r_hat"])
-    assert found.arrays["imputations"].ndim == 5 and found.manifest["identity"]["kind"] == "impute"
+    assert found.arrays["imputations"].ndim == 5 and found.manifest.identity.kind == "impute"
 
 
 def test_what_is_no_result(tmp_path):
