@@ -153,7 +153,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             ) from None
 
     def _out_of_memory(self) -> str:
-        slots, unit = self._sampler.slots, math.lcm(32, self._sampler.rows_per_record)
+        slots = self._sampler.slots
+        unit = self._sampler.slots_unit
         smaller = max(unit, slots // 2 // unit * unit)
         if smaller == slots:
             return f"out of memory with sampler.slots={slots}, the fewest that a record fits in; it takes more memory"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vaefill.model.config import SamplerConfig
+from vaefill.model import samplers
 from vaefill.pipeline.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
@@ -60,7 +60,14 @@ def summarize_shards(root, kind: str, shards):
             observer.add(encode_imputed(record, schema))
         observer.close()
         write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
-    found = summarizer.combine(layout, schema, SamplerConfig(), True, sum(map(len, shards)), DeadLetterCounts.empty())
+    found = summarizer.combine(
+        layout,
+        schema,
+        samplers.config(),
+        True,
+        sum(map(len, shards)),
+        DeadLetterCounts.empty(),
+    )
     assert json.loads((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
 

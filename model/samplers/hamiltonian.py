@@ -8,13 +8,16 @@ of a normal distribution close to the target, whose dynamics are a rotation, is 
 rest of the force is stepped through. The closer to normal the target is, the longer a step can be.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import tensorflow as tf
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaefill.model.counter_random import Purpose
+from vaefill.model.lazy import fused, tf
 from vaefill.model.samplers import base
-from vaefill.model.vae import VAE
+
+if TYPE_CHECKING:
+    from vaefill.model.vae import VAE
 
 
 class GaussianSplit(NamedTuple):
@@ -117,22 +120,22 @@ def log_target(point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
     return beta * point.log_likelihood + base.standard_normal_log_prob(point.z)
 
 
-# Fused clusters: there are many small operations between two passes through the network.
+# There are many small operations between two passes through the network.
 
 
-@tf.function(jit_compile=True)
+@fused
 def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
     return _times(split.inverse, z - split.centre)
 
 
-@tf.function(jit_compile=True)
+@fused
 def _kick(split: GaussianSplit, time, beta, z, gradient, u, momentum) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
     force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
-@tf.function(jit_compile=True)
+@fused
 def _kick_and_rotate(split: GaussianSplit, kick_time, time, beta, z, gradient, u, momentum):
     """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
     momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)
