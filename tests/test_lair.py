@@ -14,7 +14,8 @@ NUM_GROUPS = 4096
 def scores(variant: str, num_particles: int = 5, num_replenishing: int = 1, num_sweeps: int = 3) -> np.ndarray:
     """Of powers of z under the weights, and of the weights as estimates of p(x_obs), after some sweeps."""
     oracle = kernels.plane(variant)
-    config = lair.Config(num_particles=num_particles, num_replenishing=num_replenishing)
+    slots = 32 * num_particles
+    config = lair.Config(num_particles=num_particles, num_replenishing=num_replenishing, slots=slots)
     kernel = lair.build(oracle.vae, config)
     num_rows = NUM_GROUPS * num_particles
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, num_particles)

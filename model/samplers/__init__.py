@@ -66,9 +66,13 @@ def config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
 
 
 def config_type(values: Any) -> type[SamplerConfig]:
-    """The class of the configuration that values, a mapping with or without a name, are meant for.
+    """The `Config` of the sampler that values name, or of `DEFAULT` where they name none.
 
-    `SamplerConfig` where they name no sampler.
+    Args:
+        values: a section of a configuration, perhaps a wrong one.
+
+    Returns:
+        `SamplerConfig` itself where there is no sampler of that name.
     """
     name = values.get("name", DEFAULT) if isinstance(values, Mapping) else None
     known = isinstance(name, str) and name in SAMPLERS
@@ -76,7 +80,10 @@ def config_type(values: Any) -> type[SamplerConfig]:
 
 
 def validate(values: Any) -> Any:
-    """The configuration that a mapping describes; anything else comes back as it is.
+    """The configuration that a mapping describes.
+
+    Args:
+        values: a mapping of settings; anything else comes back as it is.
 
     Raises:
         pydantic.ValidationError: see `config`.
