@@ -4,10 +4,12 @@
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
+
+from vaefill.model.counter_random import MAX_CHAINS, MAX_SWEEPS
 
 Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
@@ -99,67 +101,51 @@ class TrainConfig(Section):
 
 
 class SamplerConfig(Section):
-    """How records are imputed."""
+    """What the configurations of all samplers share; a sampler's own, in its file, is a subclass.
 
-    name: Literal[
-        "latent_hmc",
-        "pseudo_gibbs",
-        "metropolis_within_gibbs",
-        "ac_mwg",
-        "lair",
-        "importance_resampling",
-        "annealed_smc",
-    ] = "latent_hmc"
+    `vaefill.model.samplers.config` makes one by the sampler's name.
+    """
+
+    name: str = Field(description="of the sampler, and of its file in vaefill.model.samplers")
     num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(4, description="independent chains of a record")
     num_start: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(20, description="sweeps of pseudo-Gibbs to start with")
     num_warmup: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(
         85, description="sweeps of the sampler that adapt it and are thrown away"
     )
     max_sweeps: Annotated[int, Field(ge=1, lt=1 << 19)] = Field(
-        2000, description="sweeps of a chain at most, start and warm-up included; a record that has converged stops"
+        2000,
+        description="sweeps of a chain at most, with start and warm-up; what has converged stops",
     )
     num_imputations: Annotated[int, Field(ge=1, le=4096)] = Field(
-        8, description="draws handed on, evenly over chains and kept sweeps, in an order by chance"
-    )
-    num_leapfrog_steps: Positive = Field(4, description="latent_hmc, annealed_smc: gradients of a sweep")
-    num_scouts: Annotated[int, Field(ge=0, le=4096)] = Field(
-        32, description="latent_hmc: climbs from draws of the prior, to find modes that no chain visits; 0: none"
-    )
-    num_particles: Annotated[int, Field(ge=2, le=1024)] = Field(
-        8, description="lair, annealed_smc: rows of a chain; annealed_smc wants a hundred or more"
-    )
-    num_replenishing: Positive = Field(1, description="lair: of the particles, those drawn from the prior")
-    prior_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.05, description="ac_mwg, importance_resampling: the prior's share of the proposal"
+        8,
+        description="draws handed on, evenly over chains and kept sweeps, in an order by chance",
     )
     num_evidence_draws: Annotated[int, Field(ge=0)] = Field(
-        1000, description="importance draws behind log p(x_obs) and log p(x_mis | x_obs); 0: neither"
+        1000,
+        description="importance draws behind log p(x_obs) and log p(x_mis | x_obs); 0: neither",
     )
     slots: Annotated[int, Field(ge=32, multiple_of=32)] = Field(
         256,
-        description="rows of the device batch, a chain (or particle) each; part of the result's identity. More are "
-        "faster for many thousands of records; fewer leave less idle while the last records run",
+        description="rows of the device batch, a chain (or particle) each; part of the result's "
+        "identity. More are faster for many thousands of records; fewer leave less idle while the "
+        "last records run",
     )
     precision: Literal["float32", "tensorfloat32", "bfloat16"] = Field(
         "float32",
-        description="of wide products: tensorfloat32 is faster on GPUs and float32 elsewhere, bfloat16 is faster on "
-        "processors with AMX or AVX512-BF16 too; the model that is sampled from is then the rounded one",
+        description="of wide products: tensorfloat32 is faster on GPUs and float32 elsewhere, "
+        "bfloat16 is faster on processors with AMX or AVX512-BF16 too; the model that is sampled "
+        "from is then the rounded one",
     )
     target_r_hat: Annotated[float, Field(gt=1)] = 1.01
     target_ess: Annotated[float, Field(gt=0)] = 400.0
     misfit_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.01, description="the rate at which records like those of the training data are called misfits"
+        0.01, description="the rate at which records like those of training are called misfits"
     )
 
     @property
     def rows_per_chain(self) -> int:
-        """Rows of the device batch that a chain occupies."""
-        return self.num_particles if self.name in ("lair", "annealed_smc") else 1
-
-    @property
-    def scouts_per_chain(self) -> int:
-        """Scouts that each chain of a record sends."""
-        return -(-self.num_scouts // self.num_chains)
+        """Rows of the device batch that a chain occupies: 1, unless its sampler says otherwise."""
+        return 1
 
     @property
     def rows_per_record(self) -> int:
@@ -167,12 +153,24 @@ class SamplerConfig(Section):
         return self.num_chains * self.rows_per_chain
 
     @property
+    def slots_unit(self) -> int:
+        """What `slots` must be a multiple of: whole records, and 32 for the sake of equal bits."""
+        return math.lcm(32, self.rows_per_record)
+
+    @property
     def max_kept(self) -> int:
         """Sweeps of a chain after start and warm-up, at most."""
         return self.max_sweeps - self.num_start - self.num_warmup
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _is_of_a_sampler(cls, values: Any) -> Any:
+        if cls is SamplerConfig and isinstance(values, dict):
+            raise ValueError("every sampler has its own: vaefill.model.samplers.config(name, ...)")
+        return values
+
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _has_sweeps_enough(self):
         least = self.num_start + self.num_warmup + 4
         if self.max_kept < 4:
             raise ValueError(f"max_sweeps must be at least num_start + num_warmup + 4 = {least}, got {self.max_sweeps}")
@@ -182,16 +180,23 @@ class SamplerConfig(Section):
                 f"num_imputations must be at most {rows} * (max_sweeps - num_start - num_warmup) = "
                 f"{self.max_kept * self.rows_per_record}, got {self.num_imputations}"
             )
-        if self.name == "annealed_smc" and self.num_particles < 4:
-            raise ValueError(f"annealed_smc needs num_particles of at least 4, got {self.num_particles}")
-        if self.num_replenishing >= self.num_particles:
-            raise ValueError(f"num_replenishing must be less than num_particles = {self.num_particles}")
-        if self.rows_per_record > 4096:
-            raise ValueError(f"chains times particles of a record must be at most 4096, got {self.rows_per_record}")
-        if self.slots % self.rows_per_record:
-            step = math.lcm(32, self.rows_per_record)
+        most = (MAX_SWEEPS - 1) * self.rows_per_record  # a row's draws are numbered as sweeps are
+        if self.num_evidence_draws > most:
             raise ValueError(
-                f"slots must be a multiple of 32 and of the {self.rows_per_record} rows of a record, "
-                f"such as {step * -(-self.slots // step)}, got {self.slots}"
+                f"num_evidence_draws must be at most {MAX_SWEEPS - 1} for each of the "
+                f"{self.rows_per_record} rows of a record, {most}, got {self.num_evidence_draws}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _fits_into_slots(self):
+        rows = self.rows_per_record
+        if rows > MAX_CHAINS:
+            raise ValueError(f"num_chains * num_particles must be at most {MAX_CHAINS}, got {rows}")
+        if self.slots % self.slots_unit:
+            raise ValueError(
+                f"slots must be a multiple of 32 and of the {self.rows_per_record} rows of a "
+                f"record, such as {self.slots_unit * -(-self.slots // self.slots_unit)}, "
+                f"got {self.slots}"
             )
         return self

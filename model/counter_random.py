@@ -15,13 +15,16 @@ each block yields two words: elements e and e + ceil(n / 2) of a row of n share 
 may share a `Purpose`.
 """
 
+from __future__ import annotations
+
 import enum
 import hashlib
 import math
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+from vaefill.model.lazy import tf
 
 MAX_CHAINS = 1 << 12
 MAX_SWEEPS = 1 << 20

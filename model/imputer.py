@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vaefill.model import samplers
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
+from vaefill.model.engine import chain
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.engine.collection import DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
@@ -17,7 +19,6 @@ from vaefill.model.fields import FIELDS
 from vaefill.model.misfit import FitTest, is_misfit
 from vaefill.model.parallel import available, side_by_side
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 
 _PATIENCE = 100  # device calls, of many seconds together, that a finished record waits for others at most
@@ -82,7 +83,8 @@ class Imputer:
         self._num_lanes, self._fit_test = num_lanes or available(), None
         if calibration is not None:
             self._fit_test = FitTest(vae, self._preprocessor.calibration(calibration), config.slots)
-        self._kernel, self._bands = SAMPLERS[config.name](vae, config), Bands(vae.data_shape)
+        self._kernel = samplers.build(vae, config)
+        self._bands = Bands(vae.data_shape)
         self._slots = {WHOLE: Slots(vae, self._kernel, config)}
         self._collector = DrawCollector(vae, config)
 
@@ -220,7 +222,7 @@ class Imputer:
         """The slots of a band, made when it is first met."""
         if band not in self._slots:
             vae = self._vae.restrict_to(self._bands.values(band))
-            self._slots[band] = Slots(vae, SAMPLERS[self._config.name](vae, self._config), self._config)
+            self._slots[band] = Slots(vae, samplers.build(vae, self._config), self._config)
         return self._slots[band]
 
     def _run(self, records: Records, chosen: np.ndarray) -> Iterator[list[Finished]]:
@@ -260,6 +262,7 @@ class Imputer:
         kept = np.array([each.trace.z.shape[1] for each in batch])
         known = collected.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
         finite = _all_finite(mean, variance, drawn, known)  # chains that agree may do so on what overflows
+        passes = chain.num_passes(self._kernel, self._slots[WHOLE].schedule, kept)
         return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
             mean=np.where(observed, images.astype(np.float32) / likelihood.unit, mean),
@@ -269,7 +272,7 @@ class Imputer:
             ess_tail=np.array([each.verdict.ess_tail for each in batch]),
             acceptance_rate=np.array([each.acceptance for each in batch]),
             num_sweeps=self._config.num_start + self._config.num_warmup + kept,
-            num_network_passes=self._num_network_passes(kept),
+            num_network_passes=self._config.rows_per_record * passes,
             num_non_finite=np.array([each.num_non_finite for each in batch]),
             num_latents=collected.num_latents,
             num_unvisited=np.array([each.verdict.num_unvisited for each in batch]),
@@ -281,13 +284,6 @@ class Imputer:
             pareto_k=collected.pareto_k,
             chains=_objects([each.trace if self._keep_chains else None for each in batch]),
         )
-
-    def _num_network_passes(self, kept: np.ndarray) -> np.ndarray:
-        """Network passes of a record: its start and its initial state, pseudo-Gibbs, and the sampler's sweeps."""
-        kernel, config = self._kernel, self._config
-        warm_up = config.num_warmup * kernel.passes if kernel.warm_up_passes is None else kernel.warm_up_passes
-        of_row = 2 + config.num_start + warm_up + kept * kernel.passes
-        return config.rows_per_record * of_row
 
 
 def _all_finite(*arrays: np.ndarray) -> np.ndarray:

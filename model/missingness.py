@@ -22,6 +22,9 @@ All but `mar` are missing completely at random: the mask does not depend on the 
 missing at random: the mask depends on observed values only. Both are ignorable for inference
 about what is missing (Rubin 1976), so that an imputer need not model the mask.
 
+A mechanism's signature is the one place where its parameters are declared: names, types, ranges
+that hold for images of every shape, and what each means.
+
 Uniforms come from `Generator.random` alone, and their number does not depend on the data. Bad
 images and parameters raise ValueError: one line with the value and the fix.
 
@@ -37,13 +40,17 @@ import difflib
 import hashlib
 import inspect
 import numbers
+import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-SIDES = ("top", "bottom", "left", "right")
+Side = Literal["top", "bottom", "left", "right"]
+SIDES = typing.get_args(Side)
 MAX_SLOPE = 100.0  # e^(100 / 2) is all but a step, and far from overflow
+_Slope = Annotated[float, Field(ge=-MAX_SLOPE, le=MAX_SLOPE)]
 
 
 def record_generator(seed: int, record_id: bytes) -> np.random.Generator:
@@ -69,7 +76,12 @@ def record_generator(seed: int, record_id: bytes) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=words))
 
 
-def mcar(image: np.ndarray, generator: np.random.Generator, *, rate: float) -> np.ndarray:
+def mcar(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    rate: Annotated[float, Field(ge=0, le=1, description="probability of missing")],
+) -> np.ndarray:
     """Every pixel is missing with probability `rate`, independently (MCAR; Rubin 1976).
 
     Rezende et al. (2014, App. F) fill in images with pixels missing in this way. A record's masks
@@ -88,7 +100,13 @@ def mcar(image: np.ndarray, generator: np.random.Generator, *, rate: float) -> n
     return _observed(image, generator.random((height, width)) < rate)
 
 
-def rows(image: np.ndarray, generator: np.random.Generator, *, first: int, last: int) -> np.ndarray:
+def rows(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    first: Annotated[int, Field(ge=0, description="the first row that stays")],
+    last: Annotated[int, Field(ge=0, description="one past the last row that stays")],
+) -> np.ndarray:
     """The rows first, ..., last - 1 stay observed and all others are missing.
 
     Args:
@@ -129,10 +147,10 @@ def block(
     image: np.ndarray,
     generator: np.random.Generator,
     *,
-    height: int,
-    width: int,
-    top: int | None = None,
-    left: int | None = None,
+    height: Annotated[int, Field(ge=1, description="rows of the missing rectangle")],
+    width: Annotated[int, Field(ge=1, description="columns of it")],
+    top: Annotated[int | None, Field(ge=0, description="its first row; absent: random")] = None,
+    left: Annotated[int | None, Field(ge=0, description="its first column; absent: random")] = None,
 ) -> np.ndarray:
     """A rectangle is missing, at a given place or at one drawn uniformly for each record (MCAR).
 
@@ -162,7 +180,12 @@ def block(
     return _observed(image, missing)
 
 
-def half(image: np.ndarray, generator: np.random.Generator, *, side: str) -> np.ndarray:
+def half(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    side: Annotated[Side, Field(description="the half that is missing")],
+) -> np.ndarray:
     """The half on `side` is missing; the middle line of an odd number of lines stays observed.
 
     Args:
@@ -186,7 +209,13 @@ def half(image: np.ndarray, generator: np.random.Generator, *, side: str) -> np.
     return _observed(image, missing)
 
 
-def mar(image: np.ndarray, generator: np.random.Generator, *, rate: float, slope: float) -> np.ndarray:
+def mar(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    rate: Annotated[float, Field(ge=0, le=1, description="probability of missing at mid-grey")],
+    slope: Annotated[_Slope, Field(description="log-odds from black to white")],
+) -> np.ndarray:
     """Pixels of one checkerboard colour are missing by the values of their neighbours (MAR).
 
     Pixels (i, j) with i + j even, the corner (0, 0) among them, are always observed. Each other
@@ -230,6 +259,22 @@ def mar(image: np.ndarray, generator: np.random.Generator, *, rate: float, slope
 MECHANISMS: dict[str, Callable[..., np.ndarray]] = {
     function.__name__: function for function in (mcar, rows, top_three_quarters, block, half, mar)
 }
+
+
+class Parameter(NamedTuple):
+    """A parameter of a mechanism."""
+
+    type: Any  # its type, annotated with what it means and its range
+    is_required: bool
+
+
+def parameters_of(name: str) -> dict[str, Parameter]:
+    """The parameters that the mechanism `name` takes, by their names."""
+    return {
+        key: Parameter(each.annotation, each.default is each.empty)
+        for key, each in inspect.signature(MECHANISMS[name]).parameters.items()
+        if each.kind is each.KEYWORD_ONLY
+    }
 
 
 def generate(
@@ -312,10 +357,9 @@ def _check_known(kind: str, name: Any, known: Collection[str]) -> None:
 
 def _check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
     """Every parameter is one of the mechanism's, and those without a default are there."""
-    signature = inspect.signature(MECHANISMS[name]).parameters
-    known = {key: p for key, p in signature.items() if p.kind is p.KEYWORD_ONLY}
+    known = parameters_of(name)
     for key in parameters:
         _check_known(f"parameter of {name}", key, known)
     for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in parameters:
+        if parameter.is_required and key not in parameters:
             raise ValueError(f"mechanism {name!r} needs the parameter {key!r}, got none; set it")

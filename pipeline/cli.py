@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,12 +112,16 @@ def train(path, settings, directory, data) -> None:
     click.echo(f"model in {directory}")
 
 
+def _is_made_of(annotation: Any, kind: type) -> bool:
+    """Whether a type stands in an annotation, such as `float` in `Annotated[float, ...] | None`."""
+    return annotation is kind or any(_is_made_of(x, kind) for x in typing.get_args(annotation))
+
+
 def _mask_options(command):
-    for name in reversed(list(MaskConfig.model_fields)):
-        field = MaskConfig.model_fields[name]
-        kind = {"rate": float, "slope": float, "mechanism": str, "side": str, "masks": str}.get(name, int)
-        text = field.description or "mcar, rows, top_three_quarters, block, half, mar or file."
-        command = click.option(f"--{name}", type=kind, help=text)(command)
+    for name, field in reversed(MaskConfig.model_fields.items()):
+        numbers = [kind for kind in (float, int) if _is_made_of(field.annotation, kind)]
+        kind = numbers[0] if numbers else str
+        command = click.option(f"--{name}", type=kind, help=field.description)(command)
     return command
 
 

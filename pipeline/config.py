@@ -15,12 +15,12 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from vaefill.model import missingness, samplers
 from vaefill.model.config import (
     DataConfig,
     ModelConfig,
     Positive,
     RecordConfig,
-    SamplerConfig,
     Section,
     TrainConfig,
     check_likelihood,
@@ -31,22 +31,18 @@ _NotNegative = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class MaskConfig(Section):
-    """How `vaefill mask` hides values: a mechanism of `vaefill.model.missingness`, or `file`, and its parameters."""
+_OF_FILES = "TFRecords of Examples with `observed`, and `id` or one for all"
+_Files = Annotated[str, Field(description=_OF_FILES)]
+_MASK_PARAMETERS = {
+    **{name: missingness.parameters_of(name) for name in missingness.MECHANISMS},
+    "file": {"masks": missingness.Parameter(_Files, is_required=True)},
+}
 
-    mechanism: Literal["mcar", "rows", "top_three_quarters", "block", "half", "mar", "file"] = "mcar"
-    rate: _Fraction | None = Field(None, description="mcar: probability of missing; mar: the same at mid-grey")
-    slope: Annotated[float, Field(ge=-100, le=100)] | None = Field(
-        None, description="mar: log-odds from black to white"
+
+class _MaskConfig(Section):
+    mechanism: Literal[tuple(_MASK_PARAMETERS)] = Field(
+        "mcar", description=f"{', '.join(missingness.MECHANISMS)} or file."
     )
-    first: _NotNegative | None = Field(None, description="rows: the first row that stays")
-    last: _NotNegative | None = Field(None, description="rows: one past the last row that stays")
-    height: Positive | None = Field(None, description="block: rows of the missing rectangle")
-    width: Positive | None = Field(None, description="block: columns of it")
-    top: _NotNegative | None = Field(None, description="block: its first row; random per record if absent")
-    left: _NotNegative | None = Field(None, description="block: its first column; random per record if absent")
-    side: Literal["top", "bottom", "left", "right"] | None = Field(None, description="half: the half that is missing")
-    masks: str | None = Field(None, description="file: TFRecords of Examples with `observed`, and `id` or one for all")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -55,26 +51,38 @@ class MaskConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _right_parameters(self):
-        required, optional = _MASK_PARAMETERS[self.mechanism]
-        for name in required:
-            if getattr(self, name) is None:
+        known = _MASK_PARAMETERS[self.mechanism]
+        for name, parameter in known.items():
+            if parameter.is_required and getattr(self, name) is None:
                 raise ValueError(f"mask.mechanism {self.mechanism} needs mask.{name}")
         for name in self.parameters:
-            if name not in required + optional:
-                takes = ", ".join(required + optional) or "no parameters"
+            if name not in known:
+                takes = ", ".join(known) or "no parameters"
                 raise ValueError(f"mask.mechanism {self.mechanism} does not take mask.{name}; it takes {takes}")
         return self
 
 
-_MASK_PARAMETERS = {
-    "mcar": (("rate",), ()),
-    "rows": (("first", "last"), ()),
-    "top_three_quarters": ((), ()),
-    "block": (("height", "width"), ("top", "left")),
-    "half": (("side",), ()),
-    "mar": (("rate", "slope"), ()),
-    "file": (("masks",), ()),
-}
+def _mask_fields() -> dict[str, Any]:
+    """Of every parameter of any mechanism a field that may be absent, and says whose it is."""
+    types: dict[str, Any] = {}
+    meanings: dict[str, list[str]] = {}
+    for mechanism, parameters in _MASK_PARAMETERS.items():
+        for name, parameter in parameters.items():
+            declared = pydantic.fields.FieldInfo.from_annotation(parameter.type)
+            types.setdefault(name, parameter.type)
+            meanings.setdefault(name, []).append(f"{mechanism}: {declared.description}")
+    texts = {name: "; ".join(meanings[name]) for name in types}
+    return {name: (types[name] | None, Field(None, description=texts[name])) for name in types}
+
+
+MaskConfig = pydantic.create_model(
+    "MaskConfig",
+    __base__=_MaskConfig,
+    __module__=__name__,
+    __doc__="How `vaefill mask` hides values: a mechanism of `vaefill.model.missingness`, or "
+    "`file`, and its parameters.",
+    **_mask_fields(),
+)
 
 
 class OutputConfig(Section):
@@ -106,7 +114,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     mask: MaskConfig = MaskConfig(rate=0.5)
-    sampler: SamplerConfig = SamplerConfig()
+    sampler: samplers.AnyConfig = samplers.config()
     output: OutputConfig = OutputConfig()
     limits: LimitsConfig = LimitsConfig()
 
@@ -151,7 +159,7 @@ def validate(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(_explain(each, values) for each in error.errors())) from None
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -195,23 +203,29 @@ def _assign(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     values[keys[-1]] = value
 
 
-def _explain(detail: Mapping[str, Any]) -> str:
-    """One pydantic error -> key: what is wrong and what would be right."""
+def _explain(detail: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """One pydantic error of a configuration -> key: what is wrong and what would be right."""
     location = [str(part) for part in detail["loc"]]
     name = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        known = _fields(location[:-1])
-        elsewhere = [section for section in Config.model_fields if location[-1] in _fields([section])]
+        known = _fields(location[:-1], values)
+        sections = Config.model_fields
+        elsewhere = [each for each in sections if location[-1] in _fields([each], values)]
         if len(location) == 2 and elsewhere:
             return f"unknown key {name}; there is {elsewhere[0]}.{location[-1]}"
         nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0)
         return f"unknown key {name}; the nearest known one is {'.'.join(location[:-1] + nearest)}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "foreign_setting":
+        return message
     given = "" if isinstance(detail["input"], Mapping | Section) else f", got {detail['input']!r}"
     return f"{name}: {message}{given}" if name else message
 
 
-def _fields(location: Sequence[str]) -> list[str]:
+def _fields(location: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """The keys of the section at a location in a configuration of these values."""
+    if list(location) == ["sampler"]:
+        return list(samplers.config_type(values.get("sampler", {})).model_fields)
     section: type[pydantic.BaseModel] = Config
     for key in location:
         section = section.model_fields[key].annotation

@@ -209,7 +209,8 @@ def _item(frame: Frame, record: MaskedRecord, place: Place) -> Item:
 
 def _out_of_memory(sampler: SamplerConfig) -> str:
     """What to do about it."""
-    slots, unit = sampler.slots, math.lcm(32, sampler.rows_per_record)
+    slots = sampler.slots
+    unit = sampler.slots_unit
     smaller = max(unit, slots // 2 // unit * unit)
     said = f"out of memory with sampler.slots={slots}"
     if smaller == slots:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests import kernels, oracles
+from vaefill.model import samplers
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.slots import Finished, Records, Slots
 from vaefill.model.samplers import SAMPLERS
@@ -88,7 +89,14 @@ def _thinned(finished: Finished, rng: np.random.Generator) -> np.ndarray:
 
 def draw(problem: Problem, config: SamplerConfig) -> tuple[np.ndarray, np.ndarray]:
     """What a sampler makes of every record: quantities [N, L, Q] at its draws, and whether it converged [N]."""
-    rng, slots = np.random.default_rng(1), Slots(problem.vae, SAMPLERS[config.name](problem.vae, config), config)
+    rng, slots = (
+        np.random.default_rng(1),
+        Slots(
+            problem.vae,
+            samplers.build(problem.vae, config),
+            config,
+        ),
+    )
     draws = np.empty((len(problem.exact), NUM_DRAWS, len(QUANTITIES)))
     converged = np.empty(len(draws), bool)
     for finished in itertools.chain.from_iterable(slots.run(problem.records)):
@@ -208,7 +216,7 @@ def main() -> None:
     for model in arguments.model:
         problem = make_problem(model, arguments.records)
         for name in arguments.sampler:
-            config = SamplerConfig(name=name, slots=1024, **SETTINGS.get(name, {}))
+            config = samplers.config(name, slots=1024, **SETTINGS.get(name, {}))
             print_calibration(model, problem, config)
 
 

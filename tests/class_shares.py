@@ -12,8 +12,7 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from vaefill.model import checkpoints, datasets, missingness
-from vaefill.model.config import SamplerConfig
+from vaefill.model import checkpoints, datasets, missingness, samplers
 from vaefill.model.imputer import Imputer
 
 NUM_IMPUTATIONS = 64
@@ -40,7 +39,10 @@ def classifier(images: np.ndarray, labels: np.ndarray) -> keras.Model:
 
 def run_shares(model: checkpoints.LoadedModel, network: keras.Model, images: np.ndarray, num_runs: int):
     """Shares of the classes [runs, N, 10], and which records converged [runs, N]."""
-    imputer = Imputer(model.vae, SamplerConfig(num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0))
+    imputer = Imputer(
+        model.vae,
+        samplers.config(num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0),
+    )
     generator = missingness.record_generator(0, b"any")
     observed = np.stack([missingness.generate("top_three_quarters", image, generator, {}) for image in images])
     num = len(images)

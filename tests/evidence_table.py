@@ -8,13 +8,11 @@ import argparse
 
 import numpy as np
 
-from vaefill.model import checkpoints, datasets, missingness
+from vaefill.model import checkpoints, datasets, missingness, samplers
 from vaefill.model.compiled import compile_vae
-from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 from vaefill.pipeline.report.text import markdown_table, number, percent
 
@@ -65,10 +63,10 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--num-records", type=int, default=100)
     arguments = parser.parse_args()
-    config, model = SamplerConfig(), checkpoints.load(arguments.model)
+    config, model = samplers.config(), checkpoints.load(arguments.model)
     vae = compile_vae(model.vae, config.precision)
     images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
-    slots = Slots(vae, SAMPLERS[config.name](vae, config), config)
+    slots = Slots(vae, samplers.build(vae, config), config)
     harvesters = {num: DrawCollector(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}
     titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
     print("\n".join(markdown_table(titles, [])), flush=True)

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests import oracles
+from vaefill.model import samplers
+from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Streams
 from vaefill.model.engine import chain
 from vaefill.model.samplers import base
@@ -18,6 +20,14 @@ from vaefill.model.vae import VAE
 def plane(variant: str) -> oracles.PlaneBernoulli:
     """`easy` or `valley`."""
     return getattr(oracles.PlaneBernoulli, variant)()
+
+
+def config_of(name: str, **settings: Any) -> SamplerConfig:
+    """A sampler's configuration by settings meant for all: it gets those that it takes."""
+    takes = dict(samplers.SAMPLERS[name].Config.model_fields)
+    if name == "annealed_smc":
+        del takes["num_start"]  # it has no start
+    return samplers.config(name, **{key: settings[key] for key in settings if key in takes})
 
 
 def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_record: int = 1) -> base.Rows:
@@ -72,15 +82,17 @@ def movement(
     num_sweeps: int = 3,
     prepare: Callable[[base.Rows, Any], Any] = lambda rows, state: state,
     seed: int = 0,
+    rows_per_chain: int = 1,
 ) -> Movement:
     """Starts rows from exact draws of p(z | x_obs), and compares after some sweeps.
 
     Args:
         prepare: what else is done to the state before.
+        rows_per_chain: of the sampler.
     """
     rng, x, observed = np.random.default_rng(seed), oracle.x, oracle.observed
     start = oracle.draw_latents(x, observed, num_rows, rng).astype(np.float32)
-    rows = rows_of(x, observed, num_rows, seed, kernel.rows_per_chain)
+    rows = rows_of(x, observed, num_rows, seed, rows_per_chain)
     state = tf.function(lambda z: kernel.init(rows, base.everywhere(rows, 0), z))(tf.constant(start))
     state, _ = sweeps(kernel, rows, prepare(rows, state), num_sweeps)
     z = state.z.numpy()

@@ -10,9 +10,9 @@ import time
 import numpy as np
 
 from tests import oracles
+from vaefill.model import samplers
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine.slots import Records, Slots
-from vaefill.model.samplers import SAMPLERS
 
 NUM_REPLICATES = 64  # the same record under so many keys
 SETTINGS = {
@@ -22,13 +22,13 @@ SETTINGS = {
     "latent_hmc": {"max_sweeps": 2000, "num_leapfrog_steps": 8},
     "lair": {"max_sweeps": 500},
     "importance_resampling": {"max_sweeps": 2000},
-    "annealed_smc": {"max_sweeps": 120, "num_particles": 256},
+    "annealed_smc": {"max_sweeps": 100, "num_particles": 256},
 }
 
 
 def divergences(oracle: oracles.PlaneBernoulli, config: SamplerConfig) -> tuple[np.ndarray, float]:
     """JSD of every replicate, and the seconds that all of them took without compilation."""
-    slots = Slots(oracle.vae, SAMPLERS[config.name](oracle.vae, config), config)
+    slots = Slots(oracle.vae, samplers.build(oracle.vae, config), config)
     keys = np.stack([np.arange(NUM_REPLICATES), np.full(NUM_REPLICATES, 7)], axis=1).astype(np.uint32)
     x = np.where(oracle.observed, oracle.x, 0).astype(np.float32)
     records = Records(keys, np.tile(x, (NUM_REPLICATES, 1)), np.tile(oracle.observed, (NUM_REPLICATES, 1)))
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"| {' | '.join(line)} |")
     for name, settings in SETTINGS.items():
         never = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}
-        config = SamplerConfig(name=name, num_evidence_draws=0, slots=1024, **settings, **never)
+        config = samplers.config(name, num_evidence_draws=0, slots=1024, **settings, **never)
         cells = []
         for variant in ("easy", "valley"):
             found, seconds = divergences(getattr(oracles.PlaneBernoulli, variant)(), config)

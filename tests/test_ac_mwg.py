@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import ac_mwg, base
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 HISTORY = 8
-CONFIG = SamplerConfig(num_warmup=HISTORY - 1, prior_fraction=0.3)
+CONFIG = ac_mwg.Config(num_warmup=HISTORY - 1, prior_fraction=0.3)
 
 
 def with_foreign_history(oracle, rows, state: ac_mwg.State) -> ac_mwg.State:
@@ -55,7 +54,9 @@ def test_the_history_grows_in_warm_up_and_is_frozen_after():
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, seed=2)
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2]))
     tf.debugging.assert_equal(start.available, 1)
-    warm = tf.function(lambda state: kernel.adapt(rows, 1, state, CONFIG.num_warmup))(start)
+    warm = tf.function(lambda state: kernel.adapt(rows, range(1, 1 + CONFIG.num_warmup), state))(
+        start,
+    )
     available = warm.available.numpy()
     # On acceptance at sweep n, the components of the initial state and of sweeps 1 to n - 1.
     assert available.min() >= 1 and available.max() == CONFIG.num_warmup and len(set(available)) > 3
@@ -70,7 +71,7 @@ def test_only_available_components_are_chosen():
     """What the second component is matters to a chain just when it is available."""
     oracle, num_rows = kernels.plane("valley"), 256
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, seed=3)
-    kernel = ac_mwg.build(oracle.vae, SamplerConfig(num_warmup=1))
+    kernel = ac_mwg.build(oracle.vae, ac_mwg.Config(num_warmup=1))
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2]))
     start = start._replace(available=tf.where(tf.range(num_rows) < 128, 1, 2))
     loc = tf.constant([[[0.0, 0.0], [1.0, 0.0]]])

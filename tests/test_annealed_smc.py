@@ -5,13 +5,17 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import annealed_smc, base
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 NUM_PARTICLES, NUM_GROUPS, NUM_WARMUP = 64, 256, 6
-CONFIG = SamplerConfig(num_particles=NUM_PARTICLES, num_chains=2, num_warmup=NUM_WARMUP, slots=128)
+CONFIG = annealed_smc.Config(
+    num_particles=NUM_PARTICLES,
+    num_chains=2,
+    num_warmup=NUM_WARMUP,
+    slots=128,
+)
 
 
 def arrived(variant: str) -> tuple[annealed_smc.State, base.Info, base.Rows]:
@@ -20,9 +24,14 @@ def arrived(variant: str) -> tuple[annealed_smc.State, base.Info, base.Rows]:
     kernel = annealed_smc.build(oracle.vae, CONFIG)
     num_rows = NUM_GROUPS * NUM_PARTICLES
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, NUM_PARTICLES)
-    start = tf.function(lambda: kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2])))()
-    warm = tf.function(lambda state: kernel.adapt(rows, 100, state, NUM_WARMUP))(start)
+    start = tf.function(lambda: at_start(kernel, rows))()
+    warm = tf.function(lambda state: kernel.adapt(rows, range(100, 100 + NUM_WARMUP), state))(start)
     return *kernels.sweeps(kernel, rows, warm, 1), rows
+
+
+def at_start(kernel: base.Kernel, rows: base.Rows) -> annealed_smc.State:
+    sweep = base.everywhere(rows, 0)
+    return kernel.init(rows, sweep, base.draw_prior(rows, sweep, latent_size=2))
 
 
 def scores(variant: str) -> np.ndarray:
@@ -67,16 +76,15 @@ def test_moves_conserve_exact_draws_unless_nothing_is_rejected(always, monkeypat
         monkeypatch.setattr(base, "accept", decision)
     oracle = kernels.plane("valley")
     kernel = annealed_smc.build(oracle.vae, CONFIG)
-    exact = kernel._replace(init=lambda rows, sweep, z: at_latents(oracle, kernel, rows, sweep, z))
-    found = kernels.movement(oracle, exact, FALSE_ALARM, prepare=prepare)
+    found = kernels.movement(
+        oracle,
+        kernel,
+        FALSE_ALARM,
+        prepare=prepare,
+        rows_per_chain=NUM_PARTICLES,
+    )
     assert found.conserved != always, found
     assert found.moved > 0.5
-
-
-def at_latents(oracle, kernel, rows, sweep, z) -> annealed_smc.State:
-    """A state at z, where `init` would start from the prior."""
-    point = annealed_smc.hamiltonian.evaluate(oracle.vae, rows, z)
-    return kernel.init(rows, sweep, z)._replace(**point._asdict())
 
 
 def test_beta_grows_to_one_by_group_and_weights_come_on_arrival():
@@ -86,7 +94,7 @@ def test_beta_grows_to_one_by_group_and_weights_come_on_arrival():
     everything, none = tf.range(256) < 64, tf.range(256) >= 192
     observed = (rows.observed | everything[:, None]) & ~none[:, None]
     rows = rows._replace(x_observed=tf.ones_like(rows.x_observed), observed=observed)
-    state = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([256, 2]))
+    state = at_start(kernel, rows)
     step = tf.function(lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state))
     betas, weights = [state.beta.numpy()], []
     for sweep in range(1, 12):

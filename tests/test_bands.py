@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests import kernels
 from vaefill.model import imputer, vae
-from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model.config import ModelConfig
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.preprocessing import Preprocessor
 
@@ -74,7 +75,7 @@ def make_imputer(model: vae.VAE, name: str, precision: str) -> imputer.Imputer:
     sweeps = {"num_start": 2, "num_warmup": 7, "max_sweeps": 14, "num_imputations": 2}
     return imputer.Imputer(
         model,
-        SamplerConfig(name=name, precision=precision, **settings, **sweeps),
+        kernels.config_of(name, precision=precision, **settings, **sweeps),
         Preprocessor(model.likelihood, seed=7),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import calibration
-from vaefill.model.config import SamplerConfig
+from vaefill.model import samplers
 from vaefill.model.samplers import SAMPLERS
 
 NUM_RECORDS = 200
@@ -25,7 +25,10 @@ def problem() -> calibration.Problem:
 @pytest.fixture(scope="module", params=SAMPLERS)
 def drawn(request, problem) -> tuple[str, np.ndarray]:
     """A sampler's name and its draws [N, L, Q]."""
-    config = SamplerConfig(name=request.param, **{"slots": 1024} | SETTINGS.get(request.param, {}))
+    config = samplers.config(
+        name=request.param,
+        **{"slots": 1024} | SETTINGS.get(request.param, {}),
+    )
     draws, converged = calibration.draw(problem, config)
     assert converged.mean() > 0.5 or request.param == "annealed_smc"  # which stops when its particles have arrived
     return request.param, draws

@@ -1,5 +1,6 @@
 """The chain driver: how sweeps are numbered, which are kept, what is averaged."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels, oracles
-from vaefill.model.config import SamplerConfig
-from vaefill.model.engine import chain
+from vaefill.model import samplers
+from vaefill.model.counter_random import MAX_SWEEPS
+from vaefill.model.engine import chain, stopping
 from vaefill.model.samplers import SAMPLERS, base, scouts
 
 NUM_ROWS = 4
@@ -35,13 +37,13 @@ def counting(weights: bool = False, adapts: bool = False) -> base.Kernel:
         log_weight = tf.where(sweep % 2 == 0, tf.math.log(value), -INF) if weights else tf.zeros_like(value)
         return at(sweep, state.warm), base.Info(value, log_weight, sweep)
 
-    def adapt(rows, first, state, num_sweeps):
-        return at(base.everywhere(rows, first + num_sweeps - 1), tf.fill([NUM_ROWS], 100 + num_sweeps))
+    def adapt(rows, sweeps, state):
+        return at(base.everywhere(rows, sweeps[-1]), tf.fill([NUM_ROWS], 100 + len(sweeps)))
 
     def init(rows, sweep, z):
         return at(sweep, tf.zeros([NUM_ROWS], tf.int32))
 
-    return base.Kernel(init, step, adapt if adapts else None)
+    return base.Kernel(init, step, adapt=adapt if adapts else None)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,25 @@ def blocks(model, rows, request):
     return request.param, chains, traces
 
 
-def test_no_sweep_number_is_used_twice(model, rows):
+@pytest.mark.parametrize("plan", [SCHEDULE, chain.Schedule(0, 0, 4), chain.Schedule(9, 0, 99)])
+def test_ranges_of_sweep_numbers_follow_each_other(plan):
+    ranges = [plan.start, plan.initial, plan.warmup, plan.kept, plan.scouted]
+    assert ranges[0].start == 0 and ranges[-1].stop == MAX_SWEEPS
+    assert all(one.stop == next_one.start for one, next_one in zip(ranges, ranges[1:]))
+    assert len(plan.start) == 1 + plan.num_start and len(plan.warmup) == plan.num_warmup
+    assert len(plan.kept) >= plan.max_kept + stopping.BLOCK  # a block goes on after the last one
+
+
+def test_no_schedule_is_longer_than_the_numbers_for_it():
+    longest = chain.Schedule((1 << 18) - 1, (1 << 18) - 1, 1)
+    assert len(longest.kept) > stopping.BLOCK
+    with pytest.raises(ValueError, match="a chain has fewer than 524288 sweeps, got 524288"):
+        dataclasses.replace(longest, max_kept=2)
+
+
+def test_chains_use_the_numbers_of_their_schedule(model, rows):
     """Start: 0 to 2; the initial state: 3; warm-up: 4 to 6; kept: from 7."""
-    assert SCHEDULE.first_kept == 7
+    assert SCHEDULE.kept.start == 7
     begun = tf.function(lambda: chain.begin(model, counting(), rows, SCHEDULE))()
     np.testing.assert_array_equal(begun.state.z, 6)
     adapted = tf.function(lambda: chain.begin(model, counting(adapts=True), rows, SCHEDULE))()
@@ -115,8 +133,8 @@ def test_variance_keeps_its_digits_far_from_zero(rows):
     )
     state = State(tf.zeros([NUM_ROWS, 2]), tf.zeros([NUM_ROWS, 4]), tf.zeros([NUM_ROWS], tf.int32))
     kept = tf.zeros([NUM_ROWS], tf.int32)
-    kernel = counting()._replace(step=step)
-    plan = SCHEDULE._replace(max_kept=400)
+    kernel = dataclasses.replace(counting(), step=step)
+    plan = dataclasses.replace(SCHEDULE, max_kept=400)
     chains = chain.Chains(rows, state, moments, scouts.none(*state.z.shape))
     chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(chains)
     np.testing.assert_allclose(chains.moments.mean, 1e4, rtol=1e-6)
@@ -134,8 +152,8 @@ def test_select():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_block_compiles_as_one_program(model, name):
     """As it does on a GPU; to the same numbers but for the order of sums."""
-    config = SamplerConfig(name=name, num_start=1, num_warmup=6, num_particles=4)
-    kernel, schedule = SAMPLERS[name](model, config), chain.Schedule(1, 6, 10)
+    config = kernels.config_of(name, num_start=1, num_warmup=6, num_particles=4)
+    kernel, schedule = samplers.build(model, config), chain.Schedule(1, 6, 10)
     rows = kernels.rows_of(X, OBSERVED, 2 * config.rows_per_record, 1, config.rows_per_record)
     chains = chain.begin(model, kernel, rows, schedule)
 

@@ -14,7 +14,6 @@ import pytest
 import scipy.stats
 
 from tests import kernels, oracles
-from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
@@ -93,7 +92,12 @@ def outcome(model: str, name: str) -> Outcome:
     settings = {"num_start": 5, "num_warmup": 45, "max_sweeps": 170, "slots": 1024} | SETTINGS.get(name, {})
     settings |= MORE_PARTICLES if (model, name) == ("linear", "annealed_smc") else {}
     never = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}
-    config = SamplerConfig(name=name, num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0, **settings | never)
+    config = kernels.config_of(
+        name,
+        num_imputations=NUM_IMPUTATIONS,
+        num_evidence_draws=0,
+        **settings | never,
+    )
     likelihood, num_values = case.vae.likelihood, len(case.x)
     shape = (NUM_REPLICATES, 1, num_values, 1)
     images = np.round(case.x * likelihood.unit, 6).astype(likelihood.dtype)

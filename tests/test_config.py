@@ -2,9 +2,13 @@
 
 import glob
 import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 
+from vaefill.model import missingness, samplers
 from vaefill.pipeline import config
 from vaefill.pipeline.errors import ConfigError
 
@@ -62,6 +66,52 @@ def test_the_configuration_is_frozen():
             "at most num_chains \\* num_particles \\* \\(max.*\\) = 160, got 161",
         ),
         ("sampler.slots=32", None),
+        (
+            "sampler.num_particles=8",
+            "^sampler.name latent_hmc does not take sampler.num_particles; "
+            "it takes num_leapfrog_steps, num_scouts beside",
+        ),
+        (
+            "sampler={name: lair, num_chains: 2, num_scouts: 3}",
+            "^sampler.name lair does not take sampler.num_scouts; it takes num_particles, num_",
+        ),
+        (
+            "sampler={name: pseudo_gibbs, prior_fraction: 0.1}",
+            "^sampler.name pseudo_gibbs does not take sampler.prior_fraction; it takes none beside",
+        ),
+        (
+            "sampler={name: lair, num_particle: 4}",
+            "^unknown key sampler.num_particle; the nearest known one is sampler.num_particles$",
+        ),
+        ("sampler.name=lairr", "^sampler.name: Input should be 'latent_hmc', .* got 'lairr'$"),
+        ("sampler.name=[lair]", "^sampler.name: Input should be 'latent_hmc', .* got .'lair'.$"),
+        ("sampler=lair", "^sampler: Input should be a valid dictionary .* got 'lair'$"),
+        ("sampler={name: lair, num_particles: 1}", "^sampler.num_particles: .* got 1$"),
+        (
+            "sampler={name: lair, num_replenishing: 8}",
+            "num_replenishing must be at most num_particles - 1 = 7, got 8; there",
+        ),
+        (
+            "sampler={name: annealed_smc, slots: 512}",
+            None,
+        ),
+        (
+            "sampler={name: annealed_smc, num_particles: 3}",
+            "^sampler.num_particles: Input should be greater than or equal to 4, got 3",
+        ),
+        (
+            "sampler={name: annealed_smc, num_start: 5}",
+            "^sampler.num_start: Input should be 0, got 5$",
+        ),
+        (
+            "sampler={name: lair, num_particles: 1024, num_chains: 5, slots: 5120}",
+            "num_chains \\* num_particles must be at most 4096, got 5120",
+        ),
+        ("sampler.num_evidence_draws=4194300", None),  # 2^20 - 1 for each of 4 chains
+        (
+            "sampler.num_evidence_draws=4194301",
+            "num_evidence_draws must be at most 1048575 for each of the 4 .*, 4194300, got 4194301",
+        ),
         ("mask.mechanism=mcra", "mask.mechanism: Input should be 'mcar', .* got 'mcra'"),
         ("mask.mechanism=block", "mask.mechanism block needs mask.height"),
         ("mask={rate: 0.5, slope: 1}", "mask.mechanism mcar does not take mask.slope; it takes rate"),
@@ -90,6 +140,46 @@ def test_mistakes_are_one_clear_line(setting, message):
     with pytest.raises(ConfigError, match=message) as error:
         config.load(None, [setting])
     assert "\n" not in str(error.value)
+
+
+def test_mistakes_are_found_before_tensorflow_starts():
+    code = (
+        "import sys\n"
+        "from vaefill.pipeline import config\n"
+        "config.load('demo.yaml', ['sampler={name: lair, num_particles: 4}'])\n"
+        "try:\n"
+        "    config.load(None, ['sampler={name: lair, num_scouts: 4}'])\n"
+        "except config.ConfigError:\n"
+        "    sys.exit('tensorflow' in sys.modules)\n"
+        "sys.exit('no error')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_samplers_settings_survive_dumping_and_pickling(name):
+    """Workers get them pickled; a manifest holds them, and tells runs apart by them."""
+    loaded = config.load(None, [f"sampler={{name: {name}, slots: 1024, target_ess: 77.0}}"])
+    assert type(loaded.sampler) is samplers.SAMPLERS[name].Config
+    assert pickle.loads(pickle.dumps(loaded)) == loaded
+    dumped = loaded.model_dump(mode="json")
+    assert set(dumped["sampler"]) == set(type(loaded.sampler).model_fields)
+    assert config.validate(dumped) == loaded
+
+
+@pytest.mark.parametrize("mechanism", missingness.MECHANISMS)
+def test_every_parameter_of_a_mechanism_is_a_setting_of_its_own_alone(mechanism):
+    values = {"rate": 0.5, "slope": 4.0, "side": "left"}
+    takes = missingness.parameters_of(mechanism)
+    mask = {"mechanism": mechanism} | {name: values.get(name, 3) for name in takes}
+    assert config.validate({"mask": mask}).mask.parameters.keys() == takes.keys()
+    for name in {"rate", "slope", "side", "first", "width"} - set(takes):
+        with pytest.raises(ConfigError, match=f"{mechanism} does not take mask.{name}; it takes "):
+            config.validate({"mask": mask | {name: values.get(name, 3)}})
+    for name, parameter in takes.items():
+        if parameter.is_required:
+            with pytest.raises(ConfigError, match=f"mask.mechanism {mechanism} needs mask.{name}"):
+                config.validate({"mask": {key: mask[key] for key in mask if key != name}})
 
 
 @pytest.mark.parametrize(("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")])

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, importance_resampling
 
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
@@ -15,7 +14,10 @@ NUM_ROWS = 16_384
 def scores(variant: str, prior_fraction: float = 0.3) -> np.ndarray:
     """Of powers of z under the weights, and of the weights as estimates of p(x_obs)."""
     oracle = kernels.plane(variant)
-    kernel = importance_resampling.build(oracle.vae, SamplerConfig(prior_fraction=prior_fraction))
+    kernel = importance_resampling.build(
+        oracle.vae,
+        importance_resampling.Config(prior_fraction=prior_fraction),
+    )
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 1)
     start = tf.function(lambda: kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2])))()
     state, info = kernels.sweeps(kernel, rows, start, 1)
@@ -40,7 +42,10 @@ def test_without_the_prior_in_the_weights_it_is_wrong(monkeypatch):
 
 def test_the_proposal_stays_and_the_priors_share_bounds_the_weights():
     oracle = kernels.plane("easy")
-    kernel = importance_resampling.build(oracle.vae, SamplerConfig(prior_fraction=0.5))
+    kernel = importance_resampling.build(
+        oracle.vae,
+        importance_resampling.Config(prior_fraction=0.5),
+    )
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 2)
     start = kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2]))
     start = start._replace(loc=start.loc + 2.0, scale=0.1 * start.scale)  # a narrow proposal in the wrong place

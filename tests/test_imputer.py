@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import kernels
 from vaefill.model import imputer, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.preprocessing import Preprocessor
@@ -19,7 +20,7 @@ def make_config(name: str, **settings) -> SamplerConfig:
     """Records of 2 chains; up to 8 rows a record, so that 4 fit into the slots, and 4 rounds are needed."""
     settings = {"num_chains": 2, "num_particles": 4, "num_evidence_draws": 8, "num_leapfrog_steps": 2} | settings
     settings = {"num_start": 2, "num_warmup": 7, "max_sweeps": 24, "num_imputations": 5, "slots": 32} | settings
-    return SamplerConfig(name=name, **settings)
+    return kernels.config_of(name, **settings)
 
 
 CONFIG = make_config("pseudo_gibbs", num_chains=3, slots=96)

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, lair
 
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
@@ -15,7 +14,8 @@ NUM_GROUPS = 4096
 def scores(variant: str, num_particles: int = 5, num_replenishing: int = 1, num_sweeps: int = 3) -> np.ndarray:
     """Of powers of z under the weights, and of the weights as estimates of p(x_obs), after some sweeps."""
     oracle = kernels.plane(variant)
-    config = SamplerConfig(num_particles=num_particles, num_replenishing=num_replenishing)
+    slots = 32 * num_particles
+    config = lair.Config(num_particles=num_particles, num_replenishing=num_replenishing, slots=slots)
     kernel = lair.build(oracle.vae, config)
     num_rows = NUM_GROUPS * num_particles
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, num_particles)
@@ -46,7 +46,7 @@ def test_without_the_proposals_in_the_weights_it_is_wrong(monkeypatch):
 def test_replenishing_rows_are_the_priors_and_others_follow_the_weights():
     """Groups of 4, two of them replenishing; all start in the mode that the observed values rule out."""
     oracle, num_rows = kernels.plane("valley"), 4096
-    kernel = lair.build(oracle.vae, SamplerConfig(num_particles=4, num_replenishing=2))
+    kernel = lair.build(oracle.vae, lair.Config(num_particles=4, num_replenishing=2))
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 2, 4)
     start = tf.function(lambda: kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2])))()
     state, _ = kernels.sweeps(kernel, rows, start, 4)

@@ -1,16 +1,17 @@
 """Hamiltonian Monte Carlo on the latents: exact, with a reference and a step size of each record's own."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import kernels, oracles
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, latent_hmc
 from vaefill.model.samplers.hamiltonian import GaussianSplit
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
-CONFIG = SamplerConfig(num_leapfrog_steps=4)
+CONFIG = latent_hmc.Config(num_leapfrog_steps=4)
 X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])
 OBSERVED = np.array([True, False, True, False, False, True])
 
@@ -88,7 +89,7 @@ def test_of_a_normal_target_that_is_its_reference_nothing_is_rejected():
     factor = np.linalg.cholesky(posterior.covariance)
     exact = GaussianSplit(posterior.mean, factor, np.linalg.inv(factor))
     rows = kernels.rows_of(X, OBSERVED, 32, seed=7)
-    start = latent_hmc.init(oracle.vae, rows, tf.zeros([32, 2]))
+    start = latent_hmc.init(oracle.vae, rows, base.everywhere(rows, 0), tf.zeros([32, 2]))
     of_rows = (tf.constant(new, tf.float32) + 0.0 * old for new, old in zip(exact, start.split))
     start = start._replace(split=GaussianSplit(*of_rows), step_size=tf.fill([32], 1.5))
     _, info = kernels.sweeps(latent_hmc.build(oracle.vae, CONFIG), rows, start, 1)
@@ -98,12 +99,19 @@ def test_of_a_normal_target_that_is_its_reference_nothing_is_rejected():
 @pytest.fixture(scope="module")
 def warm() -> latent_hmc.State:
     """Two records of 64 chains, 128 rows, after warm-up: one with three values observed, one with none."""
-    oracle, config = oracles.LinearGaussian(), SamplerConfig(num_chains=64, num_warmup=60, slots=128)
+    oracle, config = (
+        oracles.LinearGaussian(),
+        latent_hmc.Config(
+            num_chains=64,
+            num_warmup=60,
+            slots=128,
+        ),
+    )
     kernel = latent_hmc.build(oracle.vae, config)
     rows = kernels.rows_of(X, OBSERVED, 128, seed=4, rows_per_record=64)
     rows = rows._replace(observed=rows.observed & (tf.range(128) < 64)[:, None])
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([128, 2]))
-    return tf.function(lambda state: kernel.adapt(rows, 1, state, 60))(start)
+    return tf.function(lambda state: kernel.adapt(rows, range(1, 61), state))(start)
 
 
 def test_warm_up_finds_each_records_own_reference(warm):
@@ -125,10 +133,14 @@ def test_chains_of_a_record_share_what_warm_up_learns(warm):
 def test_a_warm_up_of_a_few_sweeps_or_none_works():
     oracle = oracles.LinearGaussian()
     for num_sweeps in (0, 1, 5):
-        kernel = latent_hmc.build(oracle.vae, SamplerConfig(num_chains=2, num_warmup=num_sweeps))
+        kernel = latent_hmc.build(
+            oracle.vae,
+            latent_hmc.Config(num_chains=2, num_warmup=num_sweeps),
+        )
         rows = kernels.rows_of(X, OBSERVED, 32, seed=5, rows_per_record=2)
         state = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([32, 2]))
-        state = tf.function(lambda state: kernel.adapt(rows, 1, state, num_sweeps))(state)  # noqa: B023
+        warm_up = functools.partial(kernel.adapt, rows, range(1, 1 + num_sweeps))
+        state = tf.function(warm_up)(state)
         assert np.isfinite(state.z).all() and (state.step_size > 0).numpy().all()
 
 

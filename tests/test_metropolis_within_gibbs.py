@@ -4,14 +4,13 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers import base, metropolis_within_gibbs
 
 FALSE_ALARM = 1e-6  # of each of three comparisons
 
 
 def kernel(oracle) -> base.Kernel:
-    return metropolis_within_gibbs.build(oracle.vae, SamplerConfig())
+    return metropolis_within_gibbs.build(oracle.vae, metropolis_within_gibbs.Config())
 
 
 @pytest.mark.parametrize("variant", ["easy", "valley"])

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from vaefill.model import imputer, parallel, vae
-from vaefill.model.config import ModelConfig, SamplerConfig
+from vaefill.model import imputer, parallel, samplers, vae
+from vaefill.model.config import ModelConfig
 from vaefill.model.preprocessing import Preprocessor
 
 
@@ -61,7 +61,13 @@ def test_the_same_bits_in_any_number_of_lanes():
     """Of 60 records 8 fit into the slots at once, so that lanes share what waits; they finish one by one."""
     model = vae.build(ModelConfig(latent_size=3, hidden=(16,)), (6, 5, 1), seed=1)
     settings = {"target_r_hat": 1.02, "target_ess": 40.0, "max_sweeps": 200, "num_start": 2, "num_warmup": 7}
-    config = SamplerConfig(name="pseudo_gibbs", num_chains=4, slots=32, num_evidence_draws=8, **settings)
+    config = samplers.config(
+        name="pseudo_gibbs",
+        num_chains=4,
+        slots=32,
+        num_evidence_draws=8,
+        **settings,
+    )
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (60, 6, 5, 1), dtype=np.uint8)
     observed = generator.random(images.shape) < 0.5

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from tests import kernels, oracles
-from vaefill.model.config import SamplerConfig
+from vaefill.model import samplers
 from vaefill.model.engine import chain
-from vaefill.model.samplers import SAMPLERS
 
 LARGEST_JSD = 0.005  # nats
 NUM_ROWS = 1024
@@ -15,17 +14,17 @@ SETTINGS = {  # of four estimates, from a quarter of the rows each: 256 chains, 
     "ac_mwg": {"num_warmup": 300, "max_sweeps": 820},
     "lair": {"num_warmup": 0, "max_sweeps": 120, "num_particles": 8},
     "importance_resampling": {"num_warmup": 0, "max_sweeps": 120},
-    "annealed_smc": {"num_warmup": 20, "max_sweeps": 60, "num_particles": 64, "num_chains": 4},
+    "annealed_smc": {"num_warmup": 20, "max_sweeps": 40, "num_particles": 64, "num_chains": 4},
 }
 
 
 def run(name: str, variant: str, num_rows: int = NUM_ROWS, **settings) -> chain.Trace:
     """What the chains of one record leave, under many keys."""
     oracle = kernels.plane(variant)
-    config = SamplerConfig(name=name, **{"num_start": 20, "slots": NUM_ROWS} | settings)
+    config = kernels.config_of(name, **{"num_start": 20, "slots": NUM_ROWS} | settings)
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 13, config.rows_per_record)
-    schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
-    return kernels.kept_sweeps(oracle.vae, SAMPLERS[name](oracle.vae, config), rows, schedule)
+    schedule = chain.Schedule.of(config)
+    return kernels.kept_sweeps(oracle.vae, samplers.build(oracle.vae, config), rows, schedule)
 
 
 def divergences(variant: str, trace: chain.Trace, num_estimates: int) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels, oracles
-from vaefill.model.config import SamplerConfig
+from vaefill.model import samplers
 from vaefill.model.counter_random import Purpose
 from vaefill.model.imputer import Imputer
 from vaefill.model.preprocessing import Preprocessor
@@ -65,7 +65,7 @@ def test_chains_start_from_draws_of_the_model():
     """Before any sweep z ~ p(z): either CDF within 0.03."""
     oracle = kernels.plane("easy")
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_CHAINS, seed=2)
-    z = tf.function(lambda: pseudo_gibbs.start(oracle.vae, rows, 0))().numpy()
+    z = tf.function(lambda: pseudo_gibbs.start(oracle.vae, rows, range(1)))().numpy()
     everything = np.zeros(8, bool)
     for k in range(2):
         distance = oracles.ks_distance_to(z[:, k], oracle.latent_cdf(oracle.x, everything, k))
@@ -78,7 +78,7 @@ def test_mean_of_the_imputer_is_the_stationary_mean():
     num = 256
     images = np.tile((X * 255).astype(np.uint8).reshape(1, 1, 4, 1), (num, 1, 1, 1))
     observed = np.tile(OBSERVED.reshape(1, 1, 4, 1), (num, 1, 1, 1))
-    config = SamplerConfig(
+    config = samplers.config(
         name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120, num_imputations=2,
         num_evidence_draws=0, target_ess=1e9, slots=512,
     )  # fmt: skip

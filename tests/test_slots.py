@@ -7,14 +7,14 @@ import pytest
 import tensorflow as tf
 
 from tests import oracles
-from vaefill.model.config import SamplerConfig
+from vaefill.model import samplers
 from vaefill.model.counter_random import Purpose, Streams
 from vaefill.model.engine import stopping
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.samplers import base
 
 ORACLE = oracles.LinearGaussian()
-CONFIG = SamplerConfig(
+CONFIG = samplers.config(
     name="pseudo_gibbs", num_chains=2, num_start=0, num_warmup=0, max_sweeps=95, target_ess=40, target_r_hat=1.2,
     num_imputations=1, slots=32,
 )  # fmt: skip
@@ -161,8 +161,10 @@ def test_rows_of_a_chain_stay_together():
         return State(tf.stack([key, row], axis=1), state.outputs), base.Info.of_weights(row)
 
     init = lambda rows, sweep, z: State(z, ORACLE.vae.decoder(z))  # noqa: E731
-    kernel = base.Kernel(init, step, rows_per_chain=4, draws=base.SampleKind.WEIGHTED)
-    slots = Slots(ORACLE.vae, kernel, CONFIG.model_copy(update={"max_sweeps": 12, "target_ess": 1e9}))
+    kernel = base.Kernel(init, step, draws=base.SampleKind.WEIGHTED)
+    settings = CONFIG.model_dump() | {"name": "lair", "num_particles": 4}
+    config = samplers.config(**settings | {"max_sweeps": 12, "target_ess": 1e9})
+    slots = Slots(ORACLE.vae, kernel, config)
     finished = finish(slots, make_records(9))
     assert [each.index for each in finished] == list(range(9)) and slots.num_places == 4
     for each in finished:

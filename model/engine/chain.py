@@ -5,13 +5,17 @@ kept sweep, and `advance`, a block of kept sweeps. Every row has its own clock, 
 slots need not have begun together.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
+from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import MAX_SWEEPS
 from vaefill.model.likelihoods import Likelihood
-from vaefill.model.samplers import pseudo_gibbs, scouts
-from vaefill.model.samplers.base import Kernel, Rows, log_likelihood
+from vaefill.model.samplers import scouts
+from vaefill.model.samplers.base import Kernel, Rows, draw_prior, everywhere, log_likelihood
 from vaefill.model.vae import VAE
 
 
@@ -42,44 +46,113 @@ class Trace(NamedTuple):
     log_weight: tf.Tensor  # [B, N]
 
 
-class Schedule(NamedTuple):
-    """The sweeps of a chain, numbered from 0: a start by pseudo-Gibbs, warm-up, and those that are kept."""
+_MOST_SWEEPS = 1 << 19  # of a chain
+_FIRST_SCOUTED = 600_000  # fixed, so that what scouts draw does not depend on the chains' lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The numbers of all sweeps of a row, as ranges of which each begins where the last one ends.
+
+    So no number is used twice under one purpose. What is drawn of finished chains, imputations and
+    evidence, has purposes of its own and counts from 0.
+
+    Attributes:
+        num_start: sweeps of the start after a draw of the prior.
+        num_warmup: sweeps of warm-up.
+        max_kept: kept sweeps at most.
+    """
 
     num_start: int
     num_warmup: int
     max_kept: int
 
+    def __post_init__(self):
+        num = self.num_start + self.num_warmup + self.max_kept
+        if num >= _MOST_SWEEPS:
+            raise ValueError(f"a chain has fewer than {_MOST_SWEEPS} sweeps, got {num}")
+
+    @classmethod
+    def of(cls, config: SamplerConfig) -> "Schedule":
+        """That of a sampler's configuration."""
+        return cls(config.num_start, config.num_warmup, config.max_kept)
+
     @property
-    def first_kept(self) -> int:
-        """The number of the first kept sweep; sweep `num_start + 1` is the initial state's."""
-        return self.num_start + self.num_warmup + 2
+    def start(self) -> range:
+        """The draw of the prior, and the sweeps that lead from it to the first latents."""
+        return range(self.num_start + 1)
+
+    @property
+    def initial(self) -> range:
+        """The state at the first latents: one number."""
+        return range(self.start.stop, self.start.stop + 1)
+
+    @property
+    def warmup(self) -> range:
+        """Sweeps that are not kept."""
+        return range(self.initial.stop, self.initial.stop + self.num_warmup)
+
+    @property
+    def kept(self) -> range:
+        """Sweeps that are kept, in all blocks: the last may go on for a few that are not."""
+        return range(self.warmup.stop, _FIRST_SCOUTED)
+
+    @property
+    def scouted(self) -> range:
+        """What scouts draw."""
+        return range(_FIRST_SCOUTED, MAX_SWEEPS)
+
+
+def num_passes(kernel: Kernel, schedule: Schedule, num_kept: np.ndarray) -> np.ndarray:
+    """Network passes of a row: those of its start, its initial state, warm-up, and kept sweeps.
+
+    Args:
+        kernel: the sampler.
+        schedule: of its chains.
+        num_kept: [n] kept sweeps of each of n rows.
+
+    Returns:
+        [n] integers.
+    """
+    start = 0 if kernel.start is None else len(schedule.start)
+    warm_up = kernel.warm_up_passes
+    if warm_up is None:
+        warm_up = schedule.num_warmup * kernel.passes
+    return start + len(schedule.initial) + warm_up + num_kept * kernel.passes
 
 
 def begin(vae: VAE, kernel: Kernel, rows: Rows, schedule: Schedule) -> Chains:
     """Starts every chain by itself, warms it up, and lets the sampler adapt."""
-    z = pseudo_gibbs.start(vae, rows, schedule.num_start)
-    first = schedule.num_start + 1
-    state = kernel.init(rows, tf.fill([z.shape[0]], first), z)
-    state = _warm_up(kernel, rows, first + 1, state, schedule.num_warmup)
+    if kernel.start is None:
+        z = draw_prior(rows, everywhere(rows, schedule.start.start), vae.latent_size)
+    else:
+        z = kernel.start(rows, schedule.start)
+    state = kernel.init(rows, everywhere(rows, schedule.initial.start), z)
+    state = _warm_up(kernel, rows, schedule.warmup, state)
+    found = scouts.none(*z.shape)
+    if kernel.scout is not None:
+        found = kernel.scout(rows, schedule.scouted, state)
+    return Chains(rows, state, _no_moments(rows), found)
+
+
+def _no_moments(rows: Rows) -> Moments:
+    """Of no sweep."""
     num_rows, num_values = rows.observed.shape
-    nothing = tf.zeros([num_rows])
-    moments = Moments(
-        tf.fill([num_rows], float("-inf")),
-        tf.zeros([num_rows, num_values]),
-        tf.zeros([num_rows, num_values]),
-        nothing,
-        tf.zeros([num_rows], tf.int32),
+    return Moments(
+        log_total=tf.fill([num_rows], float("-inf")),
+        mean=tf.zeros([num_rows, num_values]),
+        variance=tf.zeros([num_rows, num_values]),
+        acceptance=tf.zeros([num_rows]),
+        non_finite=tf.zeros([num_rows], tf.int32),
     )
-    found = scouts.none(*z.shape) if kernel.scout is None else kernel.scout(rows, state)
-    return Chains(rows, state, moments, found)
 
 
-def _warm_up(kernel: Kernel, rows: Rows, first: int, state: Any, num_sweeps: int) -> Any:
+def _warm_up(kernel: Kernel, rows: Rows, sweeps: range, state: Any) -> Any:
     """The sampler's own warm-up, or where it has none sweeps that are not kept."""
     if kernel.adapt is not None:
-        return kernel.adapt(rows, first, state, num_sweeps)
-    for sweep in tf.range(first, first + num_sweeps):
-        state, _ = kernel.step(rows, tf.fill([rows.observed.shape[0]], sweep), state)
+        return kernel.adapt(rows, sweeps, state)
+    for sweep in tf.range(sweeps.start, sweeps.stop):
+        state, _ = kernel.step(rows, everywhere(rows, sweep), state)
     return state
 
 
@@ -101,7 +174,7 @@ def advance(
     log_weight = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
     for index in tf.range(num_sweeps):
         clock = kept + index
-        state, info = kernel.step(rows, schedule.first_kept + clock, state)
+        state, info = kernel.step(rows, schedule.kept.start + clock, state)
         active = clock < schedule.max_kept
         log_weight_now = tf.where(active, info.log_weight, float("-inf"))
         moments = _average(vae.likelihood, moments, kernel.outputs(state), log_weight_now)

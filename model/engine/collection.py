@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vaefill.model import samplers
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose, Streams, bits, derived_keys, uniform
 from vaefill.model.engine import evidence
 from vaefill.model.engine.evidence import CERTAIN, Estimate
 from vaefill.model.engine.slots import Finished, Records, Slots, pad
 from vaefill.model.engine.stopping import Trace
-from vaefill.model.samplers import latent_hmc
 from vaefill.model.samplers.base import draw_values, everywhere, rows_of_records
 from vaefill.model.vae import VAE
 
@@ -156,19 +156,18 @@ class DrawCollector:
 
 
 def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
-    """Slots for chains on complete records, the same whatever the records' own are, and all of one length."""
-    own = SamplerConfig(
-        name="latent_hmc",
+    """Slots for chains on complete records: the same whatever the sampler, all of one length."""
+    own = samplers.config(
+        "latent_hmc",
         num_chains=_COMPLETE_CHAINS,
         num_start=_COMPLETE_START,
         num_warmup=_COMPLETE_WARMUP,
         max_sweeps=_COMPLETE_START + _COMPLETE_WARMUP + _COMPLETE_KEPT,
         num_imputations=1,
         num_scouts=0,
-        num_leapfrog_steps=config.num_leapfrog_steps,
         slots=config.slots,
     )
-    return Slots(vae, latent_hmc.build(vae, own), own)
+    return Slots(vae, samplers.build(vae, own), own)
 
 
 def _shares(trace: Trace) -> np.ndarray | None:

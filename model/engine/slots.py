@@ -71,9 +71,9 @@ class Slots:
     """Runs the chains of any number of records through the slots."""
 
     def __init__(self, vae: VAE, kernel: Kernel, config: SamplerConfig):
-        self.rows_per_record = config.num_chains * kernel.rows_per_chain
+        self.rows_per_record = config.rows_per_record
         self.num_places = config.slots // self.rows_per_record
-        self.schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
+        self.schedule = chain.Schedule.of(config)
         self.occupied, self.passed = 0, 0  # places times blocks: with a record in them, and all
         self._counting = threading.Lock()
         self._latent_size = vae.latent_size

@@ -26,6 +26,8 @@ _NEAR = 0.75  # of the way from the draws' mean to a peak: half of it, the tail 
 _AWAY = 1.0  # standard deviations from the draws' mean beyond which a peak may be another mode's
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
 _SUSPECTS = 2  # quantities that look worst by something cheap; where one of them fails the others need no look
+# One for the process, however many rules there are: NumPy sorts without the interpreter lock.
+_POOL = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="examine")
 _UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")  # a decorator that threads share, since NumPy 2
 
 
@@ -77,7 +79,6 @@ class StoppingRule:
 
     def __init__(self, config: SamplerConfig, draws: SampleKind, max_kept: int):
         self._config, self._draws, self._max_kept = config, draws, max_kept
-        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # NumPy sorts without the interpreter lock
 
     def __call__(self, traces: Sequence[Trace], scouts: Sequence[Scouted]) -> list[Verdict]:
         """Verdicts on records, each by itself."""
@@ -85,7 +86,7 @@ class StoppingRule:
             return [self._examine_weights(trace) for trace in traces]
         if self._draws is SampleKind.POPULATION:
             return [self._examine_population(trace) for trace in traces]
-        return list(self._pool.map(self._examine_chains, traces, scouts))
+        return list(_POOL.map(self._examine_chains, traces, scouts))
 
     def _examine_chains(self, trace: Trace, scouts: Scouted) -> Verdict:
         at_end = trace.z.shape[1] >= self._max_kept

@@ -8,14 +8,16 @@ of a normal distribution close to the target, whose dynamics are a rotation, is 
 rest of the force is stepped through. The closer to normal the target is, the longer a step can be.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import tensorflow as tf
+from typing import TYPE_CHECKING, NamedTuple
 
-from vaefill.model.compiled import restricted_decoder
 from vaefill.model.counter_random import Purpose
+from vaefill.model.lazy import fused, tf
 from vaefill.model.samplers import base
-from vaefill.model.vae import VAE
+
+if TYPE_CHECKING:
+    from vaefill.model.vae import VAE
 
 
 class GaussianSplit(NamedTuple):
@@ -46,7 +48,7 @@ class _Seen(NamedTuple):
 
 
 def _restrict(vae: VAE, rows: base.Rows) -> _Seen:
-    values = restricted_decoder(vae).values
+    values = base.restricted_decoder(vae).values
     if len(values) == rows.observed.shape[1]:
         return _Seen(rows.x_observed, rows.observed)
     return _Seen(tf.gather(rows.x_observed, values, axis=1), tf.gather(rows.observed, values, axis=1))
@@ -56,7 +58,7 @@ def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
     """The point at z: forward and backward through the decoder, one network pass."""
     seen = _restrict(vae, rows)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
-    log_likelihood = base.log_likelihood(restricted_decoder(vae).likelihood, outputs, *seen)
+    log_likelihood = base.log_likelihood(base.restricted_decoder(vae).likelihood, outputs, *seen)
     return Point(z, features, log_likelihood, gradient)
 
 
@@ -65,7 +67,7 @@ def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tenso
 
     The value of that only the ends of a path need.
     """
-    decoder = restricted_decoder(vae)
+    decoder = base.restricted_decoder(vae)
     with tf.GradientTape() as tape:
         tape.watch(z)
         features = decoder.features(z)
@@ -108,7 +110,7 @@ def move(
         z, u, momentum = _kick_and_rotate(split, time, time, beta, z, gradient, u, momentum)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
     momentum = _kick(split, half, beta, z, gradient, u, momentum)
-    log_likelihood = base.log_likelihood(restricted_decoder(vae).likelihood, outputs, *seen)
+    log_likelihood = base.log_likelihood(base.restricted_decoder(vae).likelihood, outputs, *seen)
     new = Point(z, features, log_likelihood, gradient)
     log_ratio = log_target(new, beta) - log_target(point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
@@ -121,22 +123,22 @@ def log_target(point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
     return beta * point.log_likelihood + base.standard_normal_log_prob(point.z)
 
 
-# Fused clusters: there are many small operations between two passes through the network.
+# There are many small operations between two passes through the network.
 
 
-@tf.function(jit_compile=True)
+@fused
 def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
     return _times(split.inverse, z - split.centre)
 
 
-@tf.function(jit_compile=True)
+@fused
 def _kick(split: GaussianSplit, time, beta, z, gradient, u, momentum) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
     force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
-@tf.function(jit_compile=True)
+@fused
 def _kick_and_rotate(split: GaussianSplit, kick_time, time, beta, z, gradient, u, momentum):
     """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
     momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)

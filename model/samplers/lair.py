@@ -7,19 +7,53 @@ A chain is a group of K + R rows: K particles, and R rows that replenish it from
     3. w_j = p(x_obs | z_j) p(z_j) / ((sum_k q_k(z_j) + R p(z_j)) / (K + R))
     4. K latents resampled by w; x_mis^k ~ p(x_mis | z^k)
 
-The result comes from the z_j of all sweeps and groups, with their weights as they are; particles of a group
-interact, so they are not draws of a chain. Consistent, not invariant; the mean of w estimates p(x_obs).
+The result comes from the z_j of all sweeps and groups, with their weights as they are; particles of
+a group interact, so they are not draws of a chain. Consistent, not invariant; the mean of w
+estimates p(x_obs).
 """
 
+from __future__ import annotations
+
+import functools
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-import tensorflow as tf
+import pydantic
+from pydantic import Field
 
-from vaefill.model.config import SamplerConfig
+from vaefill.model.config import Positive, SamplerConfig
 from vaefill.model.counter_random import Purpose
-from vaefill.model.samplers import base
-from vaefill.model.vae import VAE
+from vaefill.model.lazy import fused, tf
+from vaefill.model.samplers import base, pseudo_gibbs
+
+if TYPE_CHECKING:
+    from vaefill.model.vae import VAE
+
+
+class Config(SamplerConfig):
+    """Settings of LAIR."""
+
+    name: Literal["lair"] = "lair"
+    num_particles: Annotated[int, Field(ge=2, le=1024)] = Field(
+        8,
+        description="rows of a chain, K + R",
+    )
+    num_replenishing: Positive = Field(1, description="R, those of them drawn from the prior")
+
+    @property
+    def rows_per_chain(self) -> int:
+        """A row a particle."""
+        return self.num_particles
+
+    @pydantic.model_validator(mode="after")
+    def _has_particles(self):
+        most = self.num_particles - 1
+        if self.num_replenishing > most:
+            raise ValueError(
+                f"num_replenishing must be at most num_particles - 1 = {most}, "
+                f"got {self.num_replenishing}; there must be a row left that is not from the prior"
+            )
+        return self
 
 
 class State(NamedTuple):
@@ -30,48 +64,74 @@ class State(NamedTuple):
 
 
 def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
-    """Particles at the latents z: x_mis ~ p(x_mis | z)."""
+    """Particles at given latents, with x_mis ~ p(x_mis | z).
+
+    Args:
+        vae: the model.
+        rows: of N rows.
+        sweep: [N] int32, the number of this draw.
+        z: [N, K] latents.
+    """
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
     return State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs, log_lik)
 
 
-def _components(vae: VAE, x: tf.Tensor, size: int, num_replenishing: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """loc and scale of every row's component, [N, K]: the encoder's, or the prior's in the last rows of a group."""
+def _components(
+    vae: VAE,
+    x: tf.Tensor,
+    size: int,
+    num_replenishing: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """loc and scale of each row's component, [N, K]: the prior's in the last rows of a group."""
     posterior = vae.encode(x)
     replenishing = (tf.range(x.shape[0]) % size >= size - num_replenishing)[:, tf.newaxis]
-    return tf.where(replenishing, 0.0, posterior.loc), tf.where(replenishing, 1.0, posterior.stddev())
+    loc = tf.where(replenishing, 0.0, posterior.loc)
+    return loc, tf.where(replenishing, 1.0, posterior.stddev())
 
 
-@tf.function(jit_compile=True)
+@fused
 def _mixture_log_prob(z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, size: int) -> tf.Tensor:
-    """log of the mean over a group's components at each of its z, [N]; constants as in `base.normal_log_prob`."""
-    z, loc, scale = (base.grouped(tensor, size) for tensor in (z, loc, scale))
-    each = base.normal_log_prob(z[:, :, tf.newaxis], loc[:, tf.newaxis], scale[:, tf.newaxis])  # [G, z, component]
+    """log of the mean density of a group's components at each of its z: [N].
+
+    Without the constant that `base.standard_normal_log_prob` leaves out too.
+    """
+    z = base.grouped(z, size)[:, :, tf.newaxis]
+    loc = base.grouped(loc, size)[:, tf.newaxis]
+    scale = base.grouped(scale, size)[:, tf.newaxis]
+    each = base.normal_log_prob(z, loc, scale)  # [G, z, component]
     return base.ungrouped(tf.reduce_logsumexp(each, axis=2)) - math.log(size)
 
 
 def step(
     vae: VAE, size: int, num_replenishing: int, rows: base.Rows, sweep: tf.Tensor, state: State
 ) -> tuple[State, base.Info]:
-    """One sweep of every group of `size` rows."""
+    """One sweep of every group, steps 1 to 4.
+
+    Args:
+        vae: the model.
+        size: rows of a group, K + R.
+        num_replenishing: R, the last of them.
+        rows: of N rows.
+        sweep: [N] int32, the number of each row's sweep.
+        state: of N rows.
+    """
     loc, scale = _components(vae, state.x, size, num_replenishing)
     z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    log_weight = log_lik + base.standard_normal_log_prob(z) - _mixture_log_prob(z, loc, scale, size)
-    info = base.Info.of_weights(log_weight)
+    log_target = log_lik + base.standard_normal_log_prob(z)
+    info = base.Info.of_weights(log_target - _mixture_log_prob(z, loc, scale, size))
     chosen = base.resample(base.draw_uniform(rows, sweep, Purpose.RESAMPLE), info.log_weight, size)
     x = base.draw_values(vae, rows, sweep, Purpose.VALUES, tf.gather(outputs, chosen))
     return State(x, z, outputs, log_lik), info
 
 
-def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
-    """The kernel for a VAE: chains of `config.num_particles` rows, `config.num_replenishing` of them from the prior."""
-    size, num_replenishing = config.num_particles, config.num_replenishing
+def build(vae: VAE, config: Config) -> base.Kernel:
+    """The kernel for a VAE."""
     return base.Kernel(
-        init=lambda rows, sweep, z: init(vae, rows, sweep, z),
-        step=lambda rows, sweep, state: step(vae, size, num_replenishing, rows, sweep, state),
-        rows_per_chain=size,
+        start=functools.partial(pseudo_gibbs.start, vae),
+        init=functools.partial(init, vae),
+        step=functools.partial(step, vae, config.num_particles, config.num_replenishing),
         draws=base.SampleKind.WEIGHTED,
     )

@@ -1,34 +1,63 @@
 """Hamiltonian Monte Carlo on p(z | x_obs), which is proportional to p(z) p(x_obs | z).
 
-The missing values integrate out, so a sweep is one trajectory of `num_leapfrog_steps` in the K latents;
-x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no encoder but to start.
+The missing values integrate out, so a sweep is one trajectory of `num_leapfrog_steps` in the K
+latents; x_mis ~ p(x_mis | z) is drawn where an imputation is wanted. Exact, and needs no encoder
+but to start.
 
 Warm-up adapts, to each record alone and from its own chains alone:
 
-- the split's reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian`): c is the draws' mean,
-  and A of all matrices the one for which draws and gradients agree best, A cov(gradients) A = cov(draws) (the
-  Fisher divergence between the target and a normal one). Of a normal target that is its covariance after K + 1
-  draws, however noisy their own covariance; the gradients know the rest.
-- the step size: towards an acceptance of 0.8, but so that a trajectory stays near a quarter of a period,
-  where successive draws of a normal target are independent.
+- the split's reference, a normal distribution N(c, A) whose dynamics are exact (`hamiltonian`): c
+  is the draws' mean, and A of all matrices the one for which draws and gradients agree best,
+  A cov(gradients) A = cov(draws) (the Fisher divergence between the target and a normal one). Of a
+  normal target that is its covariance after K + 1 draws, however noisy their own covariance; the
+  gradients know the rest.
+- the step size: towards an acceptance of 0.8, but so that a trajectory stays near a quarter of a
+  period, where successive draws of a normal target are independent.
 
 Both are frozen afterwards.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import tensorflow as tf
+import functools
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from vaefill.model.compiled import restricted_decoder
-from vaefill.model.config import SamplerConfig
-from vaefill.model.samplers import base, hamiltonian, scouts
-from vaefill.model.vae import VAE
+from pydantic import Field
+
+from vaefill.model.config import Positive, SamplerConfig
+from vaefill.model.lazy import tf
+from vaefill.model.samplers import base, hamiltonian, pseudo_gibbs, scouts
+
+if TYPE_CHECKING:
+    from vaefill.model.vae import VAE
 
 _ACCEPTANCE = 0.8
 _LONGEST_TRAJECTORY = 1.75  # where a period of the reference is 2 pi
 _FIRST_STEP = 0.15  # with the prior as the reference
 _STEP_OF_SPLIT = 0.45  # with a new one
-_PRIOR_DRAWS = 5.0  # the weight of the prior, whose draws and gradients have covariance I, in both covariances
+_PRIOR_DRAWS = 5.0  # weight of the prior in both covariances; its draws and gradients have I
+_LEAST_LEARNING = 3  # sweeps, of which there is something to learn
+
+
+class Config(SamplerConfig):
+    """Settings of latent HMC."""
+
+    name: Literal["latent_hmc"] = "latent_hmc"
+    num_leapfrog_steps: Positive = Field(4, description="gradients of a sweep")
+    num_scouts: Annotated[int, Field(ge=0, le=4096)] = Field(
+        32,
+        description="climbs from draws of the prior, to find modes that no chain visits; 0: none",
+    )
+
+    @property
+    def scouts_per_chain(self) -> int:
+        """Scouts that each chain of a record sends."""
+        return -(-self.num_scouts // self.num_chains)
+
+    @property
+    def num_learning_steps(self) -> int:
+        """Steps of a trajectory while the reference is learnt: one less teaches as much."""
+        return max(1, self.num_leapfrog_steps - 1)
 
 
 class State(NamedTuple):
@@ -45,25 +74,62 @@ class State(NamedTuple):
         return hamiltonian.Point(*self[:4])
 
 
-def init(vae: VAE, rows: base.Rows, z: tf.Tensor) -> State:
-    """A state at the latents z, with the prior as the reference."""
+def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
+    """A state at given latents, with the prior as the reference.
+
+    Args:
+        vae: the model.
+        rows: of N rows.
+        sweep: not used, nothing is drawn.
+        z: [N, K] latents.
+    """
+    del sweep
     num_rows, latent_size = z.shape
     identity = tf.eye(latent_size, batch_shape=[num_rows])
     split = hamiltonian.GaussianSplit(tf.zeros_like(z), identity, identity)
     return State(*hamiltonian.evaluate(vae, rows, z), split, tf.fill([num_rows], _FIRST_STEP))
 
 
-def step(vae: VAE, num_steps: int, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
-    """One sweep: a trajectory from fresh momenta."""
-    point, decision = hamiltonian.move(vae, rows, sweep, state.point, state.split, state.step_size, num_steps)
+def step(
+    vae: VAE,
+    num_steps: int,
+    rows: base.Rows,
+    sweep: tf.Tensor,
+    state: State,
+) -> tuple[State, base.Info]:
+    """One sweep: a trajectory from fresh momenta.
+
+    Args:
+        vae: the model.
+        num_steps: steps of the trajectory, a network pass each.
+        rows: of N rows.
+        sweep: [N] int32, the number of each row's sweep.
+        state: of N rows.
+    """
+    point, decision = hamiltonian.move(
+        vae,
+        rows,
+        sweep,
+        state.point,
+        state.split,
+        state.step_size,
+        num_steps,
+    )
     info = base.Info.of_chain(decision.probability, decision.non_finite)
     return State(*point, state.split, state.step_size), info
 
 
-def _adapt_step(state: State, acceptance: tf.Tensor, count: tf.Tensor, num_chains: int, num_steps: int) -> State:
+def _adapt_step(
+    state: State,
+    acceptance: tf.Tensor,
+    count: tf.Tensor,
+    num_chains: int,
+    num_steps: int,
+) -> State:
     """Robbins-Monro on the log of the step size, from the mean acceptance of the record's chains.
 
-    Where the target is near to its reference, almost any step is accepted: a trajectory's length bounds it.
+    Where the target is near to its reference, almost any step is accepted: a trajectory's length
+    bounds it.
     """
     mean = tf.reduce_mean(base.grouped(acceptance, num_chains), axis=1, keepdims=True)
     error = base.ungrouped(tf.repeat(mean - _ACCEPTANCE, num_chains, axis=1))
@@ -81,10 +147,10 @@ def _covariance(draws: tf.Tensor) -> tf.Tensor:
 
 
 def fit_split(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.GaussianSplit:
-    """The reference N(mean of the draws, A), with A the solution of A cov(gradients) A = cov(draws).
+    """The reference N(mean of the draws, A), where A cov(gradients) A = cov(draws).
 
-    With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the geometric mean
-    of cov(draws) and cov(gradients)^-1.
+    With the Cholesky factor C of cov(gradients), A = C'^-1 (C' cov(draws) C)^(1/2) C^-1, the
+    geometric mean of cov(draws) and cov(gradients)^-1.
 
     Args:
         draws: [R, S, K] latents of each record.
@@ -95,10 +161,13 @@ def fit_split(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.GaussianSpl
     """
     draws, gradients = tf.cast(draws, tf.float64), tf.cast(gradients, tf.float64)
     # One record's chains at places that are not numbers must not end the batch: it gets the prior.
-    finite = tf.reduce_all(tf.math.is_finite(draws) & tf.math.is_finite(gradients), axis=[1, 2], keepdims=True)
-    draws, gradients = tf.where(finite, draws, 0.0), tf.where(finite, gradients, 0.0)
+    finite = tf.math.is_finite(draws) & tf.math.is_finite(gradients)
+    finite = tf.reduce_all(finite, axis=[1, 2], keepdims=True)
+    draws = tf.where(finite, draws, 0.0)
+    gradients = tf.where(finite, gradients, 0.0)
     of_gradients = _covariance(gradients)
-    ridge = 1e-9 * tf.reduce_mean(tf.linalg.diag_part(of_gradients), axis=1)[:, tf.newaxis, tf.newaxis]
+    ridge = 1e-9 * tf.reduce_mean(tf.linalg.diag_part(of_gradients), axis=1)
+    ridge = ridge[:, tf.newaxis, tf.newaxis]
     cholesky = tf.linalg.cholesky(of_gradients + ridge * tf.eye(draws.shape[2], dtype=tf.float64))
     inner = tf.matmul(cholesky, tf.matmul(_covariance(draws), cholesky), transpose_a=True)
     eigenvalues, vectors = tf.linalg.eigh(inner)
@@ -106,7 +175,9 @@ def fit_split(draws: tf.Tensor, gradients: tf.Tensor) -> hamiltonian.GaussianSpl
     factor = tf.linalg.triangular_solve(cholesky, vectors * root, adjoint=True)
     inverse = tf.matmul(vectors / root, cholesky, transpose_a=True, transpose_b=True)
     centre = tf.reduce_mean(draws, axis=1)
-    return hamiltonian.GaussianSplit(*(tf.cast(tensor, tf.float32) for tensor in (centre, factor, inverse)))
+    return hamiltonian.GaussianSplit(
+        tf.cast(centre, tf.float32), tf.cast(factor, tf.float32), tf.cast(inverse, tf.float32)
+    )
 
 
 def _windows(num_sweeps: int) -> tuple[int, int, int]:
@@ -115,41 +186,67 @@ def _windows(num_sweeps: int) -> tuple[int, int, int]:
     return first, second, num_sweeps - first - second
 
 
-def _window(vae, config, num_steps, rows, first, state, num_sweeps) -> tuple[State, tf.Tensor, tf.Tensor]:
+def _window(
+    vae: VAE, num_chains: int, num_steps: int, rows: base.Rows, sweeps: range, state: State
+) -> tuple[State, tf.Tensor, tf.Tensor]:
     """Sweeps that adapt the step size, with the draws and gradients [S, N, K] that they visit."""
-    draws = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
-    gradients = tf.TensorArray(tf.float32, num_sweeps, element_shape=state.z.shape)
-    for count in tf.range(num_sweeps):
-        state, info = step(vae, num_steps, rows, base.everywhere(rows, first + count), state)
-        state = _adapt_step(state, info.acceptance, count, config.num_chains, num_steps)
-        draws, gradients = draws.write(count, state.z), gradients.write(count, state.gradient - state.z)
+    draws = tf.TensorArray(tf.float32, len(sweeps), element_shape=state.z.shape)
+    gradients = tf.TensorArray(tf.float32, len(sweeps), element_shape=state.z.shape)
+    for count in tf.range(len(sweeps)):
+        state, info = step(vae, num_steps, rows, base.everywhere(rows, sweeps.start + count), state)
+        state = _adapt_step(state, info.acceptance, count, num_chains, num_steps)
+        draws = draws.write(count, state.z)
+        gradients = gradients.write(count, state.gradient - state.z)
     return state, draws.stack(), gradients.stack()
 
 
-def warm_up(vae: VAE, config: SamplerConfig, rows: base.Rows, first: int, state: State, num_sweeps: int) -> State:
-    """Adapts the reference twice, with trajectories a step shorter, which teach as much; then the step size."""
-    *learning, last = _windows(num_sweeps)
+def _with_split(split: hamiltonian.GaussianSplit, num_chains: int, state: State) -> State:
+    """A state with new references, given for records, and a first step size for them."""
+    of_rows = [tf.repeat(tensor, num_chains, axis=0) for tensor in split]
+    return state._replace(
+        split=hamiltonian.GaussianSplit(*of_rows),
+        step_size=tf.fill(state.step_size.shape, _STEP_OF_SPLIT),
+    )
+
+
+def warm_up(vae: VAE, config: Config, rows: base.Rows, sweeps: range, state: State) -> State:
+    """Adapts the reference twice, then the step size alone.
+
+    Args:
+        vae: the model.
+        config: how many chains a record has, and how many steps a trajectory.
+        rows: of N rows.
+        sweeps: numbers for all rows.
+        state: of N rows, as `init` leaves it.
+    """
+    num_chains = config.num_chains
+    *learning, last = _windows(len(sweeps))
     for size in learning:
-        if size >= 3:  # else there is nothing to learn from
-            state, draws, gradients = _window(vae, config, _short(config), rows, first, state, size)
-            by_record = (_of_records(tensor[size // 3 :], config.num_chains) for tensor in (draws, gradients))
-            of_rows = [tf.repeat(tensor, config.num_chains, axis=0) for tensor in fit_split(*by_record)]
-            state = state._replace(
-                split=hamiltonian.GaussianSplit(*of_rows), step_size=tf.fill(state.step_size.shape, _STEP_OF_SPLIT)
+        if size >= _LEAST_LEARNING:
+            state, draws, gradients = _window(
+                vae,
+                num_chains,
+                config.num_learning_steps,
+                rows,
+                sweeps[:size],
+                state,
             )
-        first += size
-    return _window(vae, config, config.num_leapfrog_steps, rows, first, state, last)[0]
+            settled = size // 3
+            split = fit_split(
+                _of_records(draws[settled:], num_chains),
+                _of_records(gradients[settled:], num_chains),
+            )
+            state = _with_split(split, num_chains, state)
+        sweeps = sweeps[size:]
+    return _window(vae, num_chains, config.num_leapfrog_steps, rows, sweeps, state)[0]
 
 
-def _short(config: SamplerConfig) -> int:
-    return max(1, config.num_leapfrog_steps - 1)
-
-
-def warm_up_passes(config: SamplerConfig) -> int:
+def warm_up_passes(config: Config) -> int:
     """Network passes of a row in warm-up and for its scouts."""
     *learning, last = _windows(config.num_warmup)
-    learning_passes = sum(size for size in learning if size >= 3) * _short(config)
-    return learning_passes + last * config.num_leapfrog_steps + scouts.passes(config.scouts_per_chain)
+    num_learning = sum(size for size in learning if size >= _LEAST_LEARNING)
+    of_chain = num_learning * config.num_learning_steps + last * config.num_leapfrog_steps
+    return of_chain + scouts.passes(config.scouts_per_chain)
 
 
 def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
@@ -158,15 +255,27 @@ def _of_records(draws: tf.Tensor, num_chains: int) -> tf.Tensor:
     return tf.reshape(by_row, [-1, num_chains * by_row.shape[1], by_row.shape[2]])
 
 
-def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
+def _scout(
+    vae: VAE,
+    num_rounds: int,
+    rows: base.Rows,
+    sweeps: range,
+    state: State,
+) -> scouts.Scouts:
+    """Scouts that climb in the metric that warm-up has learnt."""
+    return scouts.explore(vae, rows, sweeps, state.split.factor, num_rounds)
+
+
+def build(vae: VAE, config: Config) -> base.Kernel:
     """The kernel for a VAE."""
     return base.Kernel(
-        init=lambda rows, sweep, z: init(vae, rows, z),
-        adapt=lambda rows, first, state, num_sweeps: warm_up(vae, config, rows, first, state, num_sweeps),
-        step=lambda rows, sweep, state: step(vae, config.num_leapfrog_steps, rows, sweep, state),
+        start=functools.partial(pseudo_gibbs.start, vae),
+        init=functools.partial(init, vae),
+        adapt=functools.partial(warm_up, vae, config),
+        step=functools.partial(step, vae, config.num_leapfrog_steps),
         passes=config.num_leapfrog_steps,
         warm_up_passes=warm_up_passes(config),
-        outputs=lambda state: restricted_decoder(vae).all_outputs(state.features),
-        scout=lambda rows, state: scouts.explore(vae, rows, state.split.factor, config.scouts_per_chain),
+        outputs=lambda state: base.restricted_decoder(vae).all_outputs(state.features),
+        scout=functools.partial(_scout, vae, config.scouts_per_chain),
         uses_restricted_decoder=True,
     )

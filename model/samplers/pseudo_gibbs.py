@@ -7,17 +7,27 @@ Step 1 uses the encoder's approximation in place of p(z | x), so the stationary 
 p(x_mis, z | x_obs) only where the approximation is exact; their Proposition F.1 bounds the error by
 how far it is from that. Every proposal is taken: there is nothing to reject.
 
-Every other sampler starts from a few sweeps of this one.
+Most other samplers start from a few sweeps of this one.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import tensorflow as tf
+import functools
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose
+from vaefill.model.lazy import tf
 from vaefill.model.samplers import base
-from vaefill.model.vae import VAE
+
+if TYPE_CHECKING:
+    from vaefill.model.vae import VAE
+
+
+class Config(SamplerConfig):
+    """Nothing of its own to set."""
+
+    name: Literal["pseudo_gibbs"] = "pseudo_gibbs"
 
 
 class State(NamedTuple):
@@ -27,13 +37,27 @@ class State(NamedTuple):
 
 
 def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
-    """A state at the latents z: x_mis ~ p(x_mis | z)."""
+    """A state at given latents, with x_mis ~ p(x_mis | z).
+
+    Args:
+        vae: the model.
+        rows: of N rows.
+        sweep: [N] int32, the number of this draw.
+        z: [N, K] latents.
+    """
     outputs = vae.decoder(z)
     return State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs)
 
 
 def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[State, base.Info]:
-    """One sweep: z, then x_mis."""
+    """One sweep: z, then x_mis.
+
+    Args:
+        vae: the model.
+        rows: of N rows.
+        sweep: [N] int32, the number of each row's sweep.
+        state: of N rows.
+    """
     posterior = vae.encode(state.x)
     z = base.draw_latent(rows, sweep, Purpose.LATENT, posterior.loc, posterior.stddev())
     outputs = vae.decoder(z)
@@ -41,24 +65,32 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
     return State(x, z, outputs), base.Info.of_chain(tf.ones([z.shape[0]]))
 
 
-def start(vae: VAE, rows: base.Rows, num_sweeps: int) -> tf.Tensor:
-    """Where every chain of every sampler starts: [N, K] latents.
+def start(vae: VAE, rows: base.Rows, sweeps: range) -> tf.Tensor:
+    """Where the chains of most samplers start: dispersed, and near the data at little cost.
 
-    Each row is a draw of the model, z ~ p(z), x_mis ~ p(x_mis | z), so that chains start dispersed; then
-    some sweeps of pseudo-Gibbs bring it near the data at little cost. Uses sweeps 0 to `num_sweeps`.
+    Each row is a draw of the model, z ~ p(z), x_mis ~ p(x_mis | z), which takes the first of the
+    sweeps; the others are pseudo-Gibbs.
+
+    Args:
+        vae: the model.
+        rows: of N rows.
+        sweeps: numbers for all rows, at least one.
+
+    Returns:
+        [N, K] latents.
     """
-    zeros = tf.zeros([rows.observed.shape[0], vae.latent_size])
-    z = base.draw_latent(rows, base.everywhere(rows, 0), Purpose.START_LATENT, zeros, tf.ones_like(zeros))
-    state = init(vae, rows, base.everywhere(rows, 0), z)
-    for sweep in tf.range(1, num_sweeps + 1):
+    first = base.everywhere(rows, sweeps.start)
+    state = init(vae, rows, first, base.draw_prior(rows, first, vae.latent_size))
+    for sweep in tf.range(sweeps.start + 1, sweeps.stop):
         state, _ = step(vae, rows, base.everywhere(rows, sweep), state)
     return state.z
 
 
-def build(vae: VAE, config: SamplerConfig) -> base.Kernel:
+def build(vae: VAE, config: Config) -> base.Kernel:
     """The kernel for a VAE."""
     del config  # nothing to set
     return base.Kernel(
-        init=lambda rows, sweep, z: init(vae, rows, sweep, z),
-        step=lambda rows, sweep, state: step(vae, rows, sweep, state),
+        start=functools.partial(start, vae),
+        init=functools.partial(init, vae),
+        step=functools.partial(step, vae),
     )

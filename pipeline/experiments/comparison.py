@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
-from vaefill.model import datasets, evaluation, files, missingness
+from vaefill.model import datasets, evaluation, files, missingness, samplers
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
@@ -41,7 +41,7 @@ MASKS = {
 _LOGGER = logging.getLogger("vaefill.compare")
 _SEED = 0
 _NEVER = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}  # a chain of fixed length
-_OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 115}}
+_OF_SAMPLER: dict[str, dict[str, Any]] = {"annealed_smc": {"num_particles": 128, "max_sweeps": 95}}
 _REFERENCE = {"max_sweeps": 3080}
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Fixed lengths, at which a record takes about 1,000, 2,000, 4,000 and 16,000 gradients.
@@ -94,10 +94,11 @@ def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
     """A sampler by its own defaults and `settings`, in no more slots than the records fill."""
     values = {"name": name, "num_evidence_draws": 0, **_OF_SAMPLER.get(name, {}), **settings}
-    bare = SamplerConfig.model_construct(**values)
-    rows, unit = bare.rows_per_record, math.lcm(32, bare.rows_per_record)
-    slots = max(unit, min(bare.slots // unit * unit, unit * -(-num_records * rows // unit)))
-    return SamplerConfig(**values | {"slots": slots})
+    bare = samplers.SAMPLERS[name].Config.model_construct(**values)  # whose slots may not fit yet
+    unit = bare.slots_unit
+    filled = unit * -(-num_records * bare.rows_per_record // unit)
+    slots = max(unit, min(bare.slots // unit * unit, filled))
+    return samplers.config(**values | {"slots": slots})
 
 
 def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed, float]:
@@ -196,7 +197,7 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
 
     What changes an image's shape is left out: one that is not square is not rotated.
     """
-    began, config = time.perf_counter(), SamplerConfig()
+    began, config = time.perf_counter(), samplers.config()
     see = records.preprocessor
     test = FitTest(compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots)
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
@@ -234,7 +235,10 @@ class Comparison:
         """The third experiment; nothing for a model that has too few calibration records to tell misfits."""
         try:
             check_rate(
-                SamplerConfig().misfit_rate, len(() if self._model.calibration is None else self._model.calibration)
+                samplers.config().misfit_rate,
+                len(
+                    () if self._model.calibration is None else self._model.calibration,
+                ),
             )
         except ValueError as error:
             _LOGGER.info("no test of fit: %s", error)

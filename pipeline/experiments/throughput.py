@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vaefill.model import training
+from vaefill.model import samplers, training
 from vaefill.model import vae as vae_lib
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerConfig, TrainConfig
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
 from vaefill.model.parallel import available
-from vaefill.model.samplers import SAMPLERS
 from vaefill.model.samplers.base import rows_of_records
 from vaefill.model.vae import VAE
 from vaefill.pipeline.experiments.products import Shape, network_shapes, numpy_alone
@@ -69,8 +68,8 @@ def in_turn(programs: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[
 def sweeps_of(vae: VAE, config: SamplerConfig, num_lanes: int = 1) -> Callable[[], list[np.ndarray]]:
     """A block of `BLOCK` kept sweeps of a sampler in all slots of every lane, as a job runs it."""
     vae = compile_vae(vae, config.precision)
-    kernel = SAMPLERS[config.name](vae, config)
-    schedule = chain.Schedule(config.num_start, config.num_warmup, config.max_kept)
+    kernel = samplers.build(vae, config)
+    schedule = chain.Schedule.of(config)
     rng = np.random.default_rng(0)
     per_record = config.rows_per_record
     num_records = config.slots // per_record
@@ -102,7 +101,7 @@ def gradient_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
     config = ModelConfig()
     forward = _decoder_shapes(config)
     shapes = forward + [(outputs, inputs) for inputs, outputs in forward]
-    passes = BLOCK * SamplerConfig().num_leapfrog_steps
+    passes = BLOCK * samplers.config("latent_hmc").num_leapfrog_steps
     return _chain_rates(config, shapes, "gradients", ("latent_hmc",), passes, num_rounds, slots)
 
 
@@ -126,7 +125,13 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
         }
         for name in names:
             for precision in ("float32", "bfloat16"):
-                sampler = SamplerConfig(name=name, precision=precision, num_start=1, num_warmup=6, slots=slots)
+                sampler = samplers.config(
+                    name,
+                    precision=precision,
+                    num_start=1,
+                    num_warmup=6,
+                    slots=slots,
+                )
                 key = f"{name} {precision}"
                 programs[key], keys[key] = sweeps_of(model, sampler, lanes), (f"{unit} of {name}", precision)
         seconds = in_turn(programs, num_rounds)
