@@ -166,7 +166,7 @@ class SamplerConfig(Section):
     @classmethod
     def _is_of_a_sampler(cls, values: Any) -> Any:
         if cls is SamplerConfig and isinstance(values, dict):
-            raise ValueError("every sampler has its own: vaefill.model.samplers.config(name, ...)")
+            raise ValueError("every sampler has its own: vaefill.model.samplers.sampler_config(name, ...)")
         return values
 
     @pydantic.model_validator(mode="after")

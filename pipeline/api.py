@@ -18,6 +18,7 @@ from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.samplers import sampler_config
 from vaefill.pipeline import config as config_lib
 from vaefill.pipeline.results import integrity, reading
 from vaefill.pipeline.results.documents import Manifest, Summary
@@ -136,7 +137,7 @@ def impute(
         ids: of the N records, str or bytes; by default their numbers, `"0"`, `"1"`, ...
         truths: the complete records where they are known, [N, H, W, C] or N of [H, W, C] or None: then
             `log_prob_missing` says how likely the model found them.
-        sampler: the sampler and when to stop; `latent_hmc` until it has converged by default.
+        sampler: the sampler and when to stop, see `sampler_config`; by default `latent_hmc` until it has converged.
         seed: another one gives other draws.
         progress: whether to show a bar.
         keep_chains: whether `chains` keeps every kept sweep of every chain, some hundred kilobytes a record.
@@ -160,7 +161,7 @@ def impute(
         raise ValueError("ids must be unique: two records of one id would have the same random numbers")
     imputer = Imputer(
         loaded.vae,
-        sampler or SamplerConfig(),
+        sampler or sampler_config(),
         Preprocessor(loaded.vae.likelihood, binarize, seed),
         loaded.calibration,
         keep_chains=keep_chains,

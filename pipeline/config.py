@@ -114,7 +114,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     mask: MaskConfig = MaskConfig(rate=0.5)
-    sampler: samplers.AnyConfig = samplers.config()
+    sampler: samplers.AnyConfig = samplers.sampler_config()
     output: OutputConfig = OutputConfig()
     limits: LimitsConfig = LimitsConfig()
 

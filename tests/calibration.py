@@ -216,7 +216,7 @@ def main() -> None:
     for model in arguments.model:
         problem = make_problem(model, arguments.records)
         for name in arguments.sampler:
-            config = samplers.config(name, slots=1024, **SETTINGS.get(name, {}))
+            config = samplers.sampler_config(name, slots=1024, **SETTINGS.get(name, {}))
             print_calibration(model, problem, config)
 
 

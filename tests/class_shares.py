@@ -41,7 +41,7 @@ def run_shares(model: checkpoints.LoadedModel, network: keras.Model, images: np.
     """Shares of the classes [runs, N, 10], and which records converged [runs, N]."""
     imputer = Imputer(
         model.vae,
-        samplers.config(num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0),
+        samplers.sampler_config(num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0),
     )
     generator = missingness.record_generator(0, b"any")
     observed = np.stack([missingness.generate("top_three_quarters", image, generator, {}) for image in images])

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--num-records", type=int, default=100)
     arguments = parser.parse_args()
-    config, model = samplers.config(), checkpoints.load(arguments.model)
+    config, model = samplers.sampler_config(), checkpoints.load(arguments.model)
     vae = compile_vae(model.vae, config.precision)
     images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
     slots = Slots(vae, samplers.build(vae, config), config)

@@ -36,7 +36,7 @@ class Trial:
 
     def __init__(self, latent_size: int, num_records: int, **settings):
         self._oracle, self._num = oracles.Modes(latent_size), num_records
-        self._imputer = Imputer(self._oracle.vae, samplers.config(num_evidence_draws=0, **settings))
+        self._imputer = Imputer(self._oracle.vae, samplers.sampler_config(num_evidence_draws=0, **settings))
 
     def __call__(self, mixture: oracles.Mixture) -> Count:
         """How many of the records converge, and how many are wrong."""
@@ -67,7 +67,7 @@ def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-records", type=int, default=32, help="of each mixture")
-    parser.add_argument("--num-scouts", type=int, default=samplers.config().num_scouts)
+    parser.add_argument("--num-scouts", type=int, default=samplers.sampler_config().num_scouts)
     parser.add_argument("--latent-sizes", type=int, nargs="+", default=[2, 8, 32])
     arguments = parser.parse_args()
     print(

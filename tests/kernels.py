@@ -27,7 +27,7 @@ def config_of(name: str, **settings: Any) -> SamplerConfig:
     takes = dict(samplers.SAMPLERS[name].Config.model_fields)
     if name == "annealed_smc":
         del takes["num_start"]  # it has no start
-    return samplers.config(name, **{key: settings[key] for key in settings if key in takes})
+    return samplers.sampler_config(name, **{key: settings[key] for key in settings if key in takes})
 
 
 def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_record: int = 1) -> base.Rows:

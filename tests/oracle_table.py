@@ -61,7 +61,7 @@ def main() -> None:
         print(f"| {' | '.join(line)} |")
     for name, settings in SETTINGS.items():
         never = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}
-        config = samplers.config(name, num_evidence_draws=0, slots=1024, **settings, **never)
+        config = samplers.sampler_config(name, num_evidence_draws=0, slots=1024, **settings, **never)
         cells = []
         for variant in ("easy", "valley"):
             found, seconds = divergences(getattr(oracles.PlaneBernoulli, variant)(), config)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import vaefill
-from vaefill.model.config import SamplerConfig
 
-SHORT = SamplerConfig(num_start=2, num_warmup=6, max_sweeps=20, num_imputations=2, num_evidence_draws=0, slots=32)
+SHORT = vaefill.sampler_config(
+    num_start=2, num_warmup=6, max_sweeps=20, num_imputations=2, num_evidence_draws=0, slots=32
+)
 
 
 @pytest.fixture(scope="module")

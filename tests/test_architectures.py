@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from vaefill.model import checkpoints, networks, training
-from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerConfig, TrainConfig
+from vaefill.model import checkpoints, networks, samplers, training
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
 from vaefill.model.imputer import Imputer
 
 SHAPE = (6, 5, 2)
@@ -98,17 +98,17 @@ def train(directory: str, settings: training.Settings) -> training.Trainer:
 
 
 def impute(vae, name: str, chosen=slice(None)):
-    config = SamplerConfig(
-        name=name,
+    own = {"num_leapfrog_steps": 2, "num_scouts": 0} if name == "latent_hmc" else {}
+    config = samplers.sampler_config(
+        name,
         num_chains=2,
         num_start=1,
         num_warmup=6,
         max_sweeps=20,
         num_imputations=2,
         num_evidence_draws=0,
-        num_leapfrog_steps=2,
-        num_scouts=0,
         slots=32,
+        **own,
     )
     images = make_images(6, vae.likelihood.dtype).reshape(6, *SHAPE)
     observed = np.random.default_rng(1).random(images.shape) < 0.5

@@ -25,7 +25,7 @@ def problem() -> calibration.Problem:
 @pytest.fixture(scope="module", params=SAMPLERS)
 def drawn(request, problem) -> tuple[str, np.ndarray]:
     """A sampler's name and its draws [N, L, Q]."""
-    config = samplers.config(
+    config = samplers.sampler_config(
         name=request.param,
         **{"slots": 1024} | SETTINGS.get(request.param, {}),
     )

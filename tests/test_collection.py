@@ -13,7 +13,7 @@ from vaefill.model.engine.slots import Finished, Records
 from vaefill.model.engine.stopping import Trace, Verdict
 
 ORACLE = oracles.LinearGaussian()
-CONFIG = samplers.config(
+CONFIG = samplers.sampler_config(
     name="pseudo_gibbs", num_chains=4, num_start=0, num_warmup=0, num_imputations=10, num_evidence_draws=400, slots=32
 )
 NUM_KEPT = 30

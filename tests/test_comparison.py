@@ -31,7 +31,7 @@ def directory(model, records, tmp_path_factory):
 
 def test_slots_are_no_more_than_the_records_fill():
     assert comparison.sampler_config("latent_hmc", 6, {}).slots == 32
-    assert comparison.sampler_config("latent_hmc", 10_000, {}).slots == samplers.config().slots
+    assert comparison.sampler_config("latent_hmc", 10_000, {}).slots == samplers.sampler_config().slots
     assert comparison.sampler_config("lair", 6, {}).slots == 192
     assert comparison.sampler_config("annealed_smc", 6, {}).slots == 512
 

@@ -198,7 +198,7 @@ def test_a_rate_out_of_reach_is_an_error():
 
 def test_imputed_records_say_how_they_fit(model):
     """Those of which nothing is missing too, and a rate that float32 alone makes equal; without calibration none."""
-    config = samplers.config(
+    config = samplers.sampler_config(
         name="pseudo_gibbs", num_chains=2, num_start=1, num_warmup=1, max_sweeps=8, num_evidence_draws=0, slots=32
     )
     calibration = (255 * samples(model, NUM_CALIBRATION, seed=2)).astype(np.uint8).reshape(-1, *SHAPE)

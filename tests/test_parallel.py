@@ -61,7 +61,7 @@ def test_the_same_bits_in_any_number_of_lanes():
     """Of 60 records 8 fit into the slots at once, so that lanes share what waits; they finish one by one."""
     model = vae.build(ModelConfig(latent_size=3, hidden=(16,)), (6, 5, 1), seed=1)
     settings = {"target_r_hat": 1.02, "target_ess": 40.0, "max_sweeps": 200, "num_start": 2, "num_warmup": 7}
-    config = samplers.config(
+    config = samplers.sampler_config(
         name="pseudo_gibbs",
         num_chains=4,
         slots=32,

@@ -78,7 +78,7 @@ def test_mean_of_the_imputer_is_the_stationary_mean():
     num = 256
     images = np.tile((X * 255).astype(np.uint8).reshape(1, 1, 4, 1), (num, 1, 1, 1))
     observed = np.tile(OBSERVED.reshape(1, 1, 4, 1), (num, 1, 1, 1))
-    config = samplers.config(
+    config = samplers.sampler_config(
         name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120, num_imputations=2,
         num_evidence_draws=0, target_ess=1e9, slots=512,
     )  # fmt: skip

@@ -95,16 +95,16 @@ def test_every_file_that_builds_a_kernel_is_registered_under_its_name():
     directory = pathlib.Path(samplers.__file__).parent
     builders = {path.stem for path in directory.glob("*.py") if "def build(" in path.read_text()}
     assert builders - {"__init__"} == set(samplers.SAMPLERS)
-    assert all(samplers.config(name, slots=1024).name == name for name in samplers.SAMPLERS)
+    assert all(samplers.sampler_config(name, slots=1024).name == name for name in samplers.SAMPLERS)
 
 
 def test_a_configuration_is_made_by_name_and_refuses_what_another_takes():
-    assert samplers.config() == samplers.config(samplers.DEFAULT)
-    assert samplers.config("lair", num_particles=4).rows_per_record == 16
+    assert samplers.sampler_config() == samplers.sampler_config(samplers.DEFAULT)
+    assert samplers.sampler_config("lair", num_particles=4).rows_per_record == 16
     with pytest.raises(ValueError, match="pseudo_gibbs does not take sampler.num_particles"):
-        samplers.config("pseudo_gibbs", num_particles=4)
+        samplers.sampler_config("pseudo_gibbs", num_particles=4)
     with pytest.raises(ValueError, match="Input should be 'latent_hmc'"):
-        samplers.config("lairr")
+        samplers.sampler_config("lairr")
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)

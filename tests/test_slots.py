@@ -14,7 +14,7 @@ from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.samplers import base
 
 ORACLE = oracles.LinearGaussian()
-CONFIG = samplers.config(
+CONFIG = samplers.sampler_config(
     name="pseudo_gibbs", num_chains=2, num_start=0, num_warmup=0, max_sweeps=95, target_ess=40, target_r_hat=1.2,
     num_imputations=1, slots=32,
 )  # fmt: skip
@@ -163,7 +163,7 @@ def test_rows_of_a_chain_stay_together():
     init = lambda rows, sweep, z: State(z, ORACLE.vae.decoder(z))  # noqa: E731
     kernel = base.Kernel(init, step, draws=base.SampleKind.WEIGHTED)
     settings = CONFIG.model_dump() | {"name": "lair", "num_particles": 4}
-    config = samplers.config(**settings | {"max_sweeps": 12, "target_ess": 1e9})
+    config = samplers.sampler_config(**settings | {"max_sweeps": 12, "target_ess": 1e9})
     slots = Slots(ORACLE.vae, kernel, config)
     finished = finish(slots, make_records(9))
     assert [each.index for each in finished] == list(range(9)) and slots.num_places == 4

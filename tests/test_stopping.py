@@ -12,7 +12,7 @@ from vaefill.model.engine import stopping
 from vaefill.model.engine.stopping import Scouted, StoppingRule, Trace, Verdict
 from vaefill.model.samplers.base import SampleKind
 
-CONFIG = samplers.config(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
+CONFIG = samplers.sampler_config(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
 MAX_KEPT, NUM_KEPT = 400, 100
 INF = float("inf")
 
@@ -49,7 +49,7 @@ def examine():
     "num_chains, target_ess, max_kept", [(4, 400, 1920), (4, 400, 1917), (64, 100, 300), (2, 9000, 77)]
 )
 def test_check_points(draws, num_chains, target_ess, max_kept):
-    config = samplers.config(num_chains=num_chains, target_ess=target_ess)
+    config = samplers.sampler_config(num_chains=num_chains, target_ess=target_ess)
     points = stopping.check_points(config, draws, max_kept)
     assert points == sorted(set(points)) and points[-1] == max_kept
     assert all(point % stopping.BLOCK == 0 for point in points[:-1])
@@ -60,7 +60,7 @@ def test_check_points(draws, num_chains, target_ess, max_kept):
 
 
 def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
-    config = samplers.config(num_chains=2, target_ess=1e9)
+    config = samplers.sampler_config(num_chains=2, target_ess=1e9)
     assert stopping.check_points(config, SampleKind.CHAIN, 1000) == [1000]
 
 
@@ -68,7 +68,7 @@ def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
 @pytest.mark.parametrize("name, num_imputations, first", [("latent_hmc", 321, 90), ("lair", 321, 20), ("lair", 4, 10)])
 def test_no_record_is_looked_at_before_it_has_a_draw_for_every_imputation(draws, name, num_imputations, first):
     """Of 4 rows 81 sweeps, of 4 chains of 8 particles 11; in blocks of 10."""
-    config = samplers.config(name, num_imputations=num_imputations, target_ess=40)
+    config = samplers.sampler_config(name, num_imputations=num_imputations, target_ess=40)
     assert stopping.check_points(config, draws, 300)[0] == first
     assert stopping.check_points(config, draws, first - 1) == [first - 1]
 

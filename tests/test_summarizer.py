@@ -65,7 +65,7 @@ def summarize_shards(root, kind: str, shards):
             observer.add(stored(record, schema))
         observer.close()
         write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
-    found = summarizer.combine(layout, schema, samplers.config(), True, counts(sum(map(len, shards))))
+    found = summarizer.combine(layout, schema, samplers.sampler_config(), True, counts(sum(map(len, shards))))
     assert Summary.model_validate_json((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
 

@@ -23,7 +23,7 @@ def test_programs_run_in_turn_after_a_run_that_does_not_count():
 @pytest.mark.parametrize("name", ["pseudo_gibbs", "latent_hmc"])
 def test_a_block_of_sweeps_runs_in_all_slots_of_every_lane(name):
     model = vae.build(ModelConfig(latent_size=3, hidden=(8,)), (2, 2, 1))
-    config = samplers.config(name, num_start=1, num_warmup=6, slots=32, num_chains=2)
+    config = samplers.sampler_config(name, num_start=1, num_warmup=6, slots=32, num_chains=2)
     run = throughput.sweeps_of(model, config, num_lanes=2)
     (first, other), again = run(), run()
     assert first.shape == (10, 32) and np.isfinite(first).all()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaefill.model.config import SamplerConfig
     from vaefill.model.errors import ExpectedError
     from vaefill.model.imputer import Imputed
+    from vaefill.model.samplers import sampler_config
     from vaefill.pipeline.api import Result, impute, load_model, mask, read_result, train, verify
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "load_model": "vaefill.pipeline.api",
     "mask": "vaefill.pipeline.api",
     "read_result": "vaefill.pipeline.api",
+    "sampler_config": "vaefill.model.samplers",
     "train": "vaefill.pipeline.api",
     "verify": "vaefill.pipeline.api",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "load_model",
     "mask",
     "read_result",
+    "sampler_config",
     "train",
     "verify",
 ]

@@ -157,7 +157,7 @@ class DrawCollector:
 
 def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
     """Slots for chains on complete records: the same whatever the sampler, all of one length."""
-    own = samplers.config(
+    own = samplers.sampler_config(
         "latent_hmc",
         num_chains=_COMPLETE_CHAINS,
         num_start=_COMPLETE_START,

@@ -52,7 +52,7 @@ SAMPLERS: dict[str, Sampler] = {
 }  # by name
 
 
-def config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
+def sampler_config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
     """The configuration of a sampler.
 
     Args:
@@ -61,6 +61,9 @@ def config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
 
     Raises:
         ValueError: an unknown name or setting, a setting of another sampler, a bad value.
+
+    Example:
+        >>> sampler_config("lair", num_particles=16, max_sweeps=500)
     """
     return validate({"name": name, **settings})
 
@@ -86,7 +89,7 @@ def validate(values: Any) -> Any:
         values: a mapping of settings; anything else comes back as it is.
 
     Raises:
-        pydantic.ValidationError: see `config`.
+        pydantic.ValidationError: see `sampler_config`.
     """
     if not isinstance(values, Mapping):
         return values

@@ -89,7 +89,7 @@ def adaptive(model: str | None, num_records: int = 512) -> Iterator[Row]:
     Raises:
         ConfigError: there is no model, or no record converges.
     """
-    runs, targets = _Runs(model, num_records), samplers.config()
+    runs, targets = _Runs(model, num_records), samplers.sampler_config()
 
     def row(length: str, found: Imputed, seconds: float, occupancy: float) -> Row:
         enough = np.minimum(found.ess_bulk, found.ess_tail) >= targets.target_ess
@@ -231,7 +231,7 @@ def _start_seconds(directory: str, model: str, sampler: Row, num_starts: int) ->
 
 def _sampler_alone(model: str, num_records: int, sampler: Row) -> Callable[[], float]:
     """Takes the same records from arrays to arrays in this process, compiled before; returns the seconds."""
-    imputer = Imputer(checkpoints.load(model).vae, samplers.config(**_FIXED | sampler))
+    imputer = Imputer(checkpoints.load(model).vae, samplers.sampler_config(**_FIXED | sampler))
     images, observed = _digits(num_records)
     chosen = np.arange(num_records) % len(images)
     ids = [b"%08d" % index for index in range(num_records)]

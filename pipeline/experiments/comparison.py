@@ -98,7 +98,7 @@ def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> Sam
     unit = bare.slots_unit
     filled = unit * -(-num_records * bare.rows_per_record // unit)
     slots = max(unit, min(bare.slots // unit * unit, filled))
-    return samplers.config(**values | {"slots": slots})
+    return samplers.sampler_config(**values | {"slots": slots})
 
 
 def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed, float]:
@@ -197,7 +197,7 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
 
     What changes an image's shape is left out: one that is not square is not rotated.
     """
-    began, config = time.perf_counter(), samplers.config()
+    began, config = time.perf_counter(), samplers.sampler_config()
     see = records.preprocessor
     test = FitTest(compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots)
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
@@ -235,7 +235,7 @@ class Comparison:
         """The third experiment; nothing for a model that has too few calibration records to tell misfits."""
         try:
             check_rate(
-                samplers.config().misfit_rate,
+                samplers.sampler_config().misfit_rate,
                 len(
                     () if self._model.calibration is None else self._model.calibration,
                 ),

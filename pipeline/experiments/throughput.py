@@ -101,7 +101,7 @@ def gradient_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
     config = ModelConfig()
     forward = _decoder_shapes(config)
     shapes = forward + [(outputs, inputs) for inputs, outputs in forward]
-    passes = BLOCK * samplers.config("latent_hmc").num_leapfrog_steps
+    passes = BLOCK * samplers.sampler_config("latent_hmc").num_leapfrog_steps
     return _chain_rates(config, shapes, "gradients", ("latent_hmc",), passes, num_rounds, slots)
 
 
@@ -125,7 +125,7 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
         }
         for name in names:
             for precision in ("float32", "bfloat16"):
-                sampler = samplers.config(
+                sampler = samplers.sampler_config(
                     name,
                     precision=precision,
                     num_start=1,
