@@ -231,17 +231,17 @@ def _activate(activation, product, bias, result) -> tf.Tensor:
 # long.
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _cast(values, dtype):
     return tf.cast(values, dtype)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _activated(activation, product, bias, result):
     return tf.cast(activation(tf.cast(product, tf.float32) + bias), result)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _activated_gradient(activation, product, bias, upstream):
     values = tf.cast(product, tf.float32) + bias
     with tf.GradientTape() as tape:

@@ -45,7 +45,7 @@ def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.
     return log_joint + tf.reduce_sum(tf.math.log(posterior.stddev()), axis=1)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _fill_in(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
     return tf.where(observed, x, likelihood.sample(outputs, tf.fill(x.shape, 0.5)))
 

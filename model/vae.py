@@ -63,7 +63,7 @@ class VAE:
 
 
 # Fused it takes a quarter of the time of the separate operations.
-@tf.function(jit_compile=True, reduce_retracing=True)
+@tf.function(jit_compile=True, reduce_retracing=True, autograph=False)
 def _log_prob(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     return likelihood.log_prob(outputs, x, tf.ones_like(x, tf.bool))
 

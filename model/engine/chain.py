@@ -203,7 +203,7 @@ def _log_likelihood(vae: VAE, kernel: Kernel, rows: Rows, state: Any) -> tf.Tens
     return log_likelihood(vae.likelihood, kernel.outputs(state), rows.x_observed, rows.observed)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor) -> Moments:
     """Takes a sweep's conditional moments in; they vary less than its draws would (Rao-Blackwell).
 

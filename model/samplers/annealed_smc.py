@@ -95,7 +95,7 @@ def _effective_fraction(log_weight: tf.Tensor) -> tf.Tensor:
     return tf.exp(2.0 * total - squares) / log_weight.shape[1]
 
 
-@fused
+@functools.partial(fused, autograph=True)
 def _increase(log_likelihood: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """By how much beta can grow: [G], for log_likelihood [G, S] and beta [G]."""
     low, high = tf.zeros_like(beta), 1.0 - beta
