@@ -129,6 +129,9 @@ def discard(staged: Stage) -> None:
 class LocalPublisher:
     """A `Publisher` to a file system of this machine: a lock on a file, and two renames.
 
+    What other file systems have not, locks, links and directories that go only if they are empty,
+    is asked of the operating system itself.
+
     Args:
         output: the result directory; where it is a link, it is what that points to.
 
