@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "apache-beam>=2.65,<3",
         "click>=8.1,<9",
+        "fsspec>=2024.2",
         "google-crc32c>=1.5,<2",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not ask for it
         "jinja2>=3.1,<4",
@@ -43,8 +44,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "gcp": ["apache-beam[gcp]>=2.65,<3"],  # Dataflow, and files on Google Cloud Storage
-        "aws": ["apache-beam[aws]>=2.65,<3"],  # files on S3
+        "gcp": ["apache-beam[gcp]>=2.65,<3", "gcsfs>=2024.2"],  # Dataflow; files of gs://
+        "aws": ["s3fs>=2024.2"],  # files of s3://
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "fuzz": ["atheris>=3"],
         "test": [

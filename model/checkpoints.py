@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,10 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
+from vaefill.model import files
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
-from vaefill.model.errors import ModelError
+from vaefill.model.errors import ModelError, TooLargeError
 
 FORMAT_VERSION = 2
 _READABLE = (1, 2)  # version 1 had trainable weights alone, which are all that its MLPs have
@@ -68,7 +70,7 @@ def _calibration_path(directory: str) -> str | None:
     """Where the calibration set is, if there is one."""
     for name in (_CALIBRATION, _FORMER_CALIBRATION):
         path = os.path.join(directory, name)
-        if os.path.exists(path):
+        if files.exists(path):
             return path
     return None
 
@@ -91,7 +93,7 @@ def save(
     Returns:
         The fingerprint.
     """
-    os.makedirs(directory, exist_ok=True)
+    files.make_directory(directory)
     weights = {name: weight.numpy() for name, weight in _named_weights(vae).items()}
     description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
@@ -99,13 +101,9 @@ def save(
     if calibration is not None:
         contents[_CALIBRATION] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(calibration)})
     for name in {_CALIBRATION, _FORMER_CALIBRATION} - contents.keys():
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(directory, name))
+        files.remove(os.path.join(directory, name))
     for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
-        path = os.path.join(directory, name)
-        with open(f"{path}.tmp", "wb") as file:
-            file.write(content)
-        os.replace(f"{path}.tmp", path)
+        files.write_whole(os.path.join(directory, name), content)
     return fingerprint(directory)
 
 
@@ -115,14 +113,13 @@ def fingerprint(directory: str) -> str:
     paths = [os.path.join(directory, name) for name in (_DESCRIPTION, _WEIGHTS)]
     calibration = _calibration_path(directory)
     for path in paths if calibration is None else [*paths, calibration]:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(files.sha256(path)))
     return digest.hexdigest()
 
 
 def is_complete(directory: str) -> bool:
     """Whether the directory holds the two files that a model cannot do without."""
-    return all(os.path.isfile(os.path.join(directory, name)) for name in (_DESCRIPTION, _WEIGHTS))
+    return all(files.is_file(os.path.join(directory, name)) for name in (_DESCRIPTION, _WEIGHTS))
 
 
 def describe(directory: str) -> Description:
@@ -134,11 +131,11 @@ def describe(directory: str) -> Description:
     if not is_complete(directory):
         raise ModelError(f"{directory} is not a model directory: it needs {_DESCRIPTION} and {_WEIGHTS}")
     path = os.path.join(directory, _DESCRIPTION)
-    if os.path.getsize(path) > _LARGEST_DESCRIPTION:
-        raise ModelError(f"{path} is larger than {_LARGEST_DESCRIPTION} bytes")
     try:
-        with open(path, encoding="utf-8") as file:
-            description = Description.model_validate_json(file.read())
+        text = files.read_at_most(path, _LARGEST_DESCRIPTION).decode()
+        description = Description.model_validate_json(text)
+    except TooLargeError as error:
+        raise ModelError(str(error)) from None
     except (pydantic.ValidationError, UnicodeDecodeError) as error:
         first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -149,6 +146,13 @@ def describe(directory: str) -> Description:
     if version == 1 and "num_reference" in description.training:
         description.training["num_calibration"] = description.training.pop("num_reference")
     return description
+
+
+@contextlib.contextmanager
+def _tensors(path: str) -> Iterator[Any]:
+    """Opens a safetensors file, of which only what is asked for is read."""
+    with files.local_copy(path) as place, safetensors.safe_open(place, framework="numpy") as tensors:
+        yield tensors
 
 
 def load(directory: str) -> LoadedModel:
@@ -162,7 +166,7 @@ def load(directory: str) -> LoadedModel:
     variables = _named_weights(vae)
     path = os.path.join(directory, _WEIGHTS)
     try:
-        with safetensors.safe_open(path, framework="numpy") as weights:
+        with _tensors(path) as weights:
             _check_shapes(path, variables, {name: weights.get_slice(name).get_shape() for name in weights.keys()})
             for name, variable in variables.items():
                 variable.assign(weights.get_tensor(name))
@@ -179,7 +183,7 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
     kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]
     expected = f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with _tensors(path) as file:
             found = {name: (s.get_dtype(), s.get_shape()) for name in file.keys() for s in [file.get_slice(name)]}
             dtype, shape = found.get(_IMAGES, (None, [0]))
             if len(found) != 1 or dtype != kind or shape[0] < 1 or tuple(shape[1:]) != vae.data_shape:

@@ -30,5 +30,17 @@ class DatasetError(ExpectedError, ValueError):
     exit_code = EXIT_INPUT
 
 
+class StoreError(ExpectedError, OSError):
+    """A path of a file system that is not within reach."""
+
+    exit_code = EXIT_USAGE
+
+
+class TooLargeError(ExpectedError, ValueError):
+    """A file that is larger than any honest one."""
+
+    exit_code = EXIT_INPUT
+
+
 class TrainingError(ExpectedError, RuntimeError):
     """Training that cannot go on."""

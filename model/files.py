@@ -1,75 +1,348 @@
-"""The one way to touch files: paths of this machine and, by `etils.epath`, of object stores (gs://, s3://).
+"""The one way to touch files: paths of this machine, also as `file://`, and of object stores.
 
-A file is written whole or not at all. On this machine it gets its name by a rename, when it is complete; an object
-store shows an object only when it is complete, and knows no renames.
+On this machine that is the standard library, as fast as it gets. `gs://` and `s3://` go through
+`fsspec` and the package that an extra of ours brings; `etils.epath` would send them to TensorFlow,
+which knows no S3.
+
+A file is written whole or not at all. On this machine it gets its name by a rename, when it is
+complete; an object store shows an object only when it is complete.
+
+What opens files by itself and so needs paths of this machine is given them by `local_copy` and
+`written_whole`.
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from etils import epath
+import fsspec
 
-from vaefill.model.errors import ExpectedError
+from vaefill.model.errors import StoreError, TooLargeError
+
+_EXTRAS = {"gs": "gcp", "s3": "aws"}  # scheme of an object store -> our extra that brings it
+_HERE = "file://"
+_BLOCK = 1 << 20  # bytes
+
+_WILDCARD = re.compile(r"(\*\*|\*|\?|\[!?+\]?+[^]]*\])")
+_EXPRESSIONS = {"**": ".*", "*": r"[^/\\]*", "?": "."}
 
 
-def is_local(path: str) -> bool:
-    """Whether a path is of this machine's file systems, which can rename."""
-    return "://" not in path
+class FileInfo(NamedTuple):
+    """A file that is there."""
+
+    path: str
+    size: int  # bytes
+    modified: float  # Unix time
+
+
+def _local(path: str) -> str | None:
+    """The path as the standard library has it, None where it is not of this machine."""
+    if path.startswith(_HERE):
+        return path.removeprefix(_HERE)
+    return None if "://" in path else path
+
+
+def _store(path: str) -> fsspec.AbstractFileSystem:
+    """The object store that a path is of.
+
+    Raises:
+        StoreError: there is none, or its package is not installed.
+    """
+    scheme = path.partition("://")[0]
+    if scheme not in _EXTRAS:
+        known = " and ".join(f"{name}://" for name in _EXTRAS)
+        raise StoreError(f"{scheme}:// is not supported; name a path of this machine, or {known}")
+    try:
+        return fsspec.filesystem(scheme)
+    except ImportError:
+        fix = f"pip install 'vaefill[{_EXTRAS[scheme]}]'"
+        raise StoreError(f"for {scheme}:// a package is not installed: {fix}") from None
 
 
 def exists(path: str) -> bool:
     """Whether there is a file or directory."""
-    return epath.Path(path).exists()
+    place = _local(path)
+    return _store(path).exists(path) if place is None else os.path.exists(place)
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file."""
+    place = _local(path)
+    return _store(path).isfile(path) if place is None else os.path.isfile(place)
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory; in an object store, whether anything has a name below it."""
+    place = _local(path)
+    return _store(path).isdir(path) if place is None else os.path.isdir(place)
 
 
 def list_names(directory: str) -> list[str]:
     """The names of what a directory holds, sorted; none where there is no directory."""
-    place = epath.Path(directory)
-    return sorted(each.name for each in place.iterdir()) if place.exists() else []
+    place = _local(directory)
+    try:
+        if place is not None:
+            return sorted(os.listdir(place))
+        names = _store(directory).ls(directory, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(os.path.basename(name.rstrip("/")) for name in names)
+
+
+def walk(directory: str) -> Iterator[tuple[str, list[str]]]:
+    """A directory and all below it, each with the names of its files."""
+    place = _local(directory)
+    if place is not None:
+        for folder, _, names in os.walk(place):
+            yield folder, names
+        return
+    for folder, _, names in _store(directory).walk(directory):
+        yield _named(directory, folder), names
+
+
+def _named(like: str, name: str) -> str:
+    """The path of what a store calls by a name without its scheme."""
+    return f"{like.partition('://')[0]}://{name.lstrip('/')}"
+
+
+def match(pattern: str) -> list[FileInfo]:
+    """The files that match a glob pattern, in the order of their paths.
+
+    Args:
+        pattern: `*` stands for any characters but `/`, `**` for any, `?` for one, `[ab]` and
+            `[!ab]` for one of a set; with a `/` at its end it stands for all in a directory.
+            Names that begin with a dot match too.
+
+    Returns:
+        None where a path without wildcards is not that of a file. `file://` is left off the paths.
+
+    Raises:
+        StoreError: no such object store is within reach.
+        OSError: the pattern is none, or the store cannot be asked.
+    """
+    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
+    place = _local(pattern)
+    found = _match_in_store(pattern) if place is None else _match_here(place)
+    return sorted(found)
+
+
+def _match_here(pattern: str) -> Iterator[FileInfo]:
+    fixed, *rest = _WILDCARD.split(pattern)
+    if not rest:
+        if is_file(pattern):
+            yield _info(pattern)
+        return
+    top = os.path.dirname(fixed)
+    try:
+        expression = re.compile("".join(map(_expression, [fixed, *rest])), re.DOTALL)
+    except re.error as error:
+        raise OSError(f"{pattern} is not a pattern: {error}") from None
+    for folder, _, names in os.walk(top or os.curdir):
+        for name in names:
+            path = os.path.join(folder, name)
+            path = path if top else os.path.normpath(path)
+            if expression.fullmatch(path):
+                with contextlib.suppress(OSError):  # a broken link, or gone meanwhile
+                    yield _info(path)
+
+
+def _expression(part: str) -> str:
+    """What a part of a pattern, a wildcard or what is between two, is as a regular expression."""
+    if part in _EXPRESSIONS:
+        return _EXPRESSIONS[part]
+    if not _WILDCARD.fullmatch(part):
+        return re.escape(part)
+    inner = re.sub(r"([\\[&|~])", r"\\\1", part[1:-1])  # what may come to mean more within a set
+    if inner.startswith("!"):
+        return f"[^{inner[1:]}]"
+    return f"[\\{inner}]" if inner.startswith("^") else f"[{inner}]"
+
+
+def _info(path: str) -> FileInfo:
+    status = os.stat(path)
+    return FileInfo(path, status.st_size, status.st_mtime)
+
+
+def _match_in_store(pattern: str) -> list[FileInfo]:
+    store = _store(pattern)
+    try:
+        return [
+            FileInfo(_named(pattern, name), info["size"], store.modified(name).timestamp())
+            for name, info in store.glob(pattern, detail=True).items()
+            if info["type"] == "file"
+        ]
+    except Exception as error:  # what a store raises, of credentials for instance, is its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"cannot look for {pattern}: {reason}") from error
 
 
 def make_directory(path: str) -> None:
     """Makes a directory and those above it, unless they are there."""
-    epath.Path(path).mkdir(parents=True, exist_ok=True)
-
-
-def remove(path: str) -> None:
-    """Removes a file, or a directory and all in it; nothing where there is nothing."""
-    place = epath.Path(path)
-    if place.is_dir():
-        place.rmtree(missing_ok=True)
+    place = _local(path)
+    if place is None:
+        _store(path).makedirs(path, exist_ok=True)
     else:
-        place.unlink(missing_ok=True)
+        os.makedirs(place, exist_ok=True)
+
+
+def remove(path: str, ignore_errors: bool = False) -> None:
+    """Removes a file, or a directory and all in it; nothing where there is nothing.
+
+    Args:
+        path: of it.
+        ignore_errors: whether what will not go, of a directory, may stay.
+    """
+    place = _local(path)
+    with contextlib.suppress(FileNotFoundError):
+        if place is None:
+            _store(path).rm(path, recursive=True)
+        elif os.path.isdir(place):
+            shutil.rmtree(place, ignore_errors=ignore_errors)
+        else:
+            os.remove(place)
+
+
+def rename(source: str, target: str) -> None:
+    """Gives a file or directory of this machine another name on its file system, in one step.
+
+    Args:
+        source: its path.
+        target: the new one; a file, or an empty directory, gives way to its like.
+
+    Raises:
+        OSError: it cannot be done, in an object store for one.
+    """
+    here, there = _local(source), _local(target)
+    if here is None or there is None:
+        raise OSError(f"{source}: an object store has no renames")
+    os.rename(here, there)
+
+
+def open_to_read(path: str) -> io.BufferedReader:
+    """Opens a file to read its bytes, to peek at them and to seek."""
+    place = _local(path)
+    return io.BufferedReader(_store(path).open(path, "rb")) if place is None else open(place, "rb")
+
+
+def create(path: str) -> BinaryIO:
+    """Opens a new file to add bytes to, which others may see when they are flushed.
+
+    In an object store they see nothing before it is closed.
+    """
+    place = _local(path)
+    return _store(path).open(path, "wb") if place is None else open(place, "wb")
+
+
+def read(path: str) -> bytes:
+    """The content of a file."""
+    with open_to_read(path) as file:
+        return file.read()
+
+
+def read_json(path: str) -> Any:
+    """The values in a JSON file of our own.
+
+    Raises:
+        ValueError: it is not JSON.
+        OSError: it cannot be read.
+    """
+    return json.loads(read(path))
+
+
+def read_at_most(path: str, limit: int) -> bytes:
+    """The content of a file that nobody vouches for.
+
+    Args:
+        path: of the file.
+        limit: bytes; a larger file is refused before any of it is read.
+
+    Raises:
+        TooLargeError: it is larger.
+        OSError: it cannot be read.
+    """
+    place = _local(path)
+    size = _store(path).size(path) if place is None else os.path.getsize(place)
+    if size > limit:
+        raise TooLargeError(f"{path} is larger than {limit} bytes")
+    return read(path)
+
+
+def sha256(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open_to_read(path) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A path of this machine where a file can be read inside: its own, or that of a copy.
+
+    Args:
+        path: of the file.
+
+    Example:
+        >>> with local_copy(path) as place, pyarrow.parquet.ParquetFile(place) as table:
+        ...     rows = table.read()
+    """
+    place = _local(path)
+    if place is not None:
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        copy = os.path.join(directory, os.path.basename(path))
+        _store(path).get_file(path, copy)
+        yield copy
 
 
 @contextlib.contextmanager
 def written_whole(path: str, temporary: str | None = None) -> Iterator[str]:
-    """A path to write to, which becomes `path` at the end of what is done inside; of a failure nothing becomes it.
+    """A path of this machine to write to, which becomes `path` at the end of what is done inside.
+
+    Of a failure nothing becomes it.
 
     Args:
         path: of the file; an earlier one is replaced.
-        temporary: where it grows meanwhile, on the same file system; by default beside it.
+        temporary: where it grows meanwhile, on the same file system; by default beside it. What
+            goes to an object store grows in a directory of its own.
 
     Example:
         >>> with written_whole("table.parquet") as growing:
         ...     pyarrow.parquet.write_table(table, growing)
     """
-    if not is_local(path):
-        yield path
+    place = _local(path)
+    if place is not None:
+        growing = temporary or f"{place}.tmp"
+        yield growing
+        os.replace(growing, place)
         return
-    growing = temporary or f"{path}.tmp"
-    yield growing
-    os.replace(growing, path)
+    store = _store(path)
+    with tempfile.TemporaryDirectory() as directory:
+        growing = os.path.join(directory, os.path.basename(path))
+        yield growing
+        store.put_file(growing, path)
 
 
 def write_whole(path: str, content: bytes | str, temporary: str | None = None) -> None:
-    """Writes a file that is never seen half-written; see `written_whole`."""
+    """Writes a file that is never seen half-written.
+
+    Args:
+        path: of the file; an earlier one is replaced.
+        content: text is written as UTF-8.
+        temporary: where it grows meanwhile; see `written_whole`.
+    """
     raw = content.encode() if isinstance(content, str) else content
-    with written_whole(path, temporary) as growing:
-        epath.Path(growing).write_bytes(raw)
+    with written_whole(path, temporary) as growing, open(growing, "wb") as file:
+        file.write(raw)
 
 
 def write_json(path: str, values: Any) -> None:
@@ -77,27 +350,15 @@ def write_json(path: str, values: Any) -> None:
     write_whole(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def read_at_most(path: str, limit: int) -> bytes:
-    """The content of a file that nobody vouches for.
-
-    Args:
-        limit: bytes; a larger file is refused before any of it is read.
-
-    Raises:
-        ExpectedError: it is larger.
-        OSError: it cannot be read.
-    """
-    place = epath.Path(path)
-    if place.stat().length > limit:
-        raise ExpectedError(f"{path} is larger than {limit} bytes")
-    return place.read_bytes()
-
-
 def flush(path: str) -> None:
-    """Waits until a file, or what a directory lists, is on the disk; an object store has done so already."""
-    if not is_local(path):
+    """Waits until a file, or what a directory lists, is on the disk.
+
+    An object store has done so already.
+    """
+    place = _local(path)
+    if place is None:
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

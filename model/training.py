@@ -7,7 +7,6 @@ or not.
 
 import dataclasses
 import functools
-import json
 import math
 import os
 from typing import Any
@@ -102,7 +101,7 @@ def _claim(directory: str, settings: Settings) -> None:
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
     }
-    started = os.path.exists(os.path.join(directory, "training", "checkpoints", "checkpoint"))
+    started = files.exists(os.path.join(directory, "training", "checkpoints", "checkpoint"))
     if started or checkpoints.is_complete(directory):
         different = _different_sections(path, ours)
         if different:
@@ -117,8 +116,7 @@ def _claim(directory: str, settings: Settings) -> None:
 
 def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            theirs = json.load(file)
+        theirs = files.read_json(path)
     except (OSError, ValueError):
         return ["its settings.json is missing or broken"]
     return [section for section in ours if ours[section] != theirs.get(section)]

@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from vaefill.model import checkpoints
 from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
+from vaefill.model.files import FileInfo
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
@@ -31,7 +32,7 @@ from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times,
 from vaefill.pipeline.store import sinks, writers
 from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.resume import HashIndex, ResumeCache
-from vaefill.pipeline.store.sources import InputFile, expand
+from vaefill.pipeline.store.sources import expand
 from vaefill.pipeline.summary import summarizer
 
 _LOGGER = logging.getLogger("vaefill")
@@ -171,7 +172,7 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
 
 
 @contextlib.contextmanager
-def _unchanged(inputs: Sequence[InputFile]) -> Iterator[None]:
+def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
     """Fails a job whose input was written to while it was read, whatever else it failed of.
 
     The manifest would say what is not so.

@@ -7,6 +7,7 @@ import struct
 import tempfile
 import zlib
 
+import fsspec
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -164,6 +165,29 @@ def test_expand(tmp_path):
     assert [file.size for file in found] == [5, 5]
     with pytest.raises(SourceError, match="no file matches .*/z"):
         expand((pattern, str(tmp_path / "z*")))
+
+
+def test_a_directory_is_no_file_but_may_stand_for_its_files(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(SourceError, match=rf"^{tmp_path} is a directory; name its files, as '{tmp_path}/\*"):
+        expand((str(tmp_path),))
+    assert [file.path for file in expand((f"{tmp_path}/",))] == [f"{tmp_path}/a"]
+
+
+def test_a_local_address_is_a_path(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    assert expand((f"file://{tmp_path}/*",)) == expand((f"{tmp_path}/a",))
+
+
+def test_what_is_out_of_reach_is_an_error_with_the_fix(monkeypatch):
+    def missing(scheme):
+        raise ImportError(f"no package for {scheme}")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
+    with pytest.raises(SourceError, match=r"^gs://bucket/\*: .*pip install 'vaefill\[gcp\]'$"):
+        expand(("gs://bucket/*",))
+    with pytest.raises(SourceError, match="^ftp://host/a: .* not supported"):
+        expand(("ftp://host/a",))
 
 
 @given(data=st.data(), compress=st.sampled_from((bytes, gzip.compress)))

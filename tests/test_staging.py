@@ -157,6 +157,11 @@ def test_a_link_is_followed_and_a_mount_point_refused(tmp_path):
         publish("/proc")
 
 
+def test_object_stores_are_refused_for_now():
+    with pytest.raises(ResultError, match="^gs://bucket/out: .* can rename a directory$"):
+        publish("gs://bucket/out")
+
+
 def test_what_was_computed_is_kept_for_the_same_and_for_nothing_else(tmp_path):
     out, computed = tmp_path / "out", tmp_path / "out.staging" / "computed"
     compute(out, record_identity(seed=1), "first")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.documents import counts
-from vaefill.model import samplers
+from vaefill.model import files, samplers
 from vaefill.model.likelihoods import Bernoulli
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.records.record import (
@@ -23,7 +23,7 @@ from vaefill.pipeline.records.record import (
 )
 from vaefill.pipeline.results.documents import Summary
 from vaefill.pipeline.store import writers
-from vaefill.pipeline.store.layout import Layout, prepare, write_whole
+from vaefill.pipeline.store.layout import Layout, prepare
 from vaefill.pipeline.store.writers import StoredRecord
 from vaefill.pipeline.summary import statistics, summarizer
 from vaefill.pipeline.summary.summarizer import Summarizer
@@ -64,7 +64,7 @@ def summarize_shards(root, kind: str, shards):
         for record in records:
             observer.add(stored(record, schema))
         observer.close()
-        write_whole(layout, layout.part(f"shard-{shard:05d}.json"), b"{}")
+        files.write_whole(layout.part(f"shard-{shard:05d}.json"), b"{}")
     found = summarizer.combine(layout, schema, samplers.sampler_config(), True, counts(sum(map(len, shards))))
     assert Summary.model_validate_json((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")

@@ -11,7 +11,6 @@ Sections, each of which can be run by itself:
 """
 
 import concurrent.futures
-import json
 import logging
 import multiprocessing
 import os
@@ -253,9 +252,8 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
     files.make_directory(directory)
     path = os.path.join(directory, "bench.json")
     found: dict[str, Any] = {}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+    if files.exists(path):
+        found = files.read_json(path)
     for name in sections:
         report(name)
         found[name] = {"machine": machine(), "rows": _in_a_process(name, model)}
@@ -286,7 +284,7 @@ def _rows(section: Callable[[str | None], Iterable[Row]], model: str | None, in_
 def machine() -> str:
     """Processor, its cores, and accelerators if any."""
     name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
+    if os.path.exists("/proc/cpuinfo"):  # of the kernel, not a file of ours
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
         name = names[0] if names else name

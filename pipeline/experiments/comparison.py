@@ -11,7 +11,6 @@ that was stopped goes on:
 """
 
 import functools
-import json
 import logging
 import math
 import os
@@ -265,15 +264,16 @@ class Comparison:
     def _reference(self, records: Task, mask: str) -> np.ndarray:
         """The conditional mean [N, H, W, C] of the records under a mask."""
         path = os.path.join(self._directory, f"reference-{_slug(mask)}-{len(records.ids)}.npy")
-        if not os.path.exists(path):
+        if not files.exists(path):
             mean = self._long(records.images, records.observed(mask), records.ids).mean
             with files.written_whole(path, f"{path}.growing.npy") as growing:
                 np.save(growing, mean, allow_pickle=False)
-        return np.load(path, allow_pickle=False)
+        with files.open_to_read(path) as file:
+            return np.load(file, allow_pickle=False)
 
     def _cell(self, row: str, mask: str, compute: Callable[[], dict[str, Any]]) -> None:
         path = os.path.join(self._directory, f"{row}-{_slug(mask)}.json")
-        if os.path.exists(path):
+        if files.exists(path):
             return
         cell = {"row": row, "mask": mask, **compute()}
         _LOGGER.info("%s, %s missing: %.0f s", row, mask, cell["seconds"])
@@ -287,10 +287,9 @@ def _slug(mask: str) -> str:
 def load_cells(directory: str) -> list[dict[str, Any]]:
     """All cells of a comparison, in the order of their files."""
     cells = []
-    for name in sorted(os.listdir(directory)):
+    for name in files.list_names(directory):
         if name.endswith(".json"):
-            with open(os.path.join(directory, name), encoding="utf-8") as file:
-                cells.append(json.load(file))
+            cells.append(files.read_json(os.path.join(directory, name)))
     return cells
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
@@ -91,9 +92,8 @@ def write_report(results: Sequence[str], output: str) -> str:
         max_listed=_MAX_LISTED,
     )
     path = os.path.join(output, "index.html")
-    tf.io.gfile.makedirs(output)
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(page.encode("utf-8", "replace"))  # paths can hold lone surrogates
+    files.make_directory(output)
+    files.write_whole(path, page.encode("utf-8", "replace"))  # paths can hold lone surrogates
     return path
 
 
@@ -116,7 +116,7 @@ def _template() -> jinja2.Template:
 
 
 def _read(path: str) -> Result:
-    if not tf.io.gfile.isdir(path):
+    if not files.is_directory(path):
         raise ResultError(
             f"{path}: no such directory; name the output directory of `vaefill impute`",
         )
@@ -132,12 +132,11 @@ def _read(path: str) -> Result:
 
 
 def _read_bytes(path: str) -> bytes:
-    if not tf.io.gfile.exists(path):
+    if not files.exists(path):
         raise ResultError(
             f"{path} is missing, so this is no finished result; run `vaefill impute` again",
         )
-    with tf.io.gfile.GFile(path, "rb") as file:
-        return file.read()
+    return files.read(path)
 
 
 def _broken(path: str, why: object) -> ResultError:

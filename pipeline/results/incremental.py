@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vaefill.model import files
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results import integrity
 from vaefill.pipeline.results.documents import RecordIdentity
@@ -58,7 +59,7 @@ def content_hashes(directories: Sequence[str]) -> bytes:
     for directory in directories:
         path = os.path.join(directory, _TABLE)
         try:
-            with pq.ParquetFile(path) as table:
+            with files.local_copy(path) as place, pq.ParquetFile(place) as table:
                 for batch in table.iter_batches(columns=["content_hash"]):
                     found += b"".join(batch["content_hash"].to_pylist())
         except (OSError, KeyError, pa.ArrowException) as error:

@@ -3,27 +3,13 @@
 A directory without it is not a result.
 """
 
-import hashlib
-import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
-
+from vaefill.model import files
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results.documents import Identity, Manifest
 from vaefill.pipeline.results.reading import MANIFEST, FormatError, read_manifest
-
-
-def sha256(path: str) -> str:
-    """The SHA-256 of a file on any of Beam's file systems, in hexadecimal."""
-    digest = hashlib.sha256()
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_files(directory: str, names: Sequence[str] | None = None) -> Manifest:
@@ -66,10 +52,10 @@ def verify(directory: str) -> Manifest:
     manifest = check_files(directory)
     surplus = []
     for folder in sorted({os.path.dirname(name) for name in manifest.files}):
-        for name in sorted(os.listdir(os.path.join(directory, folder))):
+        for name in files.list_names(os.path.join(directory, folder)):
             path = os.path.join(folder, name)
             is_known = path in manifest.files or path == MANIFEST
-            if not is_known and not os.path.isdir(os.path.join(directory, path)):
+            if not is_known and not files.is_directory(os.path.join(directory, path)):
                 surplus.append(f"{ascii(path)[1:-1]}: not part of it")
     _refuse(directory, surplus)
     return manifest
@@ -80,7 +66,7 @@ def _refuse(directory: str, wrong: Sequence[str]) -> None:
         raise ResultError(f"{directory} is not what was written: {'; '.join(wrong)}")
 
 
-def _problem(directory: str, name: str, files: Mapping[str, str]) -> str | None:
+def _problem(directory: str, name: str, digests: Mapping[str, str]) -> str | None:
     """What is wrong with a file of a result, if anything; links are not followed."""
     leaves = os.path.isabs(name) or name.startswith("..")
     if leaves or os.path.normpath(name) != name or not name.isprintable():
@@ -88,10 +74,10 @@ def _problem(directory: str, name: str, files: Mapping[str, str]) -> str | None:
     path = os.path.join(directory, name)
     if os.path.realpath(path) != os.path.join(os.path.realpath(directory), name):
         return "a link"
-    if not os.path.isfile(path):
+    if not files.is_file(path):
         return "missing"
     try:
-        return None if sha256(path) == files.get(name) else "altered"
+        return None if files.sha256(path) == digests.get(name) else "altered"
     except OSError as error:
         return error.strerror or str(error)
 
@@ -107,11 +93,9 @@ def is_done(directory: str, identity: Identity, replace: bool) -> bool:
     Raises:
         ResultError: it holds something else, which may not be replaced.
     """
-    if "://" in directory:
-        raise ResultError(
-            f"{directory}: results are written to a file system that can rename a directory",
-        )
-    if not os.path.exists(directory) or (os.path.isdir(directory) and not os.listdir(directory)):
+    if not files.exists(directory):
+        return False
+    if files.is_directory(directory) and not files.list_names(directory):
         return False
     try:
         found = read_manifest(directory).identity
@@ -146,25 +130,15 @@ def seal(root: str, manifest: Manifest) -> None:
         manifest: all but its files.
     """
     for name in ("spill", "parts"):
-        shutil.rmtree(os.path.join(root, name), ignore_errors=True)
-    files = {}
-    for folder, _, names in os.walk(root):
+        files.remove(os.path.join(root, name), ignore_errors=True)
+    digests = {}
+    for folder, names in files.walk(root):
         for name in names:
             path = os.path.join(folder, name)
-            files[os.path.relpath(path, root)] = sha256(path)
-            flush(path)
-        flush(folder)
+            digests[os.path.relpath(path, root)] = files.sha256(path)
+            files.flush(path)
+        files.flush(folder)
     path = os.path.join(root, MANIFEST)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(manifest.sealed(files).plain(), file, indent=2, sort_keys=True)
-    flush(path)
-    flush(root)
-
-
-def flush(path: str) -> None:
-    """Waits until a file, or what a directory lists, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.write_json(path, manifest.sealed(digests).plain())
+    files.flush(path)
+    files.flush(root)

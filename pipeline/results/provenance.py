@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from vaefill.model.files import FileInfo, sha256
 from vaefill.pipeline.config import Config
 from vaefill.pipeline.errors import SourceError
 from vaefill.pipeline.results.documents import (
@@ -19,8 +20,7 @@ from vaefill.pipeline.results.documents import (
     RecordIdentity,
     Sampler,
 )
-from vaefill.pipeline.results.integrity import sha256
-from vaefill.pipeline.store.sources import InputFile, expand
+from vaefill.pipeline.store.sources import expand
 
 _SOFTWARE = (
     "vaefill",
@@ -34,7 +34,7 @@ _SOFTWARE = (
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-def describe_inputs(files: Iterable[InputFile]) -> tuple[Input, ...]:
+def describe_inputs(files: Iterable[FileInfo]) -> tuple[Input, ...]:
     """What the manifest says of the input.
 
     Args:
@@ -46,7 +46,7 @@ def describe_inputs(files: Iterable[InputFile]) -> tuple[Input, ...]:
     return tuple(map(_describe, files))
 
 
-def _describe(file: InputFile) -> Input:
+def _describe(file: FileInfo) -> Input:
     try:
         digest = sha256(file.path)
     except OSError as error:
@@ -139,7 +139,7 @@ def device() -> Device:
     devices = tf.config.list_physical_devices("GPU")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in devices]
     flags: set[str] = set()
-    if os.path.exists("/proc/cpuinfo"):
+    if os.path.exists("/proc/cpuinfo"):  # of the kernel, not a file of ours
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             flags = set(next((line for line in file if line.startswith("flags")), "").split())
     return Device(

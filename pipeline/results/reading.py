@@ -6,6 +6,8 @@ from typing import TypeVar
 import pydantic
 import pydantic_core
 
+from vaefill.model import files
+from vaefill.model.errors import TooLargeError
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results.documents import (
     FORMAT_VERSION,
@@ -35,7 +37,7 @@ def read_manifest(directory: str) -> Manifest:
         ResultError: the directory is no finished result, or its manifest is broken.
     """
     path = os.path.join(directory, MANIFEST)
-    if not os.path.exists(path):
+    if not files.exists(path):
         raise ResultError(
             f"{directory} is not a finished result: it has no {MANIFEST}; {_REMEDY}",
         )
@@ -51,7 +53,7 @@ def read_summary(directory: str) -> Summary:
     """
     identity_of_imputation(directory, read_manifest(directory))
     path = os.path.join(directory, SUMMARY)
-    if not os.path.exists(path):
+    if not files.exists(path):
         raise ResultError(f"{path} is missing; run `vaefill impute` again")
     return _read(path, Summary)
 
@@ -79,13 +81,12 @@ def _read(path: str, kind: type[_Document]) -> _Document:
         ResultError: it cannot be read, or is not what it should be.
     """
     try:
-        if os.path.getsize(path) > _LARGEST:
-            raise ValueError(f"larger than {_LARGEST} bytes")
-        with open(path, "rb") as file:
-            content = file.read()
+        content = files.read_at_most(path, _LARGEST)
         version = _version(pydantic_core.from_json(content))
         if version == FORMAT_VERSION:
             return kind.model_validate_json(content)
+    except TooLargeError as error:
+        raise ResultError(f"{error}; {_REMEDY}") from None
     except (OSError, ValueError) as error:
         raise ResultError(f"cannot read {path}: {_reason(error)}; {_REMEDY}") from None
     if version is None:

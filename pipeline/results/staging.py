@@ -14,19 +14,16 @@ Whenever a process is killed, OUT is a whole result or not there, and in `replac
 
 import contextlib
 import fcntl
-import glob
-import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vaefill.model import files
 from vaefill.pipeline.errors import ResultError
 from vaefill.pipeline.results.documents import Identity, RecordIdentity
-from vaefill.pipeline.results.integrity import flush, is_done
+from vaefill.pipeline.results.integrity import is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"
@@ -39,7 +36,53 @@ class Stage(NamedTuple):
 
     root: str  # becomes the result
     computed: str  # outlives the attempt
-    output: str
+    publisher: "Publisher"  # of the result
+
+
+class Publisher(Protocol):
+    """Makes what a run has staged its result, all or nothing; made with the result directory.
+
+    All but `lock` and `tidy_up` are called while the lock is held.
+    """
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps other runs from working for the same output, and puts in order what they left.
+
+        Raises:
+            ResultError: another run holds it.
+            OSError: nothing can be written there.
+        """
+
+    def attempt(self, of_records: dict[str, Any]) -> Stage:
+        """A fresh place to work in, beside what earlier attempts computed under the same.
+
+        Args:
+            of_records: what the results of records depend on, JSON values.
+        """
+
+    def publish(self, root: str) -> None:
+        """Makes a sealed attempt the result, and removes all else that was staged.
+
+        Args:
+            root: of the attempt.
+        """
+
+    def discard(self) -> None:
+        """Removes all that was staged."""
+
+    def tidy_up(self) -> None:
+        """Removes what a killed run left beside a whole result, if that can be done now."""
+
+
+def publisher_of(output: str) -> Publisher:
+    """What publishes to an output directory, by its path.
+
+    Raises:
+        ResultError: nothing can publish there.
+    """
+    if "://" in output:
+        raise ResultError(f"{output}: results are written to a file system that can rename a directory")
+    return LocalPublisher(output)
 
 
 @contextlib.contextmanager
@@ -56,112 +99,143 @@ def stage(
             attempt with the same.
 
     Raises:
-        ResultError: the output holds something else, or another run is writing it.
+        ResultError: the output holds something else, or another run is writing it, or nothing can
+            be published there.
         OSError: nothing can be written there.
     """
-    path = os.path.realpath(output)
-    base = path + _SUFFIX
-    if os.path.ismount(path):
-        raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+    publisher = publisher_of(output)
     if is_done(output, identity, replace):
-        # Nothing needs to be written any more, but a run may have been killed while it tidied up.
-        with contextlib.suppress(ResultError, OSError):
-            if os.path.isdir(base):
-                with _locked(base, output):
-                    _remove(base)
+        publisher.tidy_up()
         yield None
         return
-    with _locked(base, output):
-        _put_back(base, path)
+    with publisher.lock():
         if is_done(output, identity, replace):
-            done = None
+            yield None
+            publisher.discard()
         else:
-            _clean(base, (identity if of_records is None else of_records).plain())
-            root = tempfile.mkdtemp(prefix=_ATTEMPT, dir=base)
-            os.chmod(root, 0o755)
-            done = Stage(root, os.path.join(base, _COMPUTED), path)
-        yield done
-        if done is None:
-            _remove(base)
+            yield publisher.attempt((identity if of_records is None else of_records).plain())
 
 
 def publish(staged: Stage) -> None:
-    """Renames a sealed attempt into place; an earlier result gives way only then."""
-    base = os.path.dirname(staged.root)
-    if os.path.exists(staged.output):
-        os.rename(staged.output, os.path.join(base, _REPLACED))
-    os.rename(staged.root, staged.output)
-    flush(os.path.dirname(staged.output))
-    _remove(base)
+    """Makes a sealed attempt the result; an earlier result gives way only then."""
+    staged.publisher.publish(staged.root)
 
 
 def discard(staged: Stage) -> None:
     """Removes all that was staged, where there is nothing to publish."""
-    _remove(os.path.dirname(staged.root))
+    staged.publisher.discard()
 
 
-def _remove(base: str) -> None:
-    """Removes a staging directory whose lock is held; the lock last, so that no other run works there meanwhile."""
-    for name in os.listdir(base):
-        path = os.path.join(base, name)
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        elif name != _LOCK:
-            os.remove(path)
-    os.remove(os.path.join(base, _LOCK))
-    with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
-        os.rmdir(base)
+class LocalPublisher:
+    """A `Publisher` to a file system of this machine: a lock on a file, and two renames.
 
+    What other file systems have not, locks, links and directories that go only if they are empty,
+    is asked of the operating system itself.
 
-@contextlib.contextmanager
-def _locked(base: str, output: str) -> Iterator[None]:
-    """Holds the lock of a staging directory, made if need be."""
-    for _ in range(_ATTEMPTS_TO_LOCK):
-        os.makedirs(base, exist_ok=True)
-        try:
-            lock = open(os.path.join(base, _LOCK), "w", encoding="utf-8")
-        except FileNotFoundError:
-            continue  # another run has just finished, and removed the directory
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
-                    continue
-            except BlockingIOError:
-                break
-            except FileNotFoundError:
-                continue
+    Args:
+        output: the result directory; where it is a link, it is what that points to.
+
+    Raises:
+        ResultError: nothing can be renamed to it.
+    """
+
+    def __init__(self, output: str):
+        self._named = output
+        self._output = os.path.realpath(output)
+        self._base = self._output + _SUFFIX
+        if os.path.ismount(self._output):
+            raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._base, name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """See `Publisher`."""
+        with self._locked():
+            self._put_back()
             yield
+
+    def attempt(self, of_records: dict[str, Any]) -> Stage:
+        """See `Publisher`."""
+        self._clean(of_records)
+        root = tempfile.mkdtemp(prefix=_ATTEMPT, dir=self._base)
+        os.chmod(root, 0o755)
+        return Stage(root, self._path(_COMPUTED), self)
+
+    def publish(self, root: str) -> None:
+        """See `Publisher`."""
+        if files.exists(self._output):
+            files.rename(self._output, self._path(_REPLACED))
+        files.rename(root, self._output)
+        files.flush(os.path.dirname(self._output))
+        self.discard()
+
+    def discard(self) -> None:
+        """Removes the staging directory; the lock last, so that no other run works there meanwhile."""
+        for name in files.list_names(self._base):
+            if name != _LOCK:
+                files.remove(self._path(name), ignore_errors=True)
+        files.remove(self._path(_LOCK))
+        with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
+            os.rmdir(self._base)
+
+    def tidy_up(self) -> None:
+        """See `Publisher`."""
+        with contextlib.suppress(ResultError, OSError):
+            if files.is_directory(self._base):
+                with self._locked():
+                    self.discard()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the lock of the staging directory, made if need be.
+
+        The lock is the kernel's, on an open file of this machine, and goes with the process.
+        """
+        for _ in range(_ATTEMPTS_TO_LOCK):
+            files.make_directory(self._base)
+            try:
+                lock = open(self._path(_LOCK), "w", encoding="utf-8")
+            except FileNotFoundError:
+                continue  # another run has just finished, and removed the directory
+            with lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                        continue
+                except BlockingIOError:
+                    break
+                except FileNotFoundError:
+                    continue
+                yield
+                return
+        raise ResultError(f"another run is writing {self._named}; wait for it, or choose another directory")
+
+    def _put_back(self) -> None:
+        """Undoes the first of two renames where the second did not come."""
+        replaced = self._path(_REPLACED)
+        if not files.exists(replaced):
             return
-    raise ResultError(f"another run is writing {output}; wait for it, or choose another directory")
+        if files.list_names(self._output):
+            files.remove(replaced)
+            return
+        if files.exists(self._output):
+            os.rmdir(self._output)
+        _LOGGER.warning("a run was killed while it replaced %s: the former result is back", self._output)
+        files.rename(replaced, self._output)
 
-
-def _put_back(base: str, path: str) -> None:
-    """Undoes the first of two renames where the second did not come."""
-    replaced = os.path.join(base, _REPLACED)
-    if not os.path.exists(replaced):
-        return
-    if os.path.exists(path) and os.listdir(path):
-        shutil.rmtree(replaced)
-    else:
-        if os.path.exists(path):
-            os.rmdir(path)
-        _LOGGER.warning("a run was killed while it replaced %s: the former result is back", path)
-        os.rename(replaced, path)
-
-
-def _clean(base: str, identity: Any) -> None:
-    """Removes what earlier attempts left, save what they computed for the same run."""
-    for attempt in glob.glob(os.path.join(glob.escape(base), f"{_ATTEMPT}*")):
-        shutil.rmtree(attempt)
-    computed, stated = os.path.join(base, _COMPUTED), os.path.join(base, _IDENTITY)
-    try:
-        with open(stated, encoding="utf-8") as file:
-            same = json.load(file) == identity
-    except (FileNotFoundError, ValueError):
-        same = False
-    if not same:
-        if os.path.exists(computed):
-            shutil.rmtree(computed)
-        files.write_json(stated, identity)
-    os.makedirs(computed, exist_ok=True)
+    def _clean(self, identity: dict[str, Any]) -> None:
+        """Removes what earlier attempts left, save what they computed for the same run."""
+        for name in files.list_names(self._base):
+            if name.startswith(_ATTEMPT):
+                files.remove(self._path(name))
+        computed, stated = self._path(_COMPUTED), self._path(_IDENTITY)
+        try:
+            same = files.read_json(stated) == identity
+        except (FileNotFoundError, ValueError):
+            same = False
+        if not same:
+            files.remove(computed)
+            files.write_json(stated, identity)
+        files.make_directory(computed)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
-from apache_beam.io.filesystems import FileSystems
 
+from vaefill.model import files
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.records.record import Reason
 from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.layout import Layout, write_whole
+from vaefill.pipeline.store.layout import Layout
 from vaefill.pipeline.store.spill import Spill, Spilled
 from vaefill.pipeline.store.tfrecord import DeadLetter, PayloadReader, Source
 
@@ -55,11 +55,11 @@ class WriteDeadLetters(beam.DoFn):
     def process(self, key_and_entries):
         _, entries = key_and_entries
         counts = DeadLetterCounts.empty()
-        temporary = self._layout.temporary()
         with (
             contextlib.closing(Spilled(self._layout.root)) as spilled,
             contextlib.closing(PayloadReader()) as read_again,
-            tf.io.TFRecordWriter(temporary) as writer,
+            files.written_whole(self._layout.dead_letters, self._layout.temporary()) as growing,
+            tf.io.TFRecordWriter(growing) as writer,
         ):
             for entry in itertools.starmap(Entry, sorted(entries)):
                 source = Source(*entry.source)
@@ -67,10 +67,8 @@ class WriteDeadLetters(beam.DoFn):
                 writer.write(_dead_letter_example(entry, payload))
                 counts.add(entry.reason, entry.num_bytes)
                 count(f"dead_{entry.reason}")
-        FileSystems.rename([temporary], [self._layout.dead_letters])
-        write_whole(
-            self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()
-        )
+        content = json.dumps(dataclasses.asdict(counts))
+        files.write_whole(self._layout.part("dead_letters.json"), content, self._layout.temporary())
         yield counts.total
 
 

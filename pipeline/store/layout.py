@@ -5,8 +5,7 @@ import hashlib
 import os
 import uuid
 
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from vaefill.model import files
 
 DEAD_LETTERS = "dead_letters"
 
@@ -47,7 +46,10 @@ class Layout:
         return os.path.join(self.root, "parts", name)
 
     def temporary(self) -> str:
-        """A fresh path for a file that is being written; what a failed attempt leaves goes with the parts."""
+        """A fresh path for a file that is being written, also by a retry of the same work.
+
+        What a failed attempt leaves there goes with the parts.
+        """
         return self.part(uuid.uuid4().hex)
 
     @property
@@ -61,15 +63,7 @@ class Layout:
         return int.from_bytes(digest, "little") % self.num_shards
 
 
-def write_whole(layout: Layout, path: str, content: bytes) -> None:
-    """Writes a staged file that is never seen half-written, also by a retry of the same work."""
-    temporary = layout.temporary()
-    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        file.write(content)
-    FileSystems.rename([temporary], [path])
-
-
 def prepare(layout: Layout) -> None:
     """Makes the staging directories."""
     for directory in (layout.dataset, layout.spill, layout.part(""), os.path.dirname(layout.dead_letters)):
-        os.makedirs(directory, exist_ok=True)
+        files.make_directory(directory)

@@ -1,7 +1,8 @@
 """Which records have been imputed already: by an attempt of the same run that was killed, or by earlier results.
 
 Records are told by their content hash (`MaskedRecord.content_hash`). Workers look hashes up in a
-file that they map into memory, so that a long list is there once on a machine.
+file that NumPy maps into memory, so that a long list is there once on a machine; this is why it is
+read and written by path, and is of this machine.
 """
 
 import functools
@@ -11,6 +12,7 @@ import apache_beam as beam
 import google_crc32c
 import numpy as np
 
+from vaefill.model import files
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.records.record import HASH_SIZE, MaskedRecord
 from vaefill.pipeline.store.spill import Place, SpillWriter
@@ -73,9 +75,9 @@ class ResumeCache:
 
     def take_over(self) -> int:
         """Indexes what earlier attempts left, and returns of how many records."""
-        files = sorted(name for name in os.listdir(self._directory) if name.endswith(_SUFFIX))
+        spilled = [name for name in files.list_names(self._directory) if name.endswith(_SUFFIX)]
         hashes, places = bytearray(), bytearray()  # objects would take six times the memory
-        for number, name in enumerate(files):
+        for number, name in enumerate(spilled):
             for found in read_frames(self._path(name), HASH_SIZE + _LARGEST_EXAMPLE):
                 if isinstance(found, Frame) and len(found.payload) > HASH_SIZE:
                     start, example = found.offset + HEADER_SIZE + HASH_SIZE, found.payload[HASH_SIZE:]
@@ -84,7 +86,7 @@ class ResumeCache:
                     places += np.array(place, _PLACE).tobytes()
         order = HashIndex.write(self._path(_HASHES), hashes)
         np.save(self._path(_PLACES), np.frombuffer(places, _PLACE)[order])
-        np.save(self._path(_FILES), np.array(files, np.str_))
+        np.save(self._path(_FILES), np.array(spilled, np.str_))
         rows = _map(self._path(_HASHES))
         return len(rows) and 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum())  # an attempt may repeat another's
 
@@ -97,9 +99,9 @@ class ResumeCache:
         row = self._index.find(content_hash)
         if row is None:
             return None
-        places, files = self._places
+        places, spilled = self._places
         number, offset, size, crc = places[row].item()
-        return Place(self._path(str(files[number])), offset, size, crc)
+        return Place(self._path(str(spilled[number])), offset, size, crc)
 
     def add(self, content_hash: bytes, example: bytes) -> Place:
         """Keeps the Example of a record; it outlives this process from the next `flush` on."""

@@ -6,13 +6,12 @@ The shard of an item is a hash of its id. Of several items with one id the first
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
+from vaefill.model import files
 from vaefill.pipeline.records.record import Schema
 from vaefill.pipeline.store.dead_letters import (
     DEAD,
@@ -22,7 +21,7 @@ from vaefill.pipeline.store.dead_letters import (
     duplicate,
 )
 from vaefill.pipeline.store.exchange import Exchange, SpillingExchange
-from vaefill.pipeline.store.layout import Layout, write_whole
+from vaefill.pipeline.store.layout import Layout
 from vaefill.pipeline.store.writers import ShardCounts, StoredRecord, TFRecordWriter, Writer
 
 
@@ -64,24 +63,23 @@ class WriteShards(beam.DoFn):
     def process(self, shard_and_parts: tuple[int, Any]):
         shard, parts = shard_and_parts
         observer = self._observe(shard) if self._observe else None
-        temporary = self._layout.temporary()
-        writer = self._open_writer(temporary)
-        last_id = None
-        for item in self._exchange.in_order(parts):
-            if item.record_id == last_id:
-                yield beam.pvalue.TaggedOutput(DEAD, duplicate(item))
-                continue
-            last_id = item.record_id
-            record = StoredRecord(item.content_hash, item.example, self._schema)
-            writer.write(record)
+        with files.written_whole(self._layout.shard(shard), self._layout.temporary()) as growing:
+            writer = self._open_writer(growing)
+            last_id = None
+            for item in self._exchange.in_order(parts):
+                if item.record_id == last_id:
+                    yield beam.pvalue.TaggedOutput(DEAD, duplicate(item))
+                    continue
+                last_id = item.record_id
+                record = StoredRecord(item.content_hash, item.example, self._schema)
+                writer.write(record)
+                if observer:
+                    observer.add(record)
+            counts = writer.close()
             if observer:
-                observer.add(record)
-        counts = writer.close()
-        if observer:
-            observer.close()
-        FileSystems.rename([temporary], [self._layout.shard(shard)])
-        content = json.dumps(counts._asdict()).encode()
-        write_whole(self._layout, _counts_path(self._layout, shard), content)
+                observer.close()
+        content = json.dumps(counts._asdict())
+        files.write_whole(_counts_path(self._layout, shard), content, self._layout.temporary())
         yield shard
 
 
@@ -139,19 +137,15 @@ def finish(
     """
     shards = [_finish_shard(layout, shard, open_writer) for shard in range(layout.num_shards)]
     counts = layout.part("dead_letters.json")
-    if not os.path.exists(counts):
-        write_whole(layout, layout.dead_letters, b"")
+    if not files.exists(counts):
+        files.write_whole(layout.dead_letters, b"", layout.temporary())
         return shards, DeadLetterCounts.empty()
-    with open(counts, encoding="utf-8") as file:
-        return shards, DeadLetterCounts(**json.load(file))
+    return shards, DeadLetterCounts(**files.read_json(counts))
 
 
 def _finish_shard(layout: Layout, shard: int, open_writer: Callable[[str], Writer]) -> ShardCounts:
     """What a shard holds, which is made where nobody has written it."""
-    if os.path.exists(path := _counts_path(layout, shard)):
-        with open(path, encoding="utf-8") as file:
-            return ShardCounts(**json.load(file))
-    temporary = layout.temporary()
-    counts = open_writer(temporary).close()
-    FileSystems.rename([temporary], [layout.shard(shard)])
-    return counts
+    if files.exists(path := _counts_path(layout, shard)):
+        return ShardCounts(**files.read_json(path))
+    with files.written_whole(layout.shard(shard), layout.temporary()) as growing:
+        return open_writer(growing).close()

@@ -1,12 +1,11 @@
 """Files -> frames -> masked records; whatever cannot be read becomes a dead letter."""
 
 import logging
-import os
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 
+from vaefill.model import files
 from vaefill.pipeline import logs
 from vaefill.pipeline.counters import count
 from vaefill.pipeline.errors import SourceError
@@ -17,29 +16,29 @@ from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 _LOGGER = logging.getLogger("vaefill.read")
 
 
-class InputFile(NamedTuple):
-    """A file of the input."""
-
-    path: str
-    size: int
-    modified: float
-
-
-def expand(patterns: tuple[str, ...]) -> list[InputFile]:
+def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
     """The files that match glob patterns, each once, in the order of their paths.
 
+    Args:
+        patterns: as `files.match` takes them.
+
     Raises:
-        SourceError: a pattern that matches nothing, or a directory.
+        SourceError: a pattern that matches nothing, or a directory, or is of no file system that
+            is within reach.
     """
     found = {}
-    for pattern, match in zip(patterns, FileSystems.match(list(patterns))):
-        if not match.metadata_list:
+    for pattern in patterns:
+        try:
+            matches = files.match(pattern)
+            is_directory = not matches and files.is_directory(pattern)
+        except OSError as error:
+            raise SourceError(f"{pattern}: {error}") from None
+        if is_directory:
+            directory = pattern.rstrip("/")
+            raise SourceError(f"{directory} is a directory; name its files, as '{directory}/*.tfrecord*'")
+        if not matches:
             raise SourceError(f"no file matches {pattern}")
-        for metadata in match.metadata_list:
-            if os.path.isdir(metadata.path):
-                raise SourceError(f"{metadata.path} is a directory; name its files, as '{metadata.path}/*.tfrecord*'")
-            modified = metadata.last_updated_in_seconds or 0.0
-            found[metadata.path] = InputFile(metadata.path, metadata.size_in_bytes, modified)
+        found.update((file.path, file) for file in matches)
     return [found[path] for path in sorted(found)]
 
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import google_crc32c
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
+from vaefill.model import files
 from vaefill.pipeline.store.layout import Layout
 
 
@@ -43,7 +42,7 @@ class SpillWriter:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
         if self._file is None:
             self._path = os.path.join(self._directory, secrets.token_hex(8) + self._suffix)
-            self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._file = files.create(self._path)
         self._file.write(content)
         self._size += len(content)
         return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
@@ -76,7 +75,7 @@ class SpillReader:
         if path != self._path:
             self.close()
             self._path = path
-            self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._file = files.open_to_read(path)
         self._file.seek(offset)
         content = self._file.read(size)
         if len(content) != size or google_crc32c.value(content) != crc:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import google_crc32c
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
+from vaefill.model import files
 from vaefill.pipeline.records.record import Reason
 
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
@@ -63,7 +62,7 @@ def read_frames(path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter
         path: the file.
         max_record_bytes: a longer record is skipped without being read into memory.
     """
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
+    with files.open_to_read(path) as raw:
         yield from _frames(_content_of(raw), path, max_record_bytes, 0)
 
 
@@ -102,7 +101,7 @@ class PayloadReader:
 
     def _open(self, path: str) -> None:
         self.close()
-        self._raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        self._raw = files.open_to_read(path)
         self._path = path
         self._stream = _content_of(self._raw)
         self._position = 0
@@ -115,13 +114,12 @@ class PayloadReader:
         self._raw = None
 
 
-def _content_of(raw):
+def _content_of(raw: io.BufferedReader) -> "io.BufferedReader | _Gunzip":
     """What an open file holds, inflated where it is a gzip file."""
-    stream = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
-    start = stream.peek(HEADER_SIZE)[:HEADER_SIZE]
+    start = raw.peek(HEADER_SIZE)[:HEADER_SIZE]
     # The first two bytes alone could also be the length of a record.
     is_gzip = start.startswith(_GZIP_SIGNATURE) and not _is_header(start)
-    return _Gunzip(stream) if is_gzip else stream
+    return _Gunzip(raw) if is_gzip else raw
 
 
 def _masked_crc(content: bytes) -> int:

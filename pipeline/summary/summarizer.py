@@ -1,4 +1,7 @@
-"""The summary of a result: parts that are made with the shards, put together in the shards' order."""
+"""The summary of a result: parts that are made with the shards, put together in the shards' order.
+
+They are staged on this machine, where Arrow reads and writes its tables by path, which is faster.
+"""
 
 import collections
 import json
@@ -9,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
-from vaefill.model import evaluation
+from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
@@ -24,7 +26,7 @@ from vaefill.pipeline.results.documents import (
     Quantiles,
     Summary,
 )
-from vaefill.pipeline.store.layout import Layout, write_whole
+from vaefill.pipeline.store.layout import Layout
 from vaefill.pipeline.store.writers import StoredRecord
 from vaefill.pipeline.summary import statistics
 
@@ -99,8 +101,9 @@ class ShardSummary:
         self._write_rows()
         self._writer.close()
         layout = self._summarizer.layout
-        FileSystems.rename([self._temporary], [layout.part(f"records-{self._shard:05d}.parquet")])
-        write_whole(layout, layout.part(f"groups-{self._shard:05d}.json"), encode_groups(self._groups))
+        files.rename(self._temporary, layout.part(f"records-{self._shard:05d}.parquet"))
+        groups = layout.part(f"groups-{self._shard:05d}.json")
+        files.write_whole(groups, encode_groups(self._groups), layout.temporary())
 
     def _flush(self) -> None:
         records = [stored.imputed for stored in self._block]
@@ -199,8 +202,8 @@ def combine(
         What summary.json holds.
     """
     directory = os.path.join(layout.root, "summary")
-    os.makedirs(directory, exist_ok=True)
-    shards = [i for i in range(layout.num_shards) if os.path.exists(layout.part(f"shard-{i:05d}.json"))]  # not empty
+    files.make_directory(directory)
+    shards = [i for i in range(layout.num_shards) if files.exists(layout.part(f"shard-{i:05d}.json"))]  # not empty
     parquet = os.path.join(directory, "records.parquet")
     with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
         for shard in shards:
@@ -218,8 +221,8 @@ def combine(
         by_label={label: groups[label] for label in by_label},
         num_labels_left_out=len(members) - len(groups),
     )
-    with open(os.path.join(directory, "summary.json"), "w", encoding="utf-8") as file:
-        json.dump(summary.plain(), file, indent=1, sort_keys=True)
+    text = json.dumps(summary.plain(), indent=1, sort_keys=True)
+    files.write_whole(os.path.join(directory, "summary.json"), text)
     return summary
 
 
@@ -266,13 +269,13 @@ def _whole_groups(
     """
     num_found = collections.Counter()
     for part in parts:
-        with open(part, "rb") as file:
+        with files.open_to_read(part) as file:
             num_found.update(decode_sizes(file))
     whole = {group: num for group, num in num_found.items() if group is None or num == len(members[group])}
     chosen = statistics.most_common(whole)
     groups = {None: statistics.empty(num_values)}
     for part in parts:
-        with open(part, "rb") as file:
+        with files.open_to_read(part) as file:
             groups = statistics.merge_groups(groups, decode_groups(file, num_values, chosen.__contains__))
     return groups
 
