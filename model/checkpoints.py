@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import pydantic
 import safetensors
@@ -27,7 +29,7 @@ _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.safetensors"
 _FORMER_CALIBRATION = "reference.safetensors"  # its name in version 1
 _IMAGES = "images"  # the one tensor of the calibration set
-_SAFETENSORS_TYPES = {np.uint8: "U8", np.float32: "F32"}
+_SAFETENSORS_TYPES: dict[type[np.generic], str] = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
 
 
@@ -49,13 +51,13 @@ class LoadedModel(NamedTuple):
     calibration: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
 
 
-def _named_weights(vae: vae_lib.VAE) -> dict:
+def _named_weights(vae: vae_lib.VAE) -> dict[str, keras.Variable]:
     """All weights of both networks, by the names that files have them under.
 
     Those that training does not fit are among them, such as the averages of batch normalisation.
     """
     weights = {}
-    for network in (vae.encoder, vae.decoder):
+    for network in vae_lib.keras_networks(vae):
         for weight in network.weights:
             name = f"{network.name}/{weight.path}"
             if name in weights:
@@ -192,7 +194,7 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
     return images
 
 
-def _check_shapes(path: str, variables: dict, found: dict[str, list[int]]) -> None:
+def _check_shapes(path: str, variables: Mapping[str, keras.Variable], found: Mapping[str, list[int]]) -> None:
     expected = {name: list(variable.shape) for name, variable in variables.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -170,7 +170,7 @@ class SamplerConfig(Section):
         return values
 
     @pydantic.model_validator(mode="after")
-    def _has_sweeps_enough(self):
+    def _has_sweeps_enough(self) -> Self:
         least = self.num_start + self.num_warmup + 4
         if self.max_kept < 4:
             raise ValueError(f"max_sweeps must be at least num_start + num_warmup + 4 = {least}, got {self.max_sweeps}")
@@ -189,7 +189,7 @@ class SamplerConfig(Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _fits_into_slots(self):
+    def _fits_into_slots(self) -> Self:
         rows = self.rows_per_record
         if rows > MAX_CHAINS:
             raise ValueError(f"num_chains * num_particles must be at most {MAX_CHAINS}, got {rows}")

@@ -102,7 +102,9 @@ def _rotate_left(words: tf.Tensor, distance: int) -> tf.Tensor:
     return left | tf.bitwise.right_shift(words, tf.constant(32 - distance, tf.uint32))
 
 
-def threefry_2x32(key0, key1, counter0, counter1):
+def threefry_2x32(
+    key0: tf.Tensor, key1: tf.Tensor, counter0: tf.Tensor, counter1: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Threefry-2x32-20: two words of random bits for a key and a counter of two words each.
 
     Args:

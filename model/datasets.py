@@ -109,7 +109,9 @@ def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str =
     return images
 
 
-def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int):
+def training_batches(
+    images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int
+) -> tf.data.Dataset:
     """Shuffled batches, each a pure function of (seed, step), so that training resumes anywhere.
 
     Every epoch is a permutation of its own; what is left of it after the last whole batch is dropped.
@@ -120,13 +122,13 @@ def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step:
         first_step, last_step: the half-open range of steps.
 
     Returns:
-        tf.data.Dataset of ([] int64 step, [batch_size, D] of the images' type).
+        A data set of ([] int64 step, [batch_size, D] of the images' type).
     """
     num_images = len(images)
     steps_per_epoch = num_images // batch_size
     table = tf.constant(images)
 
-    def batch(step):
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
         epoch_seed = tf.stack([tf.constant(seed, tf.int64), step // steps_per_epoch])
         index = tf.random.experimental.index_shuffle(place, epoch_seed, num_images - 1)

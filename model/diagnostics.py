@@ -136,7 +136,7 @@ def ess_of_events(events: np.ndarray) -> np.ndarray:
 # Shapes
 
 
-def _rows(draws):
+def _rows(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[T, N, C, Q] to rows [R, C, T], and whether a row is finite, [R]; the others are set to 0."""
     draws = np.asarray(draws)
     _check(draws)
@@ -148,7 +148,7 @@ def _rows(draws):
     return np.where(valid[:, np.newaxis, np.newaxis], rows, 0), valid
 
 
-def _check(draws):
+def _check(draws: np.ndarray) -> None:
     if draws.ndim != 4:
         raise ValueError(f"draws must be [T, N, C, Q], got shape {draws.shape}")
     num_draws, num_records, num_chains, num_quantities = draws.shape
@@ -160,24 +160,24 @@ def _check(draws):
         )
 
 
-def _split(rows):
+def _split(rows: np.ndarray) -> np.ndarray:
     """Rows [R, C, T] to half-chains [R, 2 C, n]."""
     half = rows.shape[-1] // 2
     return np.concatenate([rows[..., :half], rows[..., -half:]], axis=1)
 
 
-def _middle(rows):
+def _middle(rows: np.ndarray) -> np.ndarray:
     """What `_split` leaves out of [R, C, T]: [R, C, T mod 2]."""
     half = rows.shape[-1] // 2
     return rows[..., half : rows.shape[-1] - half]
 
 
-def _pool(series):
+def _pool(series: np.ndarray) -> np.ndarray:
     """[R, C, T] to [R, C T]."""
     return series.reshape(len(series), -1)
 
 
-def _restore(values, valid, shape):
+def _restore(values: np.ndarray, valid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Rows [R] to [N, Q], NaN where the row was not finite."""
     return np.where(valid, values, np.nan).reshape(shape[1], shape[3])
 
@@ -185,7 +185,7 @@ def _restore(values, valid, shape):
 # Ranks
 
 
-def _sort(halves):
+def _sort(halves: np.ndarray) -> _Sorted:
     pool = _pool(halves)
     order = np.argsort(pool, axis=1)
     order += np.arange(0, pool.size, pool.shape[1])[:, np.newaxis]
@@ -193,7 +193,7 @@ def _sort(halves):
 
 
 @functools.lru_cache(maxsize=64)
-def _score_table(size):
+def _score_table(size: int) -> np.ndarray:
     """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S = `size`.
 
     Faster than the function of every value, and the same bits wherever in a batch a rank stands.
@@ -203,7 +203,7 @@ def _score_table(size):
         return tf.math.ndtri(tf.constant((ranks - 0.375) / (size + 0.25), tf.float64)).numpy()
 
 
-def _normal_scores(halves, pooled):
+def _normal_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of ties.
 
     Args:
@@ -225,7 +225,7 @@ def _normal_scores(halves, pooled):
     return scores.reshape(halves.shape)
 
 
-def _folded_scores(halves, pooled):
+def _folded_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     """Rank-normalised |x - median(x)|, sec. 4.2. Args and returns as `_normal_scores`."""
     values = pooled.values
     middle = values.shape[1] // 2  # S is even
@@ -238,7 +238,7 @@ def _folded_scores(halves, pooled):
 # R-hat
 
 
-def _centre(series):
+def _centre(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means along the last axis, and what remains: [..., n] to [...] and [..., n]."""
     # Relative to the first value: what remains of equal values is then exactly 0, not a rounding error.
     first = series[..., :1]
@@ -248,13 +248,13 @@ def _centre(series):
     return (first + mean)[..., 0], remainder
 
 
-def _variance_of_means(means):
+def _variance_of_means(means: np.ndarray) -> np.ndarray:
     """B / n, the variance between half-chain means [R, M], to [R]."""
     _, deviations = _centre(means)
     return np.square(deviations).sum(axis=1) / (means.shape[1] - 1)
 
 
-def _split_r_hat(series):
+def _split_r_hat(series: np.ndarray) -> np.ndarray:
     """R-hat = sqrt(var+ / W), var+ = (n - 1) / n W + B / n, sec. 3.1.
 
     W is the mean of the variances within half-chains.
@@ -272,7 +272,7 @@ def _split_r_hat(series):
         return np.sqrt(_variance_of_means(means) / within + (size - 1) / size)
 
 
-def _rank_r_hat(series, halves, pooled):
+def _rank_r_hat(series: np.ndarray, halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     bulk, tail = _split_r_hat(series), _split_r_hat(_folded_scores(halves, pooled))
     # All folded values are equal when half of the draws are one value and half another: nothing to add.
     return np.where(tail > bulk, tail, bulk)
@@ -281,7 +281,7 @@ def _rank_r_hat(series, halves, pooled):
 # ESS
 
 
-def _ess(series):
+def _ess(series: np.ndarray) -> np.ndarray:
     """Effective sample size S / max(tau, 1 / log10(S)), sec. 3.2.
 
     Autocorrelation at lag t is rho_t = 1 - (W - mean over half-chains of acov_t) / var+, with acov_t the
@@ -307,12 +307,12 @@ def _ess(series):
     return np.where(_constant_rows(series), np.nan, draws / tau)
 
 
-def _constant_rows(series):
+def _constant_rows(series: np.ndarray) -> np.ndarray:
     """Which rows [R, M, n] hold one value only, [R]."""
     return (series == series[:, :1, :1]).all(axis=(1, 2))
 
 
-def _mean_autocovariance(remainder):
+def _mean_autocovariance(remainder: np.ndarray) -> np.ndarray:
     """The mean over half-chains of (1 / n) sum_t x_t x_{t+lag}.
 
     The Fourier transform is linear, so spectra are averaged and only the average is transformed back.
@@ -331,7 +331,7 @@ def _mean_autocovariance(remainder):
     return np.fft.irfft(power, length)[:, :size] / size
 
 
-def _fast_length(at_least):
+def _fast_length(at_least: int) -> int:
     """The smallest even number with no prime factor above 5 that is `at_least` so large."""
     length = at_least + at_least % 2
     while True:
@@ -344,7 +344,7 @@ def _fast_length(at_least):
         length += 2
 
 
-def _integrated_time(correlation):
+def _integrated_time(correlation: np.ndarray) -> np.ndarray:
     """tau = -1 + 2 sum of Geyer's initial monotone sequence, sec. 3.2, cut off as in Stan and ArviZ.
 
     Pairs P_k = rho_2k + rho_2k+1 count until the first that is not positive, each no larger than those
@@ -370,7 +370,7 @@ def _integrated_time(correlation):
     return -1.0 + 2.0 * whole + remainder.sum(axis=1)
 
 
-def _ess_tail(rows, values):
+def _ess_tail(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The smaller ESS of the two quantile indicators, to [R]. Args: rows: [R, C, T]; values: [R, S] sorted."""
     halves = _split(rows)
     middle = _pool(_middle(rows))
@@ -378,13 +378,13 @@ def _ess_tail(rows, values):
     return np.where(_constant_rows(halves), np.nan, np.minimum(low, high))
 
 
-def _ess_of_quantile(halves, threshold):
+def _ess_of_quantile(halves: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     indicator = (halves <= threshold[:, np.newaxis, np.newaxis]).astype(np.float64)
     ess = _ess(indicator)
     return np.where(np.isnan(ess), float(halves.shape[1] * halves.shape[2]), ess)
 
 
-def _quantile_draw(values, more, probability):
+def _quantile_draw(values: np.ndarray, more: np.ndarray, probability: float) -> np.ndarray:
     """The largest draw that is not above the quantile (Hyndman & Fan 1996, type 7; NumPy's "linear").
 
     Comparing with it is comparing with the quantile, in the type of the draws. The interpolation is done

@@ -99,11 +99,15 @@ def _squared_error(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> 
     return (error**2).sum(axis=1)
 
 
-def ratio(numerator, denominator) -> float:
+def ratio(numerator: np.ndarray | float, denominator: np.ndarray | float) -> float:
     """numerator / denominator, NaN where there is nothing to divide."""
     return float(numerator / denominator) if denominator else float("nan")
 
 
-def f1(true_positive, false_positive, false_negative) -> float:
+def f1(
+    true_positive: np.ndarray | float,
+    false_positive: np.ndarray | float,
+    false_negative: np.ndarray | float,
+) -> float:
     """2 TP / (2 TP + FP + FN); NaN where neither truth nor prediction has a 1."""
     return ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative)

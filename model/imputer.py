@@ -205,11 +205,12 @@ class Imputer:
 
     def _truth(self, keys: np.ndarray, truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
         """Complete records on the model's scale [n, D], NaN for those without; None if no record has one."""
-        known = [i for i, truth in enumerate(truths) if truth is not None]
+        known = {i: truth for i, truth in enumerate(truths) if truth is not None}
         if not known:
             return None
+        places = list(known)
         values = np.full((len(keys), self._vae.num_values), np.nan, np.float32)
-        values[known] = self._preprocessor.to_model(keys[known], np.stack([truths[i] for i in known]))
+        values[places] = self._preprocessor.to_model(keys[places], np.stack(list(known.values())))
         return values
 
     def _bands_of(self, observed: np.ndarray) -> np.ndarray:
@@ -248,7 +249,12 @@ class Imputer:
         yield waiting
 
     def _result(
-        self, records: Records, batch: Sequence[Finished], images: np.ndarray, observed: np.ndarray, truth
+        self,
+        records: Records,
+        batch: Sequence[Finished],
+        images: np.ndarray,
+        observed: np.ndarray,
+        truth: np.ndarray | None,
     ) -> dict[str, np.ndarray]:
         """The fields of `Imputed` that the chains of a batch have to say something about."""
         likelihood, num, shape = self._vae.likelihood, len(batch), images.shape[1:]

@@ -8,13 +8,13 @@ all of one kind (`HomogeneousLikelihood`), with P outputs a value that lie param
 """
 
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-
-tfd = tfp.distributions
+from tensorflow_probability import distributions as tfd
 
 _NUM_LEVELS = 256
 _HALF_BIN = 0.5 / 255  # half of what lies between two levels of a byte, on the model's scale
@@ -90,13 +90,17 @@ class HomogeneousLikelihood:
         outputs_per_value: P.
     """
 
+    name: str
+    dtype: type[np.generic]
+    unit: float
+    binary: bool
     outputs_per_value: int
 
     def num_outputs(self, num_values: int) -> int:
         """Decoder outputs of a record of `num_values` values: P each."""
         return self.outputs_per_value * num_values
 
-    def restrict(self, values: np.ndarray, num_values: int) -> tuple["Likelihood", np.ndarray]:
+    def restrict(self, values: np.ndarray, num_values: int) -> tuple[Self, np.ndarray]:
         """The same likelihood, as it does not depend on D, and the outputs [P S] of some values.
 
         Args:
@@ -126,16 +130,18 @@ class Bernoulli(HomogeneousLikelihood):
 
     name = "bernoulli"
     outputs_per_value = 1
-    dtype, unit, binary = np.uint8, 255.0, True
+    dtype: type[np.generic] = np.uint8
+    unit = 255.0
+    binary = True
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         return tfd.Independent(tfd.Bernoulli(logits=outputs), reinterpreted_batch_ndims=1)
 
-    def log_prob(self, outputs, x, chosen):
+    def log_prob(self, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         """As the protocol says; the gradient is one by the outputs alone."""
 
         @tf.custom_gradient
-        def of_outputs(outputs):
+        def of_outputs(outputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
             # log p(x_d) is x o - max(o, 0) - log(1 + exp(-|o|)). Logarithms are what costs most: one for several
             # values, of a product that float32 holds as well as it would hold their sum.
             linear = tf.where(chosen, x * outputs - tf.maximum(outputs, 0.0), 0.0)
@@ -146,19 +152,19 @@ class Bernoulli(HomogeneousLikelihood):
 
         return of_outputs(outputs)
 
-    def sample(self, outputs, uniform):
+    def sample(self, outputs: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         return tf.cast(uniform < _sigmoid(outputs), tf.float32)
 
-    def moments(self, outputs):
+    def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         probability = _sigmoid(outputs)
         return probability, probability * (1.0 - probability)
 
-    def from_data(self, values, uniform=None):
+    def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
         """Binarises at 1/2, or where `uniform` [..., D] is given at random: P(1) = value / 255."""
         scaled = values.astype(np.float32) / 255.0
         return (scaled > (0.5 if uniform is None else uniform)).astype(np.float32)
 
-    def to_data(self, x):
+    def to_data(self, x: tf.Tensor) -> tf.Tensor:
         return tf.cast(x, tf.uint8) * tf.constant(255, tf.uint8)
 
 
@@ -184,16 +190,14 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
     """
 
     name = "discretized_logistic_mixture"
-    dtype, unit, binary = np.uint8, 255.0, False
+    dtype: type[np.generic] = np.uint8
+    unit = 255.0
+    binary = False
 
     def __init__(self, num_components: int = 3):
+        self.outputs_per_value = 3 * num_components
         self._num_components = num_components
         self._start = np.linspace(0, 1, num_components + 2)[1:-1]  # the locations where the outputs are 0
-
-    @property
-    def outputs_per_value(self) -> int:
-        """3 K."""
-        return 3 * self._num_components
 
     def _components(self, outputs: tf.Tensor) -> _Components:
         num = self._num_components
@@ -205,10 +209,10 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
             [_MIXTURE_SCALE_UNIT * tf.nn.softplus(raw) + _SMALLEST_MIXTURE_SCALE for raw in raw_scales],
         )
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         return _ValueWise(self, outputs)
 
-    def log_prob(self, outputs, x, chosen):
+    def log_prob(self, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         x = tf.where(chosen, x, 0.0)  # what is not chosen may be NaN, and must not reach a gradient
         return tf.reduce_sum(tf.where(chosen, self._log_masses(outputs, x), 0.0), axis=-1)
 
@@ -227,7 +231,7 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
             terms.append(log_weight + tf.where(x < _HALF_BIN, log_below_upper, mass))
         return tf.reduce_logsumexp(tf.stack(terms), axis=0)
 
-    def sample(self, outputs, uniform):
+    def sample(self, outputs: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """The smallest level whose distribution function exceeds `uniform`: 8 evaluations, by bisection."""
         components = self._components(outputs)
         level = tf.zeros_like(uniform)
@@ -236,7 +240,7 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
             level = tf.where(uniform < below, level, level + step)
         return level / 255.0
 
-    def moments(self, outputs):
+    def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Of the levels, up to the rounding of float32, by 255 evaluations of the distribution function.
 
         With c a level near the mean, T(k) = P(level > k) for k >= c and P(level <= k) below, both accurate
@@ -249,7 +253,7 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
         weighted = [weight * tf.clip_by_value(loc, 0.0, 1.0) for weight, loc in zip(weights, components.locs)]
         middle = tf.round(255.0 * tf.add_n(weighted))
 
-        def add_levels(first, mean, square):
+        def add_levels(first: tf.Tensor, mean: tf.Tensor, square: tf.Tensor) -> tuple[tf.Tensor, ...]:
             odds = _odds(components, tf.cast(first, tf.float32))
             for offset in range(_LEVELS_PER_PASS):
                 level = tf.cast(first + offset, tf.float32)
@@ -265,10 +269,10 @@ class DiscretizedLogisticMixture(HomogeneousLikelihood):
         _, mean, square = tf.while_loop(lambda *_: True, add_levels, start, maximum_iterations=num_passes)
         return (middle + mean) / 255.0, tf.maximum(square - mean**2, 0.0) / 255.0**2
 
-    def from_data(self, values, uniform=None):
+    def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
         return values.astype(np.float32) / 255.0
 
-    def to_data(self, x):
+    def to_data(self, x: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.round(x * 255.0), tf.uint8)
 
 
@@ -299,34 +303,36 @@ class Gaussian(HomogeneousLikelihood):
 
     name = "gaussian"
     outputs_per_value = 2
-    dtype, unit, binary = np.float32, 1.0, False
+    dtype: type[np.generic] = np.float32
+    unit = 1.0
+    binary = False
 
     def _loc_scale(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, raw_scale = tf.split(outputs, 2, axis=-1)
         return loc, tf.nn.softplus(raw_scale) + _SMALLEST_GAUSSIAN_SCALE
 
-    def distribution(self, outputs):
+    def distribution(self, outputs: tf.Tensor) -> tfd.Distribution:
         return tfd.Independent(tfd.Normal(*self._loc_scale(outputs)), reinterpreted_batch_ndims=1)
 
-    def log_prob(self, outputs, x, chosen):
+    def log_prob(self, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         loc, scale = self._loc_scale(outputs)
         x = tf.where(chosen, x, 0.0)  # what is not chosen may be NaN, and must not reach a gradient
         each = -0.5 * tf.square((x - loc) / scale) - tf.math.log(scale) - 0.5 * math.log(2 * math.pi)
         return tf.reduce_sum(tf.where(chosen, each, 0.0), axis=-1)
 
-    def sample(self, outputs, uniform):
+    def sample(self, outputs: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """With uniform numbers of resolution 2**-23 draws are at most 5.3 scales from the location."""
         loc, scale = self._loc_scale(outputs)
         return loc + scale * tf.math.ndtri(uniform)
 
-    def moments(self, outputs):
+    def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loc, scale = self._loc_scale(outputs)
         return loc, tf.square(scale)
 
-    def from_data(self, values, uniform=None):
+    def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
         return values.astype(np.float32)
 
-    def to_data(self, x):
+    def to_data(self, x: tf.Tensor) -> tf.Tensor:
         return x
 
 
@@ -344,32 +350,36 @@ class _ValueWise(tfd.Distribution):
             name="DiscretizedLogisticMixture",
         )
 
-    def _batch_shape(self):
+    def _batch_shape(self) -> tf.TensorShape:
         return self._outputs.shape[:-1]
 
-    def _batch_shape_tensor(self):
+    def _batch_shape_tensor(self) -> tf.Tensor:
         return tf.shape(self._outputs)[:-1]
 
-    def _event_shape(self):
+    def _event_shape(self) -> tf.TensorShape:
         num_outputs = self._outputs.shape[-1]
         return tf.TensorShape([num_outputs and num_outputs // self._likelihood.outputs_per_value])
 
-    def _event_shape_tensor(self):
+    def _event_shape_tensor(self) -> tf.Tensor:
         return tf.shape(self._outputs)[-1:] // self._likelihood.outputs_per_value
 
-    def _log_prob(self, x):
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         return self._likelihood.log_prob(self._outputs, x, tf.fill(tf.shape(x), True))
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n: int | tf.Tensor, seed: Any = None) -> tf.Tensor:
         shape = tf.concat([[n], self._batch_shape_tensor(), self._event_shape_tensor()], axis=0)
         uniform = tf.random.stateless_uniform(shape, tfp.random.sanitize_seed(seed))
         return self._likelihood.sample(self._outputs, uniform)
 
-    def _mean(self):
+    def _mean(self) -> tf.Tensor:
         return self._likelihood.moments(self._outputs)[0]
 
-    def _variance(self):
+    def _variance(self) -> tf.Tensor:
         return self._likelihood.moments(self._outputs)[1]
 
 
-LIKELIHOODS = {likelihood.name: likelihood for likelihood in (Bernoulli, DiscretizedLogisticMixture, Gaussian)}
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    Bernoulli.name: Bernoulli,
+    DiscretizedLogisticMixture.name: DiscretizedLogisticMixture,
+    Gaussian.name: Gaussian,
+}

@@ -73,7 +73,7 @@ def p_value(value: float, calibration: np.ndarray) -> np.float32:
     return np.float32((1 + np.searchsorted(calibration, value, side="right")) / (len(calibration) + 1))
 
 
-def is_misfit(p_values: np.ndarray, rate: float) -> np.ndarray:
+def is_misfit(p_values: np.ndarray | np.float32, rate: float) -> np.ndarray:
     """Whether p_values are at most the rate [...] bool; NaN is not.
 
     Both are rounded to float32 first: who compares what is published comes to the same, and a p-value that

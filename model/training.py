@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -124,7 +125,7 @@ def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:
     return [section for section in ours if ours[section] != theirs.get(section)]
 
 
-def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
+def _seed(settings: Settings, purpose: int, step: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
 
 
@@ -146,10 +147,11 @@ def _in_training(vae: vae_lib.VAE) -> vae_lib.VAE:
 
     In this mode batch normalisation uses the batch's own moments, and dropout drops.
     """
+    encoder, decoder = vae_lib.keras_networks(vae)
     return dataclasses.replace(
         vae,
-        encoder=functools.partial(vae.encoder, training=True),
-        decoder=functools.partial(vae.decoder, training=True),
+        encoder=functools.partial(encoder, training=True),
+        decoder=functools.partial(decoder, training=True),
     )
 
 
@@ -167,8 +169,9 @@ class Trainer:
         self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
         self.vae = vae_lib.build(settings.model, settings.record.shape, settings.seed)
         self._in_training = _in_training(self.vae)
-        self._variables = self.vae.encoder.trainable_variables + self.vae.decoder.trainable_variables
-        self._weights = self.vae.encoder.weights + self.vae.decoder.weights
+        encoder, decoder = vae_lib.keras_networks(self.vae)
+        self._variables = encoder.trainable_variables + decoder.trainable_variables
+        self._weights = encoder.weights + decoder.weights
         warmup = min(train.warmup_steps, self._last_step // 2)
         self._schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else train.learning_rate,
@@ -183,8 +186,8 @@ class Trainer:
         self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
         self._best = [tf.Variable(weight.value) for weight in self._weights]
         state = tf.train.Checkpoint(
-            encoder=self.vae.encoder,
-            decoder=self.vae.decoder,
+            encoder=encoder,
+            decoder=decoder,
             optimizer=self._optimizer,
             step=self._step,
             best_bound=self._best_bound,
@@ -195,7 +198,7 @@ class Trainer:
         self._manager.restore_or_initialize()
 
     @tf.function(reduce_retracing=True)
-    def _train_steps(self, batches, num_steps):
+    def _train_steps(self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], num_steps: tf.Tensor) -> tf.Tensor:
         """Takes `num_steps` steps and returns the mean bound over them."""
         total = 0.0
         for _ in tf.range(num_steps):
@@ -217,7 +220,7 @@ class Trainer:
         return total / tf.cast(num_steps, tf.float32)
 
     @tf.function(jit_compile=True)  # Adam is element-wise: one fused pass over the weights instead of ten
-    def _apply(self, gradients):
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
         self._optimizer.apply(gradients, self._variables)
 
     def run(self, validation: np.ndarray, show_progress: bool) -> None:
@@ -241,7 +244,7 @@ class Trainer:
         for weight, best in zip(self._weights, self._best):
             weight.assign(best)
 
-    def _train_until_next(self, batches, interval: int, bar) -> float:
+    def _train_until_next(self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], interval: int, bar: tqdm.tqdm) -> float:
         step = int(self._step)
         end = min(self._last_step, (step // interval + 1) * interval)
         bounds = []
@@ -256,7 +259,7 @@ class Trainer:
         self._step.assign(step)
         return float(np.mean(bounds))
 
-    def _validate(self, validation: np.ndarray, train_bound: float, bar) -> None:
+    def _validate(self, validation: np.ndarray, train_bound: float, bar: tqdm.tqdm) -> None:
         bound = mean_bound(self.vae, validation, self._settings, self._settings.train.num_importance_samples)
         if bound > float(self._best_bound):
             self._best_bound.assign(bound)
@@ -285,14 +288,14 @@ class Trainer:
         }
 
 
-def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
+def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of images [N, D] and the first one's index: estimates of log p(x) [N], in nats.
 
     N is the same in all calls. The decoder takes `_CHUNK_ROWS` rows at a time.
     """
 
     @tf.function
-    def log_prob(images, batch_index):
+    def log_prob(images: tf.Tensor, batch_index: tf.Tensor) -> tf.Tensor:
         x = _model_values(vae.likelihood, settings.record.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
         total = tf.fill([images.shape[0]], -np.inf)

@@ -167,7 +167,7 @@ def impute(
         keep_chains=keep_chains,
     )
     with tqdm.tqdm(total=len(names), unit="record", disable=not progress) as bar:
-        known = () if truths is None else truths
+        known = () if truths is None else list(truths)
         return imputer(values, observed, names, known, report=lambda converged: bar.update(len(converged)))
 
 

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ from vaefill.pipeline.errors import ConfigError
 from vaefill.pipeline.metrics import RunMetrics
 from vaefill.pipeline.results.documents import DOCUMENTS, json_schema
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -38,7 +39,7 @@ def _set_log_json(context: click.Context, parameter: click.Parameter, value: boo
         logs.choose_json()
 
 
-def _config_options(command):
+def _config_options(command: _Command) -> _Command:
     for option in (
         click.option(
             "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable."
@@ -52,14 +53,14 @@ def _config_options(command):
     return command
 
 
-def _check_beam_options(context, parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def _check_beam_options(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuses what is no option: most likely files, from a pattern that the shell has expanded."""
     if values and not values[0].startswith("-"):
         raise click.BadParameter(f"unexpected {values[0]!r}; put the pattern of --input in quotes")
     return values
 
 
-def _job_options(command):
+def _job_options(command: _Command) -> _Command:
     for option in (
         click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, callback=_check_beam_options),
         click.option("--replace", is_flag=True, help="Replace the result of another run in the same directory."),
@@ -91,7 +92,7 @@ def main() -> None:
 @_config_options
 @click.option("--model", "directory", required=True, metavar="DIR", help="Model directory to write.")
 @click.option("--data", metavar="NAME", help="digits, tfds:NAME or tfds:PATH; instead of data.name.")
-def train(path, settings, directory, data) -> None:
+def train(path: str | None, settings: tuple[str, ...], directory: str, data: str | None) -> None:
     """Trains a VAE. Killed and started again, it goes on where it was.
 
     \b
@@ -117,7 +118,7 @@ def _is_made_of(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(_is_made_of(x, kind) for x in typing.get_args(annotation))
 
 
-def _mask_options(command):
+def _mask_options(command: _Command) -> _Command:
     for name, field in reversed(MaskConfig.model_fields.items()):
         numbers = [kind for kind in (float, int) if _is_made_of(field.annotation, kind)]
         kind = numbers[0] if numbers else str
@@ -131,7 +132,16 @@ def _mask_options(command):
 @click.option("--output", required=True, metavar="DIR", help="Data set directory to write.")
 @_mask_options
 @_job_options
-def mask(path, settings, source, output, replace, metrics, beam_options, **parameters) -> None:
+def mask(
+    path: str | None,
+    settings: tuple[str, ...],
+    source: str,
+    output: str,
+    replace: bool,
+    metrics: str | None,
+    beam_options: tuple[str, ...],
+    **parameters: Any,
+) -> None:
     """Hides values of complete images: writes a data set of masked records with their truth.
 
     \b
@@ -166,7 +176,17 @@ def mask(path, settings, source, output, replace, metrics, beam_options, **param
     "--since", multiple=True, metavar="OUT", help="Leave out records that this earlier result holds; repeatable."
 )
 @_job_options
-def impute(path, settings, model, patterns, output, since, replace, metrics, beam_options) -> None:
+def impute(
+    path: str | None,
+    settings: tuple[str, ...],
+    model: str,
+    patterns: tuple[str, ...],
+    output: str,
+    since: tuple[str, ...],
+    replace: bool,
+    metrics: str | None,
+    beam_options: tuple[str, ...],
+) -> None:
     """Imputes masked records: a data set of samples, statistics and diagnostics.
 
     Killed and started again, it goes on where it was.
@@ -195,6 +215,7 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     else:
         done = f"{counts.written:,} of {counts.read:,} records imputed in {output}"
         click.echo(f"{done}, {counts.dead:,} dead letters")
+    assert work is not None  # `impute` always says
     if work.reused:
         click.echo(f"  by an earlier attempt: {work.reused:,}")
     if work.skipped:
@@ -216,7 +237,17 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 @click.option("--mask", "masks", multiple=True, help="Only this mask; repeatable.  [default: all]")
 @click.option("--max-sweeps", type=click.IntRange(100), default=2000, help="Sweeps of a chain at most.")
 @click.option("--output", required=True, metavar="DIR", help="Where tables, figures and a file for each cell go.")
-def compare(directory, data, split, num_records, num_distance_records, samplers, masks, max_sweeps, output) -> None:
+def compare(
+    directory: str,
+    data: str,
+    split: str,
+    num_records: int,
+    num_distance_records: int,
+    samplers: tuple[str, ...],
+    masks: tuple[str, ...],
+    max_sweeps: int,
+    output: str,
+) -> None:
     """Compares the samplers on one model: scores, convergence, and distance to the model's own conditional.
 
     Says too how many of the records are misfits, and how many are when they are inverted, rotated and blurred.
@@ -254,7 +285,7 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
     "--model", metavar="DIR", help="A model trained on MNIST; without one `converged` and `adaptive` are left out."
 )
 @click.option("--only", "sections", multiple=True, metavar="SECTION", help="Only this section; repeatable.")
-def bench(output, model, sections) -> None:
+def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
     """Measures how fast it all is here: sweeps, training, converged, adaptive, job, scaling.
 
     \b
@@ -274,7 +305,7 @@ def bench(output, model, sections) -> None:
 
 @main.command()
 @click.argument("result", metavar="OUT")
-def evaluate(result) -> None:
+def evaluate(result: str) -> None:
     """Prints how far the chains of a result came, and its scores against the truth, overall and by label.
 
     \b
@@ -291,7 +322,7 @@ def evaluate(result) -> None:
 
 @main.command()
 @click.argument("result", metavar="OUT")
-def verify(result) -> None:
+def verify(result: str) -> None:
     """Checks that a result, or a data set of masked records, is whole and as it was written.
 
     \b
@@ -307,7 +338,7 @@ def verify(result) -> None:
 
 @main.command()
 @click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
-def schema(document) -> None:
+def schema(document: str) -> None:
     """Prints the JSON schema of a document of a result: its keys, their types and meanings.
 
     \b
@@ -319,7 +350,7 @@ def schema(document) -> None:
 @main.command()
 @click.argument("outputs", nargs=-1, required=True, metavar="OUT...")
 @click.option("--output", metavar="DIR", help="Where to write index.html.  [default: OUT/report]")
-def report(outputs, output) -> None:
+def report(outputs: tuple[str, ...], output: str | None) -> None:
     """Writes a page of pictures and tables for one or several results.
 
     \b
@@ -337,16 +368,21 @@ def report(outputs, output) -> None:
 @_config_options
 @click.option("--output", default="runs/demo", metavar="DIR", help="Where everything goes.")
 @click.pass_context
-def demo(context, path, settings, output) -> None:
+def demo(context: click.Context, path: str | None, settings: tuple[str, ...], output: str) -> None:
     """The whole story on bundled digits: train, mask, impute, evaluate, report.
 
     \b
     vaefill demo --output runs/demo
     """
-    config = {"path": path or "demo.yaml", "settings": settings}
-    model, common = os.path.join(output, "model"), {"replace": True, "metrics": None, "beam_options": ()}
-    hidden = {"mcar": {"mechanism": "mcar", "rate": 0.5}, "top_three_quarters": {"mechanism": "top_three_quarters"}}
-    masked, imputed = ({name: os.path.join(output, kind, name) for name in hidden} for kind in ("masked", "imputed"))
+    config: dict[str, Any] = {"path": path or "demo.yaml", "settings": settings}
+    common: dict[str, Any] = {"replace": True, "metrics": None, "beam_options": ()}
+    model = os.path.join(output, "model")
+    hidden: dict[str, dict[str, Any]] = {
+        "mcar": {"mechanism": "mcar", "rate": 0.5},
+        "top_three_quarters": {"mechanism": "top_three_quarters"},
+    }
+    masked = {name: os.path.join(output, "masked", name) for name in hidden}
+    imputed = {name: os.path.join(output, "imputed", name) for name in hidden}
     click.echo("1. train a VAE on the bundled digits")
     context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():

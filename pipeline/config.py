@@ -9,7 +9,7 @@ import importlib.resources
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -39,10 +39,14 @@ _MASK_PARAMETERS = {
 }
 
 
+if TYPE_CHECKING:
+    _Mechanism = str
+else:
+    _Mechanism = Literal[tuple(_MASK_PARAMETERS)]
+
+
 class _MaskConfig(Section):
-    mechanism: Literal[tuple(_MASK_PARAMETERS)] = Field(
-        "mcar", description=f"{', '.join(missingness.MECHANISMS)} or file."
-    )
+    mechanism: _Mechanism = Field("mcar", description=f"{', '.join(missingness.MECHANISMS)} or file.")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -50,7 +54,7 @@ class _MaskConfig(Section):
         return self.model_dump(exclude={"mechanism"}, exclude_none=True)
 
     @pydantic.model_validator(mode="after")
-    def _right_parameters(self):
+    def _right_parameters(self) -> Self:
         known = _MASK_PARAMETERS[self.mechanism]
         for name, parameter in known.items():
             if parameter.is_required and getattr(self, name) is None:
@@ -113,13 +117,13 @@ class Config(Section):
     record: RecordConfig = RecordConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    mask: MaskConfig = MaskConfig(rate=0.5)
+    mask: MaskConfig = MaskConfig.model_validate({"rate": 0.5})
     sampler: samplers.AnyConfig = samplers.sampler_config()
     output: OutputConfig = OutputConfig()
     limits: LimitsConfig = LimitsConfig()
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         check_likelihood(self.model.likelihood, self.record)
         if self.mask.mechanism == "mar" and self.record.dtype != "uint8":
             raise ValueError(f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}")
@@ -226,7 +230,7 @@ def _fields(location: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """The keys of the section at a location in a configuration of these values."""
     if list(location) == ["sampler"]:
         return list(samplers.config_type(values.get("sampler", {})).model_fields)
-    section: type[pydantic.BaseModel] = Config
+    section: Any = Config
     for key in location:
         section = section.model_fields[key].annotation
     return list(getattr(section, "model_fields", ()))

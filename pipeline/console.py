@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import types
 from collections.abc import Callable, Iterator
 
 import click
@@ -83,7 +84,7 @@ def _ends_at_signals(on_exit: Callable[[int], None]) -> Iterator[None]:
     Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device could take long.
     """
 
-    def end(number: int, frame) -> None:
+    def end(number: int, frame: types.FrameType | None) -> None:
         import psutil
 
         code = 128 + number

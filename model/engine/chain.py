@@ -67,7 +67,7 @@ class Schedule:
     num_warmup: int
     max_kept: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         num = self.num_start + self.num_warmup + self.max_kept
         if num >= _MOST_SWEEPS:
             raise ValueError(f"a chain has fewer than {_MOST_SWEEPS} sweeps, got {num}")

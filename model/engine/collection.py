@@ -5,7 +5,7 @@ lacks. So that the difference leans nowhere, both proposals are made alike: a no
 chains, those of the record for x_obs, and for x those of `latent_hmc` on the complete record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +49,14 @@ class DrawCollector:
         self._num_places = config.slots // config.rows_per_record
         self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
         self._observed = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE))
+            lambda keys, x, observed, loc, factor: self._log_weights(
+                keys, x, observed, loc, factor, (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE)
+            )
         )
         self._complete = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE))
+            lambda keys, x, observed, loc, factor: self._log_weights(
+                keys, x, observed, loc, factor, (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE)
+            )
         )
         self._complete_chains = _slots_of_complete(vae, config)
 
@@ -80,7 +84,9 @@ class DrawCollector:
         columns = (*zip(*(each[:2] for each in of_observed)), *zip(*(each[:2] for each in of_missing)), pareto_k)
         return CollectedDraws(values, num_latents, *(np.array(column, np.float32) for column in columns))
 
-    def _of_observed(self, records: Records, finished, shares) -> list[Estimate]:
+    def _of_observed(
+        self, records: Records, finished: Sequence[Finished], shares: Sequence[np.ndarray | None]
+    ) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
         found = self._estimates(self._observed, records, [each.trace for each in finished], shares)
         return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
@@ -93,11 +99,17 @@ class DrawCollector:
         finished = sorted((each for call in self._complete_chains.run(chains) for each in call), key=lambda f: f.index)
         found = [_UNKNOWN] * len(observed)
         traces = [each.trace for each in finished]
-        for index, each in zip(known, self._estimates(self._complete, complete, traces, [None] * len(known))):
+        for index, each in zip(known.tolist(), self._estimates(self._complete, complete, traces, [None] * len(known))):
             found[index] = evidence.difference(each, observed[index])
         return found
 
-    def _estimates(self, program, records: Records, traces: Sequence[Trace], shares) -> list[Estimate]:
+    def _estimates(
+        self,
+        program: Callable[..., tf.Tensor],
+        records: Records,
+        traces: Sequence[Trace],
+        shares: Sequence[np.ndarray | None],
+    ) -> list[Estimate]:
         """Of the weights of records, by normal proposals fitted to draws z of theirs and their shares."""
         fits = [_normal_fit(*each) for each in zip(traces, shares)]
         size = self._vae.latent_size
@@ -106,13 +118,13 @@ class DrawCollector:
         log_weight = program(*(tf.constant(pad(field, self._num_places)) for field in records), loc, factor).numpy()
         return [evidence.estimate(each) for each in log_weight[: len(traces)]]
 
-    def _draw_places(self, keys):
+    def _draw_places(self, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""
         streams = Streams(keys, tf.zeros([self._num_places], tf.uint32))
         first = uniform(streams, tf.constant(0), Purpose.KEEP_LATENT, 1)[:, 0]
         return first, bits(streams, tf.constant(0), Purpose.KEEP_ORDER, self._config.num_imputations)
 
-    def _draw_values(self, keys, x, observed, z):
+    def _draw_values(self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
         per_record = self._config.rows_per_record
         rows = rows_of_records(keys, x, observed, per_record)
@@ -128,7 +140,15 @@ class DrawCollector:
             parts.append(tf.reshape(drawn, [-1, per_record, drawn.shape[1]]))
         return tf.concat(parts, axis=1)[:, : z.shape[1]]
 
-    def _log_weights(self, keys, x, observed, loc, factor, purposes):
+    def _log_weights(
+        self,
+        keys: tf.Tensor,
+        x: tf.Tensor,
+        observed: tf.Tensor,
+        loc: tf.Tensor,
+        factor: tf.Tensor,
+        purposes: tuple[Purpose, Purpose],
+    ) -> tf.Tensor:
         """Of R records with a proposal N(loc, factor factor') each: [R, S]."""
         per_record = self._config.rows_per_record
         loc, factor = (tf.repeat(tensor, per_record, axis=0) for tensor in (loc, factor))

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +18,11 @@ import tensorflow as tf
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine import chain, stopping
 from vaefill.model.samplers.base import Kernel, rows_of_records
+from vaefill.model.samplers.scouts import Scouts
 from vaefill.model.vae import VAE
 
 _EMPTY = -1
+_Entry = TypeVar("_Entry")
 
 
 class Records(NamedTuple):
@@ -38,7 +40,7 @@ class Records(NamedTuple):
 class Finished(NamedTuple):
     """What the chains of one record leave: P rows, T kept sweeps."""
 
-    index: int  # among the records
+    index: int  # type: ignore[assignment]  # among the records; it hides `tuple.index`
     trace: stopping.Trace
     verdict: stopping.Verdict
     mean: np.ndarray  # [D] float32 of the values given x_obs, on the model's scale
@@ -52,15 +54,16 @@ class Waiting:
 
     def __init__(self, records: Iterable[int]):
         self.new = collections.deque(records)
-        self.begun = collections.deque()  # (record, place in `fresh`, fresh)
+        # (record, place in `fresh`, fresh)
+        self.begun: collections.deque[tuple[int, int, chain.Chains]] = collections.deque()
 
     def __bool__(self) -> bool:
         return bool(self.new or self.begun)
 
 
-def _take(queue: collections.deque, most: int) -> list:
+def _take(queue: collections.deque[_Entry], most: int) -> list[_Entry]:
     """The first entries of a queue that others may take from at the same time."""
-    taken = []
+    taken: list[_Entry] = []
     with contextlib.suppress(IndexError):  # it is empty: to ask before would be no answer
         while len(taken) < most:
             taken.append(queue.popleft())
@@ -81,7 +84,7 @@ class Slots:
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
         schedule, per_record = self.schedule, self.rows_per_record
         self._begin = tf.function(
-            lambda *records: chain.begin(vae, kernel, rows_of_records(*records, per_record), schedule)
+            lambda keys, x, observed: chain.begin(vae, kernel, rows_of_records(keys, x, observed, per_record), schedule)
         )
         self._advance = tf.function(
             lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK),
@@ -171,17 +174,27 @@ class Slots:
                 end = min(start + stopping.BLOCK, self.schedule.max_kept)
                 whole[place, :, start:end] = by_place[place, :, : end - start]
 
-    def _examined(self, traces, scouts, place_of, kept) -> Iterator[tuple[int, stopping.Verdict]]:
+    def _examined(
+        self, traces: stopping.Trace, scouts: Scouts, place_of: np.ndarray, kept: np.ndarray
+    ) -> Iterator[tuple[int, stopping.Verdict]]:
         """Places whose records have finished."""
-        scouts = [field.numpy().reshape(self.num_places, -1, *field.shape[2:]) for field in scouts]
+        ends = [field.numpy().reshape(self.num_places, -1, *field.shape[2:]) for field in scouts]
         for point in self._check_points:
-            places = np.flatnonzero((place_of != _EMPTY) & (kept == point))
-            if len(places):
-                found = [stopping.Scouted(*(field[place] for field in scouts)) for place in places]
+            places = np.flatnonzero((place_of != _EMPTY) & (kept == point)).tolist()
+            if places:
+                found = [stopping.Scouted(*(field[place] for field in ends)) for place in places]
                 verdicts = self._examine([_first(traces, place, point) for place in places], found)
                 yield from ((place, verdict) for place, verdict in zip(places, verdicts) if verdict.finished)
 
-    def _finish(self, index, place, num_kept, traces, moments, verdict) -> Finished:
+    def _finish(
+        self,
+        index: int,
+        place: int,
+        num_kept: int,
+        traces: stopping.Trace,
+        moments: chain.Moments,
+        verdict: stopping.Verdict,
+    ) -> Finished:
         rows = slice(place * self.rows_per_record, (place + 1) * self.rows_per_record)
         own = chain.Moments(*(field[rows].numpy() for field in moments))
         shares = np.exp(own.log_total - own.log_total.max(), dtype=np.float64)

@@ -65,7 +65,8 @@ def check_points(config: SamplerConfig, draws: SampleKind, max_kept: int) -> lis
     if draws is SampleKind.WEIGHTED:
         return [max_kept]
     first = BLOCK if draws is SampleKind.POPULATION else config.target_ess / config.num_chains  # fewer cannot reach it
-    points, place = [], max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
+    points: list[int] = []
+    place = max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
     while place < max_kept:
         rounded = BLOCK * -(-int(place) // BLOCK)
         if rounded < max_kept and (not points or rounded > points[-1]):
@@ -92,7 +93,7 @@ class StoppingRule:
         at_end = trace.z.shape[1] >= self._max_kept
         quantities = _quantities(trace)
         if not at_end and self._is_hopeless(quantities):
-            return Verdict(False, False, *[float("nan")] * 3)
+            return Verdict(False, False, math.nan, math.nan, math.nan)
         r_hat, ess_bulk, ess_tail = (float(value[0]) for value in diagnostics.diagnose(quantities))
         of_peaks = _ess_of_peaks(trace, scouts)
         num_unvisited = int(np.count_nonzero(of_peaks == 0))

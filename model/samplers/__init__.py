@@ -78,8 +78,9 @@ def config_type(values: Any) -> type[SamplerConfig]:
         `SamplerConfig` itself where there is no sampler of that name.
     """
     name = values.get("name", DEFAULT) if isinstance(values, Mapping) else None
-    known = isinstance(name, str) and name in SAMPLERS
-    return SAMPLERS[name].Config if known else SamplerConfig
+    if isinstance(name, str) and name in SAMPLERS:
+        return SAMPLERS[name].Config
+    return SamplerConfig
 
 
 def validate(values: Any) -> Any:
@@ -96,8 +97,14 @@ def validate(values: Any) -> Any:
     chosen = config_type(values)
     if chosen is SamplerConfig:
         expected = ", ".join(map(repr, SAMPLERS))
-        details = {"type": "literal_error", "loc": ("name",), "ctx": {"expected": expected}}
-        errors = [InitErrorDetails(**details, input=values["name"])]
+        errors = [
+            InitErrorDetails(
+                type="literal_error",
+                loc=("name",),
+                ctx={"expected": expected},
+                input=values["name"],
+            )
+        ]
     else:
         errors = _foreign(values, chosen)
     if errors:

@@ -132,14 +132,31 @@ def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
 
 
 @fused
-def _kick(split: GaussianSplit, time, beta, z, gradient, u, momentum) -> tf.Tensor:
+def _kick(
+    split: GaussianSplit,
+    time: tf.Tensor,
+    beta: tf.Tensor,
+    z: tf.Tensor,
+    gradient: tf.Tensor,
+    u: tf.Tensor,
+    momentum: tf.Tensor,
+) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
     force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
 @fused
-def _kick_and_rotate(split: GaussianSplit, kick_time, time, beta, z, gradient, u, momentum):
+def _kick_and_rotate(
+    split: GaussianSplit,
+    kick_time: tf.Tensor,
+    time: tf.Tensor,
+    beta: tf.Tensor,
+    z: tf.Tensor,
+    gradient: tf.Tensor,
+    u: tf.Tensor,
+    momentum: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
     momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)
     cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]

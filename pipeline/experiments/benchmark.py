@@ -42,7 +42,7 @@ _SHAPE = (28, 28, 1)
 _DATA = "tfds:mnist"
 _JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 200}
 _SHORT = {"name": "pseudo_gibbs", "num_start": 4, "num_warmup": 4, "max_sweeps": 20}
-_FIXED = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
+_FIXED: dict[str, Any] = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
 _SIZES = (1_000, 10_000, 100_000)
 _FEW = 1_000  # records, which take less time than the start
 
@@ -213,6 +213,7 @@ def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[floa
             stderr=subprocess.PIPE,
             text=True,
         )
+        assert process.stderr is not None
         with process.stderr:
             errors = process.stderr.read().splitlines()
         _, status, usage = os.wait4(process.pid, 0)

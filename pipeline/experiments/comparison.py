@@ -32,7 +32,7 @@ from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.report import figures
 from vaefill.pipeline.report.text import markdown_table
 
-MASKS = {
+MASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mcar_50": ("mcar", {"rate": 0.5}),
     "mcar_80": ("mcar", {"rate": 0.8}),
     "top_three_quarters": ("top_three_quarters", {}),
@@ -199,6 +199,7 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
     """
     began, config = time.perf_counter(), samplers.sampler_config()
     see = records.preprocessor
+    assert model.calibration is not None  # see `Comparison.fits`
     test = FitTest(compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots)
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
     images = {name: values for name, values in images.items() if values.shape == records.images.shape}

@@ -7,6 +7,7 @@ since it is slower beside the threads of TensorFlow; the others in lanes, as a j
 """
 
 import concurrent.futures
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerC
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
 from vaefill.model.parallel import available
+from vaefill.model.samplers import latent_hmc
 from vaefill.model.samplers.base import rows_of_records
 from vaefill.model.vae import VAE
 from vaefill.pipeline.experiments.products import Shape, network_shapes, numpy_alone
@@ -85,7 +87,11 @@ def sweeps_of(vae: VAE, config: SamplerConfig, num_lanes: int = 1) -> Callable[[
         jit_compile=chain.as_one_program(),
     )
     starts = [begin() for _ in range(num_lanes)]
-    return in_lanes([lambda chains=chains: advance(chains)[1].log_likelihood.numpy() for chains in starts])
+
+    def sweep(chains: chain.Chains) -> np.ndarray:
+        return advance(chains)[1].log_likelihood.numpy()
+
+    return in_lanes([functools.partial(sweep, chains) for chains in starts])
 
 
 def gibbs_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
@@ -101,7 +107,7 @@ def gradient_rates(num_rounds: int = 7, slots: int = 1024) -> list[Rate]:
     config = ModelConfig()
     forward = _decoder_shapes(config)
     shapes = forward + [(outputs, inputs) for inputs, outputs in forward]
-    passes = BLOCK * samplers.sampler_config("latent_hmc").num_leapfrog_steps
+    passes = BLOCK * latent_hmc.Config().num_leapfrog_steps
     return _chain_rates(config, shapes, "gradients", ("latent_hmc",), passes, num_rounds, slots)
 
 
@@ -109,7 +115,20 @@ def _decoder_shapes(config: ModelConfig) -> list[Shape]:
     return network_shapes(config.latent_size, config.hidden[::-1], _NUM_VALUES)
 
 
-def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list[Rate]:
+def _repeat(program: Callable[[], Any], times: int) -> None:
+    for _ in range(times):
+        program()
+
+
+def _chain_rates(
+    config: ModelConfig,
+    shapes: Sequence[Shape],
+    unit: str,
+    names: Sequence[str],
+    passes: int,
+    num_rounds: int,
+    slots: int,
+) -> list[Rate]:
     """The limits, and samplers, all programs of `passes` passes of matrices of `shapes`, in all lanes."""
     model, lanes = vae_lib.build(config, _SHAPE), available()
     rounded = [tensorflow_products(shapes, slots) for _ in range(lanes)]
@@ -119,9 +138,9 @@ def _chain_rates(config, shapes, unit, names, passes, num_rounds, slots) -> list
     }
     with numpy_alone(shapes, slots) as limit:
         # As long as a block of sweeps, so that what runs next is disturbed no more by one program than by another.
-        programs = {
+        programs: dict[str, Callable[[], Any]] = {
             "limit": lambda: limit(lanes * passes),
-            "rounded": in_lanes([lambda run=run: [run() for _ in range(passes)] for run in rounded]),
+            "rounded": in_lanes([functools.partial(_repeat, run, passes) for run in rounded]),
         }
         for name in names:
             for precision in ("float32", "bfloat16"):

@@ -5,9 +5,11 @@ Values are in units where 255 is 1. The same arrays give the same bytes.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -89,7 +91,7 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
         defined = ~np.isnan(values)
         total = np.where(defined, values, 0).sum(axis=-1)
         average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(defined.sum(axis=-1), 1)
-        look = {
+        look: dict[str, Any] = {
             "cmap": matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
             "vmin": 0,
             "vmax": largest,
@@ -106,7 +108,12 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
     return _png(figure)
 
 
-def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequency: Sequence) -> bytes:
+def reliability(
+    edges: npt.ArrayLike,
+    counts: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    frequency: npt.ArrayLike,
+) -> bytes:
     """How often a missing value was 1, against the probability it was given.
 
     Args:
@@ -131,10 +138,11 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
     upper.set(xlim=(0, 1), ylim=(0, 1))
     _legend(upper)
     _style(upper, ylabel="share of ones among them")
-    edges, counts = np.array(edges, np.float64), np.array(counts, np.float64)
-    lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#bcdedb", edgecolor="white")
+    bounds = np.array(edges, np.float64)
+    heights = np.array(counts, np.float64)
+    lower.bar(bounds[:-1], heights, width=np.diff(bounds), align="edge", color="#bcdedb", edgecolor="white")
     lower.set_yscale("log")
-    lower.set_ylim(0.5, 3 * max(counts.max(), 1))
+    lower.set_ylim(0.5, 3 * max(heights.max(), 1))
     lower.yaxis.set_minor_locator(NullLocator())
     lower.yaxis.set_major_formatter(_count)
     _style(lower, xlabel="probability of a 1 that the imputations give", ylabel="values")
@@ -199,7 +207,8 @@ def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -
         for name, (gradients, num_records) in samplers.items():
             axes.step(gradients, np.arange(1, len(gradients) + 1) / num_records, where="post", label=name)
         axes.set(xscale="log", ylim=(0, 1.02))
-        _log_ticks(axes.xaxis, *axes.get_xlim(), _count)
+        left, right = axes.get_xlim()
+        _log_ticks(axes.xaxis, left, right, _count)
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
         _style(axes, title=f"missing: {mask}", xlabel="gradients of a record, all chains")
     panels[0].set_ylabel("records converged", fontsize=9, color=_INK)
@@ -209,8 +218,8 @@ def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -
 
 def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -> None:
     """Lines at the targets, with what they are, and a tint where both are met."""
-    line = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
-    text = {"color": _INK, "fontsize": 8}
+    line: dict[str, Any] = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
+    text: dict[str, Any] = {"color": _INK, "fontsize": 8}
     (left, right), side = axes.get_xlim(), 1
     if target_ess and target_ess**2 > left * right:  # beyond the middle: there what is written fits in on the left only
         side = -1
@@ -242,7 +251,7 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
         axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
 
 
-def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, int], str]) -> None:
+def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, float], str]) -> None:
     """Labels 1, 2, 5 of every decade from low to high, or only 1 where there would be too many."""
     ticks = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)).tick_values(low, high)
     axis.set_ticks([tick for tick in ticks if low < tick < high])  # others would move the limits
@@ -250,7 +259,7 @@ def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, int],
     axis.set_major_formatter(text)
 
 
-def _count(value: float, _: int) -> str:
+def _count(value: float, _: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.4g}"

@@ -98,15 +98,12 @@ def write_report(results: Sequence[str], output: str) -> str:
 
 
 def _template() -> jinja2.Template:
-    options = {
-        "autoescape": True,
-        "undefined": jinja2.StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-    }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vaefill.pipeline.report"),
-        **options,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, short=short)
     return environment.get_template("report.html")
@@ -194,7 +191,8 @@ def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRec
     Returns:
         Records by label, those without one last.
     """
-    first, others = {}, []
+    first: dict[str, ImputedRecord] = {}
+    others: list[ImputedRecord] = []
     for record in itertools.islice(records, _MAX_SEARCHED):
         label = statistics.group_of(record)
         if label is not None and label not in first and len(first) < NUM_SHOWN:

@@ -6,6 +6,8 @@ file that they map into memory, so that a long list is there once on a machine.
 
 import functools
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import google_crc32c
@@ -118,7 +120,7 @@ class SkipKnown(beam.DoFn):
     def __init__(self, known: HashIndex):
         self._known = known
 
-    def process(self, read: tuple[Frame, MaskedRecord]):
+    def process(self, read: tuple[Frame, MaskedRecord]) -> Iterator[Any]:
         if self._known.find(read[1].content_hash) is None:
             yield read
         else:

@@ -7,11 +7,12 @@ The shard of an item is a hash of its id. Of several items with one id the first
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.typehints.decorators import no_annotations
 
 from vaefill.pipeline.records.record import Schema
 from vaefill.pipeline.store.dead_letters import (
@@ -61,7 +62,7 @@ class WriteShards(beam.DoFn):
         self._open_writer = open_writer
         self._observe = observe
 
-    def process(self, shard_and_parts: tuple[int, Any]):
+    def process(self, shard_and_parts: tuple[int, Any]) -> Iterator[Any]:
         shard, parts = shard_and_parts
         observer = self._observe(shard) if self._observe else None
         temporary = self._layout.temporary()
@@ -72,6 +73,7 @@ class WriteShards(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(DEAD, duplicate(item))
                 continue
             last_id = item.record_id
+            assert isinstance(item.example, bytes)
             record = StoredRecord(item.content_hash, item.example, self._schema)
             writer.write(record)
             if observer:
@@ -107,7 +109,8 @@ class WriteDataset(beam.PTransform):
     open_writer: Callable[[str], Writer] = TFRecordWriter
     exchange: Exchange | None = None
 
-    def expand(self, inputs):
+    @no_annotations  # of several inputs Beam cannot read them
+    def expand(self, inputs: tuple[beam.PCollection, ...]) -> beam.PCollection:
         items, *dead_letters = inputs
         exchange = self.exchange or SpillingExchange(self.layout)
         write = WriteShards(self.layout, self.schema, exchange, self.open_writer, self.observe)

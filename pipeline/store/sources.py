@@ -2,7 +2,8 @@
 
 import logging
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
@@ -49,10 +50,10 @@ class ReadFrames(beam.DoFn):
     def __init__(self, max_record_bytes: int):
         self._max_record_bytes = max_record_bytes
 
-    def setup(self):
+    def setup(self) -> None:
         logs.start_worker()
 
-    def process(self, path: str):
+    def process(self, path: str) -> Iterator[Any]:
         for found in read_frames(path, self._max_record_bytes):
             if isinstance(found, DeadLetter) and found.reason is Reason.UNREADABLE_REST:
                 _LOGGER.warning(
@@ -79,7 +80,7 @@ class DecodeRecords(beam.DoFn):
     def __init__(self, schema: Schema):
         self._schema = schema
 
-    def process(self, frame: Frame):
+    def process(self, frame: Frame) -> Iterator[Any]:
         found = decode(frame, self._schema)
         count("records_read")
         yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found

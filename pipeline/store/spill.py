@@ -5,8 +5,8 @@ Payloads never go through a shuffle: what is grouped is their places.
 
 import os
 import secrets
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 import google_crc32c
@@ -37,7 +37,11 @@ class SpillWriter:
     """Appends bytes to a file of its own in a directory, made when there is something to write."""
 
     def __init__(self, directory: str, suffix: str = ""):
-        self._directory, self._suffix, self._file, self._size = directory, suffix, None, 0
+        self._directory = directory
+        self._suffix = suffix
+        self._path = ""
+        self._file: BinaryIO | None = None
+        self._size = 0
 
     def append(self, content: bytes) -> Place:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
@@ -63,8 +67,9 @@ class SpillWriter:
 class SpillReader:
     """Reads spilled bytes; keeps the file that it read last open."""
 
-    def __init__(self):
-        self._path, self._file = None, None
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._file: BinaryIO | None = None
 
     def __call__(self, place: Place) -> bytes:
         """The bytes at a place.
@@ -73,10 +78,10 @@ class SpillReader:
             OSError: they are not what was written.
         """
         path, offset, size, crc = place
-        if path != self._path:
+        if self._file is None or path != self._path:
             self.close()
-            self._path = path
             self._file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._path = path
         self._file.seek(offset)
         content = self._file.read(size)
         if len(content) != size or google_crc32c.value(content) != crc:
@@ -96,11 +101,12 @@ class Spill(beam.DoFn):
     def __init__(self, layout: Layout):
         self._layout = layout
 
-    def start_bundle(self):
+    def start_bundle(self) -> None:
         self._writer = SpillWriter(self._layout.spill)
 
-    def finish_bundle(self):
+    def finish_bundle(self) -> Iterator[Any] | None:
         self._writer.close()
+        return None
 
     def place(self, content: bytes | Place) -> Place:
         """The place of bytes, as it is handed on."""

@@ -9,7 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import google_crc32c
 from apache_beam.io.filesystem import CompressionTypes
@@ -23,6 +23,11 @@ HEADER_SIZE = _HEADER.size
 _GZIP_SIGNATURE = b"\x1f\x8b"
 _GZIP = 31  # zlib's word for the format
 _GZIP_PART = 1 << 14  # bytes at a time; they hold a thousand times as many at most
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end."""
 
 
 class Source(NamedTuple):
@@ -73,9 +78,9 @@ class PayloadReader:
     To go on within a gzip file is to inflate what lies between; to go back, to begin anew.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._path = ""
-        self._raw = None
+        self._raw: BinaryIO | None = None
         self._position = 0
 
     def __call__(self, source: Source) -> bytes:
@@ -115,9 +120,9 @@ class PayloadReader:
         self._raw = None
 
 
-def _content_of(raw):
+def _content_of(raw: BinaryIO) -> "io.BufferedReader | _Gunzip":
     """What an open file holds, inflated where it is a gzip file."""
-    stream = io.BufferedReader(raw) if not hasattr(raw, "peek") else raw
+    stream = cast(io.BufferedReader, raw if hasattr(raw, "peek") else io.BufferedReader(raw))
     start = stream.peek(HEADER_SIZE)[:HEADER_SIZE]
     # The first two bytes alone could also be the length of a record.
     is_gzip = start.startswith(_GZIP_SIGNATURE) and not _is_header(start)
@@ -139,10 +144,10 @@ def _is_header(content: bytes) -> bool:
     return len(content) == _HEADER.size and _HEADER.unpack(content)[1] == _masked_crc(content[:8])
 
 
-def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[Frame | DeadLetter]:
+def _frames(stream: _Readable, path: str, max_record_bytes: int, offset: int) -> Iterator[Frame | DeadLetter]:
     """The rest of a stream, which stands at `offset`."""
 
-    def dead(reason, message, payload=b"", num_bytes=0):
+    def dead(reason: Reason, message: str, payload: bytes = b"", num_bytes: int = 0) -> DeadLetter:
         return DeadLetter(Frame(payload, path, offset), reason, message, b"", num_bytes)
 
     while True:
@@ -177,7 +182,7 @@ def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[F
         offset += _HEADER.size + length + _FOOTER.size
 
 
-def _read(stream, size: int) -> tuple[bytes, str]:
+def _read(stream: _Readable, size: int) -> tuple[bytes, str]:
     """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an exception."""
     content = bytearray()
     try:
@@ -194,9 +199,12 @@ class _Gunzip:
     The standard library's reader loses the whole block that it meets an error in, and good records with it.
     """
 
-    def __init__(self, raw):
-        self._raw, self._inflater, self._begun = raw, zlib.decompressobj(wbits=_GZIP), False
-        self._content, self._error = bytearray(), None
+    def __init__(self, raw: _Readable):
+        self._raw = raw
+        self._inflater = zlib.decompressobj(wbits=_GZIP)
+        self._begun = False
+        self._content = bytearray()
+        self._error: zlib.error | None = None
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, none at the end.
@@ -238,7 +246,7 @@ class _Gunzip:
                 self._inflater = zlib.decompressobj(wbits=_GZIP)
 
 
-def _drain(stream, size: int | None = None) -> int:
+def _drain(stream: _Readable, size: int | None = None) -> int:
     """Reads and forgets `size` bytes, or all that is left; returns how many there were."""
     total = 0
     while size is None or total < size:

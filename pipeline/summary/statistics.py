@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vaefill.model import evaluation
-from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord
+from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, Scalar
 from vaefill.pipeline.results.documents import (
     Group,
     ImputedValues,
@@ -54,14 +55,14 @@ def empty(num_values: int) -> Accumulator:
     nothing = np.zeros((0, num_values))
     scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
     integer = np.zeros((), np.int64)
-    return Accumulator(
+    sums = (
         *[integer] * 9,
         np.zeros(_FRACTION_BINS, np.int64),
         np.zeros(num_values, np.int64),
         np.zeros(num_values),
         np.zeros(num_values),
-        tuple(field.sum(axis=0) for field in scores),
     )
+    return Accumulator._make([*sums, tuple(field.sum(axis=0) for field in scores)])
 
 
 def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int) -> Accumulator:
@@ -79,19 +80,19 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     imputed = missing & finite[:, None]
     fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
 
-    def total(name):
-        return np.sum([record.diagnostics[name] for record in records], dtype=np.int64)
+    def total(name: str) -> np.ndarray:
+        return _count([record.diagnostics[name] for record in records])
 
     return Accumulator(
-        num_records=np.int64(len(records)),
+        num_records=np.array(len(records), np.int64),
         num_converged=total("converged"),
-        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_p_value"]) for record in records], dtype=np.int64),
+        num_fitted=_count([not np.isnan(r.diagnostics["fit_p_value"]) for r in records]),
         num_misfits=total("misfit"),
         num_chain_sweeps=total("num_sweeps") * num_chains,
         num_network_passes=total("num_network_passes"),
         num_non_finite=total("num_non_finite"),
         num_missing=missing.sum(),
-        num_left_out=np.sum(~finite, dtype=np.int64),
+        num_left_out=_count(~finite),
         missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
         value_count=imputed.sum(axis=0),
         value_mean=np.where(imputed, mean, 0).sum(axis=0),
@@ -100,10 +101,16 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     )
 
 
+def _count(values: npt.ArrayLike) -> np.ndarray:
+    """The sum of integers or of what is true: [] int64."""
+    return np.asarray(np.sum(values, dtype=np.int64))
+
+
 def merge(first: Accumulator, second: Accumulator) -> Accumulator:
     """The accumulator of the records of both."""
-    sums = (a + b for a, b in zip(first[:-1], second[:-1]))
-    return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
+    sums = [a + b for a, b in zip(first[:-1], second[:-1])]
+    scores = tuple(a + b for a, b in zip(first.scores, second.scores))
+    return Accumulator._make([*sums, scores])
 
 
 def result(
@@ -199,7 +206,7 @@ def group_of(record: ImputedRecord) -> str | None:
     return group_name(record.masked.carried.get("label"))
 
 
-def group_name(label: int | float | bytes | None) -> str | None:
+def group_name(label: Scalar | None) -> str | None:
     """The name of the group of a label; None for the defaults that stand for no label."""
     if label is None or label in (-1, b"") or label != label:
         return None
@@ -210,7 +217,7 @@ def by_group(
     records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int
 ) -> dict[str | None, Accumulator]:
     """Accumulators of a block of records: of all of them under None, and of each label."""
-    members = collections.defaultdict(list)
+    members: dict[str | None, list[int]] = collections.defaultdict(list)
     for index, record in enumerate(records):
         members[None].append(index)
         if (group := group_of(record)) is not None:

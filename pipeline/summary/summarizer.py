@@ -33,6 +33,7 @@ _MISSING = (
     "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal "
     "fit to draws of latent_hmc on the complete record, mixed with the prior"
 )
+Members = Mapping[str | None, slice | np.ndarray]  # group -> its rows, None -> all of them
 _ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
 
 
@@ -81,7 +82,7 @@ class ShardSummary:
     def __init__(self, summarizer: Summarizer, shard: int):
         self._summarizer, self._shard = summarizer, shard
         self._block: list[StoredRecord] = []
-        self._groups: dict = {}
+        self._groups: dict[str | None, statistics.Accumulator] = {}
         schema = arrow_schema(summarizer.schema)
         self._temporary = summarizer.layout.temporary()
         self._writer, self._rows = pq.ParquetWriter(self._temporary, schema), schema.empty_table()
@@ -175,7 +176,7 @@ def decode_groups(
 
     def accumulator(line: bytes) -> statistics.Accumulator:
         arrays = [np.array(field, dtype) for field, dtype in zip(json.loads(line), dtypes, strict=True)]
-        return statistics.Accumulator(*arrays[:num_sums], tuple(arrays[num_sums:]))
+        return statistics.Accumulator._make([*arrays[:num_sums], tuple(arrays[num_sums:])])
 
     lines = iter(lines)
     return {group: accumulator(line) for group, line in zip(decode_sizes(lines), lines) if is_wanted(group)}
@@ -208,9 +209,12 @@ def combine(
                 for batch in table.iter_batches(_ROW_GROUP):
                     rows.write_batch(batch)
     parts = [layout.part(f"groups-{shard:05d}.json") for shard in shards]
-    members = _members(parquet) if "label" in schema.carried else {None: slice(None)}
+    members: Members = {None: slice(None)}
+    if "label" in schema.carried:
+        members = _members(parquet)
     groups = _results(parts, schema, binary, parquet, members)
-    by_label = sorted(groups.keys() - {None}, key=lambda label: (len(label), label))
+    labels = [group for group in groups if group is not None]
+    by_label = sorted(labels, key=lambda label: (len(label), label))
     summary = Summary(
         counts=counts,
         log_likelihood=_log_likelihood(sampler),
@@ -240,7 +244,7 @@ def _results(
     schema: Schema,
     binary: bool,
     parquet: str,
-    members: Mapping[str | None, slice | np.ndarray],
+    members: Members,
 ) -> dict[str | None, Group]:
     """Statistics of the groups that have some of their own, None for all records."""
     groups = _whole_groups(parts, math.prod(schema.shape), members)
@@ -256,29 +260,30 @@ def _results(
     }
 
 
-def _whole_groups(
-    parts: Sequence[str], num_values: int, members: Mapping[str | None, slice | np.ndarray]
-) -> dict[str | None, statistics.Accumulator]:
+def _whole_groups(parts: Sequence[str], num_values: int, members: Members) -> dict[str | None, statistics.Accumulator]:
     """The accumulators of the most common of the groups of which the parts have every record.
 
     Of a label that one shard let go of the others would show a part as if it were all. The parts are read twice,
     since together they may have far more groups than there is memory for.
     """
-    num_found = collections.Counter()
+    num_found: collections.Counter[str | None] = collections.Counter()
     for part in parts:
         with open(part, "rb") as file:
             num_found.update(decode_sizes(file))
-    whole = {group: num for group, num in num_found.items() if group is None or num == len(members[group])}
+    whole = {
+        group: num
+        for group, num in num_found.items()
+        if isinstance(places := members[group], slice) or num == len(places)
+    }
     chosen = statistics.most_common(whole)
-    groups = {None: statistics.empty(num_values)}
+    groups: dict[str | None, statistics.Accumulator] = {None: statistics.empty(num_values)}
     for part in parts:
         with open(part, "rb") as file:
             groups = statistics.merge_groups(groups, decode_groups(file, num_values, chosen.__contains__))
     return groups
 
 
-def _members(parquet: str) -> dict[str | None, slice | np.ndarray]:
-    """Group -> the places of its rows, None -> all rows."""
+def _members(parquet: str) -> Members:
     labels = pq.read_table(parquet, columns=["label"])["label"].dictionary_encode("encode").combine_chunks()
     names = [statistics.group_name(label) for label in labels.dictionary.to_pylist()]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
