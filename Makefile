@@ -2,7 +2,8 @@
 # make check: lint, types and fast tests.       make test: every test.
 # All set up .venv with the tested versions themselves.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || \
+  echo python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
@@ -27,7 +28,8 @@ bench: $(INSTALLED)
 	$(VENV)/bin/vaefill bench --output runs/bench $(if $(MODEL),--model $(MODEL))
 
 $(INSTALLED): setup.py tests/constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and 'vaefill needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11')"
+	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and \
+	  'vaefill needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint tests/constraints.txt --editable '.[test]'
 	touch $@

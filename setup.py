@@ -7,12 +7,14 @@ from setuptools import find_packages, setup
 setup(
     name="vaefill",
     version="0.1.0",
-    description="Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics",
+    description="Fill in missing data with a variational autoencoder, at scale: samples, "
+    "statistics, diagnostics",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["vaefill", "vaefill.*"]),  # model/, pipeline/ and configs/ are linked into it
+    # model/, pipeline/ and configs/ are linked into it
+    packages=find_packages(include=["vaefill", "vaefill.*"]),
     package_data={
         "vaefill.model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
         "vaefill.pipeline.report": ["templates/*.html"],

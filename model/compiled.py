@@ -215,7 +215,9 @@ def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf
     return of_values(values)
 
 
-def _activate(activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType) -> tf.Tensor:
+def _activate(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType
+) -> tf.Tensor:
     """activation(product + bias) in the type `result`; backward it is computed again, not kept."""
 
     @tf.custom_gradient
@@ -238,12 +240,16 @@ def _cast(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _activated(activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType) -> tf.Tensor:
+def _activated(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType
+) -> tf.Tensor:
     return tf.cast(activation(tf.cast(product, tf.float32) + bias), result)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _activated_gradient(activation: Network, product: tf.Tensor, bias: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+def _activated_gradient(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
     values = tf.cast(product, tf.float32) + bias
     with tf.GradientTape() as tape:
         tape.watch(values)

@@ -2,12 +2,13 @@
 
 Source: Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), "Rank-normalization, folding, and
 localization: an improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16(2), arXiv
-1903.08008; sections named below are the paper's. Equal to ArviZ but for constant draws and one chain.
+1903.08008; sections named below are the paper's. Equal to ArviZ but for constant draws and one
+chain.
 
-NumPy arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C independent
-chains, Q quantities. Inside, a row is one quantity of one record, R = N Q of them. Each chain is split
-into two halves of n = floor(T / 2) draws (the middle one of an odd T is left out): M = 2 C half-chains,
-and S = M n draws of a row that are ranked together.
+NumPy arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C
+independent chains, Q quantities. Inside, a row is one quantity of one record, R = N Q of them. Each
+chain is split into two halves of n = floor(T / 2) draws (the middle one of an odd T is left out):
+M = 2 C half-chains, and S = M n draws of a row that are ranked together.
 
 Draws that are not as they should be, for each quantity of each record by itself:
   NaN or infinite anywhere      all three NaN
@@ -15,9 +16,9 @@ Draws that are not as they should be, for each quantity of each record by itself
   every half-chain stuck, but
     not all at the same value   r_hat +inf
 
-No row meets another: a record's results are the same bits in any position and company. They are computed
-by the host, not on the device: the former version, in TensorFlow, took more time on a CPU than the chains
-did, and a trace of latents is small beside what made it.
+No row meets another: a record's results are the same bits in any position and company. They are
+computed by the host, not on the device: the former version, in TensorFlow, took more time on a CPU
+than the chains did, and a trace of latents is small beside what made it.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def diagnose(draws: np.ndarray) -> Diagnostics:
       draws: [T, N, C, Q].
 
     Returns:
-      Diagnostics of [N] float32. NaN is worse than any number: a record with one NaN quantity is NaN, so
-      `r_hat < 1.01` is False for it.
+      Diagnostics of [N] float32. NaN is worse than any number: a record with one NaN quantity is
+      NaN, so `r_hat < 1.01` is False for it.
 
     Raises:
       ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero.
@@ -68,13 +69,16 @@ def diagnose(draws: np.ndarray) -> Diagnostics:
 def of_quantities(draws: np.ndarray) -> Diagnostics:
     """All three diagnostics, which share a sort.
 
-    - r_hat: rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|, sec. 4.1 and 4.2. One
-      chain is compared between its two halves (ArviZ gives NaN for one chain).
-    - ess_bulk: the effective sample size of the rank-normalised draws, sec. 4.1; at most S log10(S).
-    - ess_tail: the smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3; at most S log10(S). The
-      quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of an odd T among them. An indicator
-      that is the same throughout counts as S independent draws, as in ArviZ: so does the second one where more than
-      5 % of the draws sit at the maximum, and both where 95 % do.
+    - r_hat: rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|,
+      sec. 4.1 and 4.2. One chain is compared between its two halves (ArviZ gives NaN for one
+      chain).
+    - ess_bulk: the effective sample size of the rank-normalised draws, sec. 4.1; at most S
+      log10(S).
+    - ess_tail: the smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3; at most
+      S log10(S). The quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of
+      an odd T among them. An indicator that is the same throughout counts as S independent draws,
+      as in ArviZ: so does the second one where more than 5 % of the draws sit at the maximum, and
+      both where 95 % do.
 
     Args:
       draws: [T, N, C, Q].
@@ -98,7 +102,9 @@ def r_hat(draws: np.ndarray) -> np.ndarray:
     rows, valid = _rows(draws)
     halves = _split(rows)
     pooled = _sort(halves)
-    return _restore(_rank_r_hat(_normal_scores(halves, pooled), halves, pooled), valid, np.shape(draws))
+    return _restore(
+        _rank_r_hat(_normal_scores(halves, pooled), halves, pooled), valid, np.shape(draws)
+    )
 
 
 def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
@@ -121,7 +127,8 @@ def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
 
 
 def ess_of_events(events: np.ndarray) -> np.ndarray:
-    """The effective sample size of events' indicators, sec. 3.2, as that behind the tail ESS: [N, Q] float64.
+    """The effective sample size of events' indicators, sec. 3.2, as that behind the tail ESS:
+    [N, Q] float64.
 
     Args:
       events: [T, N, C, Q] bool, whether each happened; NaN for one that always or never did.
@@ -153,10 +160,13 @@ def _check(draws: np.ndarray) -> None:
         raise ValueError(f"draws must be [T, N, C, Q], got shape {draws.shape}")
     num_draws, num_records, num_chains, num_quantities = draws.shape
     if 0 in (num_records, num_chains, num_quantities):
-        raise ValueError(f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1")
+        raise ValueError(
+            f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1"
+        )
     if num_draws < MIN_DRAWS:
         raise ValueError(
-            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: keep more sweeps or thin less"
+            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: "
+            "keep more sweeps or thin less"
         )
 
 
@@ -194,7 +204,8 @@ def _sort(halves: np.ndarray) -> _Sorted:
 
 @functools.lru_cache(maxsize=64)
 def _score_table(size: int) -> np.ndarray:
-    """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S = `size`.
+    """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S =
+    `size`.
 
     Faster than the function of every value, and the same bits wherever in a batch a rank stands.
     """
@@ -204,7 +215,8 @@ def _score_table(size: int) -> np.ndarray:
 
 
 def _normal_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
-    """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of ties.
+    """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of
+    ties.
 
     Args:
       halves: [R, M, n].
@@ -240,7 +252,8 @@ def _folded_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
 
 def _centre(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means along the last axis, and what remains: [..., n] to [...] and [..., n]."""
-    # Relative to the first value: what remains of equal values is then exactly 0, not a rounding error.
+    # Relative to the first value: what remains of equal values is then exactly 0, not a rounding
+    # error.
     first = series[..., :1]
     remainder = series - first
     mean = remainder.mean(axis=-1, keepdims=True)
@@ -274,7 +287,8 @@ def _split_r_hat(series: np.ndarray) -> np.ndarray:
 
 def _rank_r_hat(series: np.ndarray, halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     bulk, tail = _split_r_hat(series), _split_r_hat(_folded_scores(halves, pooled))
-    # All folded values are equal when half of the draws are one value and half another: nothing to add.
+    # All folded values are equal when half of the draws are one value and half another: nothing to
+    # add.
     return np.where(tail > bulk, tail, bulk)
 
 
@@ -284,8 +298,8 @@ def _rank_r_hat(series: np.ndarray, halves: np.ndarray, pooled: _Sorted) -> np.n
 def _ess(series: np.ndarray) -> np.ndarray:
     """Effective sample size S / max(tau, 1 / log10(S)), sec. 3.2.
 
-    Autocorrelation at lag t is rho_t = 1 - (W - mean over half-chains of acov_t) / var+, with acov_t the
-    covariance divided by n, W = n / (n - 1) acov_0 and var+ = acov_0 + B / n.
+    Autocorrelation at lag t is rho_t = 1 - (W - mean over half-chains of acov_t) / var+, with
+    acov_t the covariance divided by n, W = n / (n - 1) acov_0 and var+ = acov_0 + B / n.
 
     Args:
       series: [R, M, n] float64, already split.
@@ -315,7 +329,8 @@ def _constant_rows(series: np.ndarray) -> np.ndarray:
 def _mean_autocovariance(remainder: np.ndarray) -> np.ndarray:
     """The mean over half-chains of (1 / n) sum_t x_t x_{t+lag}.
 
-    The Fourier transform is linear, so spectra are averaged and only the average is transformed back.
+    The Fourier transform is linear, so spectra are averaged and only the average is transformed
+    back.
 
     Args:
       remainder: [R, M, n], each half-chain less its mean.
@@ -345,11 +360,12 @@ def _fast_length(at_least: int) -> int:
 
 
 def _integrated_time(correlation: np.ndarray) -> np.ndarray:
-    """tau = -1 + 2 sum of Geyer's initial monotone sequence, sec. 3.2, cut off as in Stan and ArviZ.
+    """tau = -1 + 2 sum of Geyer's initial monotone sequence, sec. 3.2, cut off as in Stan and
+    ArviZ.
 
-    Pairs P_k = rho_2k + rho_2k+1 count until the first that is not positive, each no larger than those
-    before it. Of the pair at the cut, the last one there is if all are positive, rho_2k alone is added,
-    once, unless the pair and rho_2k are both negative.
+    Pairs P_k = rho_2k + rho_2k+1 count until the first that is not positive, each no larger than
+    those before it. Of the pair at the cut, the last one there is if all are positive, rho_2k alone
+    is added, once, unless the pair and rho_2k are both negative.
 
     Args:
       correlation: [R, n].
@@ -371,10 +387,15 @@ def _integrated_time(correlation: np.ndarray) -> np.ndarray:
 
 
 def _ess_tail(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The smaller ESS of the two quantile indicators, to [R]. Args: rows: [R, C, T]; values: [R, S] sorted."""
+    """The smaller ESS of the two quantile indicators, to [R].
+
+    Args: rows: [R, C, T]; values: [R, S] sorted.
+    """
     halves = _split(rows)
     middle = _pool(_middle(rows))
-    low, high = (_ess_of_quantile(halves, _quantile_draw(values, middle, p)) for p in TAIL_PROBABILITIES)
+    low, high = (
+        _ess_of_quantile(halves, _quantile_draw(values, middle, p)) for p in TAIL_PROBABILITIES
+    )
     return np.where(_constant_rows(halves), np.nan, np.minimum(low, high))
 
 
@@ -385,10 +406,12 @@ def _ess_of_quantile(halves: np.ndarray, threshold: np.ndarray) -> np.ndarray:
 
 
 def _quantile_draw(values: np.ndarray, more: np.ndarray, probability: float) -> np.ndarray:
-    """The largest draw that is not above the quantile (Hyndman & Fan 1996, type 7; NumPy's "linear").
+    """The largest draw that is not above the quantile (Hyndman & Fan 1996, type 7; NumPy's
+    "linear").
 
-    Comparing with it is comparing with the quantile, in the type of the draws. The interpolation is done
-    as NumPy does it, because where it falls on a draw its rounding decides on which side the draw is.
+    Comparing with it is comparing with the quantile, in the type of the draws. The interpolation is
+    done as NumPy does it, because where it falls on a draw its rounding decides on which side the
+    draw is.
 
     Args:
       values: [R, S] sorted.
@@ -400,7 +423,8 @@ def _quantile_draw(values: np.ndarray, more: np.ndarray, probability: float) -> 
     place = (values.shape[-1] + more.shape[-1] - 1) * probability
     index = math.floor(place)
     fraction = place - index
-    # M more draws push a value up by at most M places: these are enough to find places index and index + 1.
+    # M more draws push a value up by at most M places: these are enough to find places index and
+    # index + 1.
     start = max(index - more.shape[-1], 0)
     nearby = np.sort(np.hstack([values[:, start : index + 2], more]), axis=1)
     below, above = nearby[:, index - start], nearby[:, index + 1 - start]

@@ -1,7 +1,8 @@
-"""The one way to touch files: paths of this machine and, by `etils.epath`, of object stores (gs://, s3://).
+"""The one way to touch files: paths of this machine and, by `etils.epath`, of object stores (gs://,
+s3://).
 
-A file is written whole or not at all. On this machine it gets its name by a rename, when it is complete; an object
-store shows an object only when it is complete, and knows no renames.
+A file is written whole or not at all. On this machine it gets its name by a rename, when it is
+complete; an object store shows an object only when it is complete, and knows no renames.
 """
 
 import contextlib
@@ -47,7 +48,8 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: str, temporary: str | None = None) -> Iterator[str]:
-    """A path to write to, which becomes `path` at the end of what is done inside; of a failure nothing becomes it.
+    """A path to write to, which becomes `path` at the end of what is done inside; of a failure
+    nothing becomes it.
 
     Args:
         path: of the file; an earlier one is replaced.
@@ -94,7 +96,9 @@ def read_at_most(path: str, limit: int) -> bytes:
 
 
 def flush(path: str) -> None:
-    """Waits until a file, or what a directory lists, is on the disk; an object store has done so already."""
+    """Waits until a file, or what a directory lists, is on the disk; an object store has done so
+    already.
+    """
     if not is_local(path):
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """The whole configuration: one validated, frozen object, read from YAML.
 
-Sections that the model layer reads are in `vaefill.model.config`. Every mistake is a `ConfigError` of one line
-that names the value, the nearest known name or the allowed range.
+Sections that the model layer reads are in `vaefill.model.config`. Every mistake is a `ConfigError`
+of one line that names the value, the nearest known name or the allowed range.
 """
 
 import difflib
@@ -46,7 +46,9 @@ else:
 
 
 class _MaskConfig(Section):
-    mechanism: _Mechanism = Field("mcar", description=f"{', '.join(missingness.MECHANISMS)} or file.")
+    mechanism: _Mechanism = Field(
+        "mcar", description=f"{', '.join(missingness.MECHANISMS)} or file."
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -62,7 +64,9 @@ class _MaskConfig(Section):
         for name in self.parameters:
             if name not in known:
                 takes = ", ".join(known) or "no parameters"
-                raise ValueError(f"mask.mechanism {self.mechanism} does not take mask.{name}; it takes {takes}")
+                raise ValueError(
+                    f"mask.mechanism {self.mechanism} does not take mask.{name}; it takes {takes}"
+                )
         return self
 
 
@@ -101,12 +105,17 @@ class OutputConfig(Section):
 class LimitsConfig(Section):
     """What a job puts up with."""
 
-    max_bad_fraction: _Fraction = Field(0.01, description="more dead letters than this fail the job")
+    max_bad_fraction: _Fraction = Field(
+        0.01, description="more dead letters than this fail the job"
+    )
     max_bad_records: _NotNegative | None = Field(None, description="more than so many, too")
     device_call_seconds: Annotated[float, Field(gt=0)] = Field(
-        1800.0, description="a call of the device that takes longer, compilation included, ends the job"
+        1800.0,
+        description="a call of the device that takes longer, compilation included, ends the job",
     )
-    max_record_bytes: Positive = Field(64 << 20, description="a longer record is a dead letter, never read")
+    max_record_bytes: Positive = Field(
+        64 << 20, description="a longer record is a dead letter, never read"
+    )
 
 
 class Config(Section):
@@ -126,7 +135,9 @@ class Config(Section):
     def _consistent(self) -> Self:
         check_likelihood(self.model.likelihood, self.record)
         if self.mask.mechanism == "mar" and self.record.dtype != "uint8":
-            raise ValueError(f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}")
+            raise ValueError(
+                f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}"
+            )
         return self
 
 
@@ -149,7 +160,9 @@ def load(path: str | None = None, settings: Sequence[str] = ()) -> Config:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--set {setting!r}: expected section.key=value, such as sampler.num_chains=8")
+            raise ConfigError(
+                f"--set {setting!r}: expected section.key=value, such as sampler.num_chains=8"
+            )
         _assign(values, name.split("."), _parse(text, f"--set {setting}"))
     return validate(values)
 
@@ -167,7 +180,11 @@ def validate(values: Mapping[str, Any]) -> Config:
 
 
 def _read(path: str) -> dict[str, Any]:
-    if not os.path.exists(path) and os.path.basename(path) == path and os.path.exists(packaged(path)):
+    if (
+        not os.path.exists(path)
+        and os.path.basename(path) == path
+        and os.path.exists(packaged(path))
+    ):
         path = packaged(path)
     try:
         with open(path, encoding="utf-8") as file:
@@ -186,7 +203,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 

@@ -48,7 +48,9 @@ def split_source(name: str) -> tuple[str, str]:
     """
     dataset, slash, split = name.rpartition("/")
     if not slash or not dataset:
-        raise SourceError(f"input {name!r}: expected DATASET/SPLIT, such as tfds:mnist/test or digits/test")
+        raise SourceError(
+            f"input {name!r}: expected DATASET/SPLIT, such as tfds:mnist/test or digits/test"
+        )
     return dataset, split
 
 
@@ -78,7 +80,8 @@ def _check_carried(dataset: str, schema: Schema) -> None:
         scalar_type = np.dtype(feature.np_dtype).type
         if feature.shape != () or not issubclass(scalar_type, _SCALARS[carried.kind]):
             raise DatasetError(
-                f"feature {name!r} of data set {dataset!r} is {feature.np_dtype} of shape {feature.shape}, "
+                f"feature {name!r} of data set {dataset!r} is "
+                f"{feature.np_dtype} of shape {feature.shape}, "
                 f"record.carry declares one {carried.kind}"
             )
 
@@ -100,7 +103,9 @@ class ReadDataset(beam.DoFn):
     def process(self, split: str) -> Iterator[Any]:
         builder = datasets.builder(self._dataset)
         examples = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+            split=split,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
         )
         for index, example in enumerate(tfds.as_numpy(examples)):
             record = MaskedRecord(
@@ -113,7 +118,9 @@ class ReadDataset(beam.DoFn):
             yield frame, with_content_hash(record, self._schema)
 
 
-def _carried(example: Mapping[str, Any], carried: Mapping[str, CarriedFeature]) -> dict[str, Scalar]:
+def _carried(
+    example: Mapping[str, Any], carried: Mapping[str, CarriedFeature]
+) -> dict[str, Scalar]:
     return {
         name: example[name] if kind.kind == "bytes" else example[name].item()
         for name, kind in carried.items()
@@ -126,8 +133,8 @@ class Masks:
 
     Args:
         config: the mechanism and its parameters.
-        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its image: as the
-            model will see it.
+        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its
+            image: as the model will see it.
     """
 
     def __init__(self, config: MaskConfig, preprocessor: Preprocessor):
@@ -153,15 +160,22 @@ class Masks:
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
         generator = missingness.record_generator(self._preprocessor.seed, record.id)
-        return missingness.generate(self._config.mechanism, self._seen(record), generator, self._config.parameters)
+        return missingness.generate(
+            self._config.mechanism, self._seen(record), generator, self._config.parameters
+        )
 
     def _seen(self, record: MaskedRecord) -> np.ndarray:
-        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing at random."""
-        if record.image.dtype != np.uint8:  # the one mechanism that looks is refused by the configuration
+        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing
+        at random.
+        """
+        # The one mechanism that looks is refused by the configuration
+        if record.image.dtype != np.uint8:
             return np.zeros(record.image.shape, np.uint8)
         if self._preprocessor.binarize == "none":
             return record.image
-        values = self._preprocessor.to_model(self._preprocessor.keys([record.id]), record.image[np.newaxis])
+        values = self._preprocessor.to_model(
+            self._preprocessor.keys([record.id]), record.image[np.newaxis]
+        )
         return (255 * values).astype(np.uint8).reshape(record.image.shape)
 
 
@@ -183,7 +197,9 @@ def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
 
 
 def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
-    """(id, packed bits) of every mask; an empty id stands for every record that has none of its own."""
+    """(id, packed bits) of every mask; an empty id stands for every record that has none of its
+    own.
+    """
     for file in expand((pattern,)):
         for frame in read_frames(file.path, 1 << 24):
             if isinstance(frame, DeadLetter):
@@ -202,15 +218,21 @@ def complete(record: MaskedRecord) -> MaskedRecord:
         RecordError: values are missing and nobody knows them, or they are not finite.
     """
     if record.truth is None and not record.observed.all():
-        raise RecordError(Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id)
+        raise RecordError(
+            Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id
+        )
     image = record.image if record.truth is None else record.truth
     if not np.isfinite(image).all():
         raise RecordError(Reason.BAD_IMAGE, "values that are not finite", record.id)
-    return dataclasses.replace(record, image=image, observed=np.ones_like(record.observed), truth=None)
+    return dataclasses.replace(
+        record, image=image, observed=np.ones_like(record.observed), truth=None
+    )
 
 
 class MaskRecords(beam.DoFn):
-    """(frame, complete record) -> the item of a masked record with its truth; dead letters under `DEAD`."""
+    """(frame, complete record) -> the item of a masked record with its truth; dead letters under
+    `DEAD`.
+    """
 
     def __init__(self, masks: Masks, schema: Schema):
         self._masks, self._schema, self._done = masks, schema, 0
@@ -224,7 +246,9 @@ class MaskRecords(beam.DoFn):
             record = complete(record)
             observed = self._masks(record)
         except RecordError as error:
-            yield beam.pvalue.TaggedOutput(DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0))
+            yield beam.pvalue.TaggedOutput(
+                DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0)
+            )
             return
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
         hidden = np.where(observed, record.image, 0).astype(record.image.dtype)

@@ -47,9 +47,10 @@ class Sampler(Protocol):
         """The kernel for a VAE; the configuration is a `Config` of the same file."""
 
 
+# By name.
 SAMPLERS: dict[str, Sampler] = {
     name: importlib.import_module(f"vaefill.model.samplers.{name}") for name in _NAMES
-}  # by name
+}
 
 
 def sampler_config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
@@ -136,6 +137,5 @@ def build(vae: VAE, config: SamplerConfig) -> Kernel:
     return SAMPLERS[config.name].build(vae, config)
 
 
-AnyConfig = Annotated[
-    pydantic.SerializeAsAny[SamplerConfig], pydantic.BeforeValidator(validate)
-]  # a field of a larger configuration, validated by the sampler that it names
+# A field of a larger configuration, validated by the sampler that it names.
+AnyConfig = Annotated[pydantic.SerializeAsAny[SamplerConfig], pydantic.BeforeValidator(validate)]

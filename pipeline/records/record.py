@@ -1,7 +1,8 @@
 """Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
 
-Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are checked
-before anything is allocated, and whatever is wrong is a `RecordError` with a reason from `Reason`.
+Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are
+checked before anything is allocated, and whatever is wrong is a `RecordError` with a reason from
+`Reason`.
 """
 
 import dataclasses
@@ -102,7 +103,9 @@ class MaskedRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ImputedRecord:
-    """A record with its imputations and diagnostics; see `vaefill.model.imputer.Imputed` for their meaning."""
+    """A record with its imputations and diagnostics; see `vaefill.model.imputer.Imputed` for their
+    meaning.
+    """
 
     masked: MaskedRecord
     imputations: np.ndarray  # [num_imputations, H, W, C] of the schema's dtype
@@ -112,8 +115,19 @@ class ImputedRecord:
 
 
 DIAGNOSTICS = {field.name: field.dtype for field in FIELDS}
-ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
-_OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
+# Of a record, in records.parquet alone
+ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")
+_OF_RECORD = (
+    "id",
+    "image",
+    "observed",
+    "truth",
+    "has_truth",
+    "imputations",
+    "mean",
+    "stddev",
+    "extra",
+)
 OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 
 
@@ -130,7 +144,10 @@ def _zlib(array: np.ndarray) -> bytes:
 
 
 def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    return {name: _TYPES[feature.kind](carried.get(name, feature.default)) for name, feature in schema.carried.items()}
+    return {
+        name: _TYPES[feature.kind](carried.get(name, feature.default))
+        for name, feature in schema.carried.items()
+    }
 
 
 def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
@@ -142,7 +159,9 @@ def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b"") -> Any:
+def _scalar(
+    features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
+) -> Any:
     """The one value of a feature, None if it is absent.
 
     Raises:
@@ -174,13 +193,17 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
-    def checked(name: str, reason: Reason, check: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    def checked(
+        name: str, reason: Reason, check: Callable[..., np.ndarray], *arguments: Any
+    ) -> np.ndarray:
         try:
             return check(*arguments)
         except ValueError as error:
             raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
 
-    def decode(name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any) -> np.ndarray | None:
+    def decode(
+        name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any
+    ) -> np.ndarray | None:
         content = _scalar(features, name, "bytes", record_id)
         return None if content is None else checked(name, reason, decoder, content, *kind)
 
@@ -200,7 +223,9 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
         observed=observed,
-        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
+        truth=None
+        if truth is None
+        else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
         carried={name: value for name, value in carried.items() if value is not None},
         extra=_extra(features, schema),
     )
@@ -208,7 +233,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
 
 
 def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
-    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for every record.
+    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for
+    every record.
 
     Returns:
         (id, empty if there is none; [H, W, C] bool).
@@ -314,7 +340,8 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
     masked = record.masked
     truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
     diagnostics = {
-        name: (float if dtype is np.float32 else int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
+        name: (float if dtype is np.float32 else int)(record.diagnostics[name])
+        for name, dtype in DIAGNOSTICS.items()
     }
     return _serialize(
         {
@@ -344,7 +371,9 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
     def array(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         try:  # one byte more than expected is enough to see that there are too many
-            content = zlib.decompressobj().decompress(_scalar(features, name, "bytes") or b"", expected + 1)
+            content = zlib.decompressobj().decompress(
+                _scalar(features, name, "bytes") or b"", expected + 1
+            )
         except zlib.error as error:
             raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
         if len(content) != expected:
@@ -356,8 +385,12 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
         id=_scalar(features, "id", "bytes"),
         image=array("image", shape, schema.dtype),
         observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, schema.dtype) if _scalar(features, "has_truth", "int64") else None,
-        carried={name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()},
+        truth=array("truth", shape, schema.dtype)
+        if _scalar(features, "has_truth", "int64")
+        else None,
+        carried={
+            name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()
+        },
         extra=_scalar(features, "extra", "bytes"),
     )
     return ImputedRecord(

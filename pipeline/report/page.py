@@ -243,7 +243,11 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
 
 def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dict[str, Any]:
     masked = record.masked
-    truth = [masked.truth if masked.truth is None else figures.picture(masked.truth)] if with_truth else []
+    truth = (
+        [masked.truth if masked.truth is None else figures.picture(masked.truth)]
+        if with_truth
+        else []
+    )
     given = figures.picture(masked.image, ~masked.observed)
     grey = [figures.picture(values) for values in (*record.imputations[:num_draws], record.mean)]
     return {
@@ -254,7 +258,10 @@ def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dic
         "ess": min(record.diagnostics["ess_bulk"], record.diagnostics["ess_tail"]),
         "converged": record.diagnostics["converged"],
         "misfit": record.diagnostics["misfit"],
-        "images": [png and _inline(png) for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))],
+        "images": [
+            png and _inline(png)
+            for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))
+        ],
     }
 
 

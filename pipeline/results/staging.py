@@ -9,7 +9,8 @@ Beside OUT, while a run works and after one that did not end well:
       attempt-*/      what is becoming OUT; each attempt has its own, and the next one removes it
       replaced/       the former result, between the two renames that exchange it for the new one
 
-Whenever a process is killed, OUT is a whole result or not there, and in `replaced/` then; the next run puts it back.
+Whenever a process is killed, OUT is a whole result or not there, and in `replaced/` then; the next
+run puts it back.
 """
 
 import contextlib
@@ -30,7 +31,13 @@ from vaefill.pipeline.results.integrity import flush, is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"
-_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = "lock", "identity.json", "computed", "attempt-", "replaced"
+_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = (
+    "lock",
+    "identity.json",
+    "computed",
+    "attempt-",
+    "replaced",
+)
 _ATTEMPTS_TO_LOCK = 100
 
 
@@ -46,14 +53,15 @@ class Stage(NamedTuple):
 def stage(
     output: str, identity: Identity, replace: bool, of_records: RecordIdentity | None = None
 ) -> Iterator[Stage | None]:
-    """A place to make a result in, for this run alone; None where the output already is the result of this run.
+    """A place to make a result in, for this run alone; None where the output already is the result
+    of this run.
 
     Args:
         output: the result directory.
         identity: of the run.
         replace: whether the result of a different run may be replaced.
-        of_records: what a record's result depends on beside the record; computed records are kept for an
-            attempt with the same.
+        of_records: what a record's result depends on beside the record; computed records are kept
+            for an attempt with the same.
 
     Raises:
         ResultError: the output holds something else, or another run is writing it.
@@ -62,7 +70,9 @@ def stage(
     path = os.path.realpath(output)
     base = path + _SUFFIX
     if os.path.ismount(path):
-        raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+        raise ResultError(
+            f"{output} is a mount point, which nothing can be renamed to; name a directory below it"
+        )
     if is_done(output, identity, replace):
         # Nothing needs to be written any more, but a run may have been killed while it tidied up.
         with contextlib.suppress(ResultError, OSError):
@@ -101,7 +111,9 @@ def discard(staged: Stage) -> None:
 
 
 def _remove(base: str) -> None:
-    """Removes a staging directory whose lock is held; the lock last, so that no other run works there meanwhile."""
+    """Removes a staging directory whose lock is held; the lock last, so that no other run works
+    there meanwhile.
+    """
     for name in os.listdir(base):
         path = os.path.join(base, name)
         if os.path.isdir(path):
@@ -109,7 +121,8 @@ def _remove(base: str) -> None:
         elif name != _LOCK:
             os.remove(path)
     os.remove(os.path.join(base, _LOCK))
-    with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
+    # Another run has just taken it over, or something would not go
+    with contextlib.suppress(OSError):
         os.rmdir(base)
 
 

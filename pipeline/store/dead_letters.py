@@ -70,7 +70,9 @@ class WriteDeadLetters(beam.DoFn):
                 count(f"dead_{entry.reason}")
         FileSystems.rename([temporary], [self._layout.dead_letters])
         write_whole(
-            self._layout, self._layout.part("dead_letters.json"), json.dumps(dataclasses.asdict(counts)).encode()
+            self._layout,
+            self._layout.part("dead_letters.json"),
+            json.dumps(dataclasses.asdict(counts)).encode(),
         )
         yield counts.total
 
@@ -116,4 +118,6 @@ def _dead_letter_example(entry: Entry, payload: bytes) -> bytes:
         "offset": tf.train.Feature(int64_list=tf.train.Int64List(value=[offset])),
         "id": feature(entry.record_id) if entry.record_id else feature(),
     }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
+        deterministic=True
+    )

@@ -40,14 +40,20 @@ class Layout:
 
     def shard(self, index: int) -> str:
         """The path of a shard, named as tfds expects."""
-        return os.path.join(self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}")
+        return os.path.join(
+            self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}"
+        )
 
     def part(self, name: str) -> str:
-        """The path of something that a worker leaves for the end of the job, gone when it is done."""
+        """The path of something that a worker leaves for the end of the job, gone when it is
+        done.
+        """
         return os.path.join(self.root, "parts", name)
 
     def temporary(self) -> str:
-        """A fresh path for a file that is being written; what a failed attempt leaves goes with the parts."""
+        """A fresh path for a file that is being written; what a failed attempt leaves goes with the
+        parts.
+        """
         return self.part(uuid.uuid4().hex)
 
     @property
@@ -71,5 +77,10 @@ def write_whole(layout: Layout, path: str, content: bytes) -> None:
 
 def prepare(layout: Layout) -> None:
     """Makes the staging directories."""
-    for directory in (layout.dataset, layout.spill, layout.part(""), os.path.dirname(layout.dead_letters)):
+    for directory in (
+        layout.dataset,
+        layout.spill,
+        layout.part(""),
+        os.path.dirname(layout.dead_letters),
+    ):
         os.makedirs(directory, exist_ok=True)

@@ -38,7 +38,10 @@ def expand(patterns: tuple[str, ...]) -> list[InputFile]:
             raise SourceError(f"no file matches {pattern}")
         for metadata in match.metadata_list:
             if os.path.isdir(metadata.path):
-                raise SourceError(f"{metadata.path} is a directory; name its files, as '{metadata.path}/*.tfrecord*'")
+                raise SourceError(
+                    f"{metadata.path} is a directory; "
+                    f"name its files, as '{metadata.path}/*.tfrecord*'"
+                )
             modified = metadata.last_updated_in_seconds or 0.0
             found[metadata.path] = InputFile(metadata.path, metadata.size_in_bytes, modified)
     return [found[path] for path in sorted(found)]

@@ -47,13 +47,19 @@ class SpillWriter:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
         if self._file is None:
             self._path = os.path.join(self._directory, secrets.token_hex(8) + self._suffix)
-            self._file = FileSystems.create(self._path, compression_type=CompressionTypes.UNCOMPRESSED)
+            self._file = FileSystems.create(
+                self._path, compression_type=CompressionTypes.UNCOMPRESSED
+            )
         self._file.write(content)
         self._size += len(content)
-        return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
+        return Place(
+            self._path, self._size - len(content), len(content), google_crc32c.value(content)
+        )
 
     def flush(self) -> None:
-        """Hands what was written to the operating system: then a killed process loses none of it."""
+        """Hands what was written to the operating system: then a killed process loses none of
+        it.
+        """
         if self._file is not None:
             self._file.flush()
 

@@ -1,8 +1,8 @@
 """TFRecord framing: files -> frames, and dead letters for what cannot be read.
 
-It is read here rather than by Beam's own source, which gives up on a file at its first bad checksum: a record with a
-bad data checksum is lost alone, one with a bad length checksum takes the rest of its file with it, since nothing says
-where the next record starts.
+It is read here rather than by Beam's own source, which gives up on a file at its first bad
+checksum: a record with a bad data checksum is lost alone, one with a bad length checksum takes the
+rest of its file with it, since nothing says where the next record starts.
 """
 
 import io
@@ -137,14 +137,18 @@ def _masked_crc(content: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """A record as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(payload))
-    return b"".join((length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload))))
+    return b"".join(
+        (length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload)))
+    )
 
 
 def _is_header(content: bytes) -> bool:
     return len(content) == _HEADER.size and _HEADER.unpack(content)[1] == _masked_crc(content[:8])
 
 
-def _frames(stream: _Readable, path: str, max_record_bytes: int, offset: int) -> Iterator[Frame | DeadLetter]:
+def _frames(
+    stream: _Readable, path: str, max_record_bytes: int, offset: int
+) -> Iterator[Frame | DeadLetter]:
     """The rest of a stream, which stands at `offset`."""
 
     def dead(reason: Reason, message: str, payload: bytes = b"", num_bytes: int = 0) -> DeadLetter:
@@ -157,7 +161,9 @@ def _frames(stream: _Readable, path: str, max_record_bytes: int, offset: int) ->
         if error or not _is_header(header):
             rest = len(header) + _drain(stream)
             message = error or (
-                "file ends within a length" if len(header) < _HEADER.size else "bad checksum of a length"
+                "file ends within a length"
+                if len(header) < _HEADER.size
+                else "bad checksum of a length"
             )
             yield dead(Reason.UNREADABLE_REST, message, num_bytes=rest)
             return
@@ -165,14 +171,22 @@ def _frames(stream: _Readable, path: str, max_record_bytes: int, offset: int) ->
         if length > max_record_bytes:
             skipped = _drain(stream, length + _FOOTER.size)
             if skipped < length + _FOOTER.size:
-                yield dead(Reason.UNREADABLE_REST, "file ends within a record", num_bytes=_HEADER.size + skipped)
+                yield dead(
+                    Reason.UNREADABLE_REST,
+                    "file ends within a record",
+                    num_bytes=_HEADER.size + skipped,
+                )
                 return
-            yield dead(Reason.TOO_LARGE, f"{length} bytes, limits.max_record_bytes is {max_record_bytes}")
+            yield dead(
+                Reason.TOO_LARGE, f"{length} bytes, limits.max_record_bytes is {max_record_bytes}"
+            )
         else:
             body, error = _read(stream, length + _FOOTER.size)
             if error or len(body) < length + _FOOTER.size:
                 rest = _HEADER.size + len(body) + _drain(stream)
-                yield dead(Reason.UNREADABLE_REST, error or "file ends within a record", num_bytes=rest)
+                yield dead(
+                    Reason.UNREADABLE_REST, error or "file ends within a record", num_bytes=rest
+                )
                 return
             payload = body[:length]
             if _FOOTER.unpack(body[length:])[0] == _masked_crc(payload):
@@ -183,7 +197,9 @@ def _frames(stream: _Readable, path: str, max_record_bytes: int, offset: int) ->
 
 
 def _read(stream: _Readable, size: int) -> tuple[bytes, str]:
-    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an exception."""
+    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an
+    exception.
+    """
     content = bytearray()
     try:
         while len(content) < size and (part := stream.read(size - len(content))):
@@ -196,7 +212,8 @@ def _read(stream: _Readable, size: int) -> tuple[bytes, str]:
 class _Gunzip:
     """The content of a gzip file, up to the very byte at which it is broken.
 
-    The standard library's reader loses the whole block that it meets an error in, and good records with it.
+    The standard library's reader loses the whole block that it meets an error in, and good records
+    with it.
     """
 
     def __init__(self, raw: _Readable):
@@ -227,7 +244,8 @@ class _Gunzip:
         """Takes in a part of the file; halves one with an error in it until that is found."""
         while not self._error:
             if not self._begun:
-                part = part.lstrip(b"\0")  # zeros may fill up a block after the last member, or between two
+                # Zeros may fill up a block after the last member, or between two
+                part = part.lstrip(b"\0")
             if not part:
                 return
             before = self._inflater.copy()

@@ -1,8 +1,8 @@
 """Statistics over imputed records: accumulators with `of`, `merge` and `result`.
 
 An accumulator is a tuple of sums, so merging is addition. Sums of floating-point numbers depend on
-their order; whoever merges does it in the order of the data set (shard, then place in the shard), in
-blocks of `BLOCK` records.
+their order; whoever merges does it in the order of the data set (shard, then place in the shard),
+in blocks of `BLOCK` records.
 """
 
 import collections
@@ -42,7 +42,8 @@ class Accumulator(NamedTuple):
     num_network_passes: np.ndarray  # [] int64, network passes
     num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not finite
     num_missing: np.ndarray  # [] int64, values
-    num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
+    # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
+    num_left_out: np.ndarray
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
     value_count: np.ndarray  # [D] int64, records in which the value is missing
     value_mean: np.ndarray  # [D] float64, sum of the conditional means
@@ -78,7 +79,9 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     stddev = np.stack([record.stddev.ravel() for record in records]).astype(np.float64)
     finite = (np.isfinite(mean) & np.isfinite(stddev) | ~missing).all(axis=1)
     imputed = missing & finite[:, None]
-    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
+    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(
+        np.int64
+    )
 
     def total(name: str) -> np.ndarray:
         return _count([record.diagnostics[name] for record in records])
@@ -152,7 +155,9 @@ def result(
 def _imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedValues:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = accumulator.value_mean / accumulator.value_count
-        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
+        variance = np.maximum(
+            accumulator.value_second_moment / accumulator.value_count - mean**2, 0
+        )
     return ImputedValues(
         mean=_plain(mean.reshape(shape).round(6)),
         stddev=_plain(np.sqrt(variance).reshape(shape).round(6)),
@@ -202,7 +207,9 @@ def _plain(value: np.ndarray | float) -> Any:
 
 
 def group_of(record: ImputedRecord) -> str | None:
-    """The group that a record's statistics belong to beside `all`: the name of its label, if it has one."""
+    """The group that a record's statistics belong to beside `all`: the name of its label, if it has
+    one.
+    """
     return group_name(record.masked.carried.get("label"))
 
 
@@ -223,7 +230,11 @@ def by_group(
         if (group := group_of(record)) is not None:
             members[group].append(index)
     return {
-        group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)
+        group: of(
+            [records[i] for i in chosen],
+            evaluation.Scores(*(field[chosen] for field in scores)),
+            num_chains,
+        )
         for group, chosen in members.items()
     }
 
@@ -232,17 +243,30 @@ def merge_groups(
     first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
 ) -> dict[str | None, Accumulator]:
     """Merges group by group."""
-    return {**first, **{group: merge(first[group], own) if group in first else own for group, own in second.items()}}
+    return {
+        **first,
+        **{
+            group: merge(first[group], own) if group in first else own
+            for group, own in second.items()
+        },
+    }
 
 
 def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
     """The `MAX_GROUPS` labels with the most records, of as many by name, and the group of all."""
-    labels = sorted((group for group in num_records if group is not None), key=lambda name: (-num_records[name], name))
+    labels = sorted(
+        (group for group in num_records if group is not None),
+        key=lambda name: (-num_records[name], name),
+    )
     return {None, *labels[:MAX_GROUPS]}
 
 
-def row(record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool) -> dict[str, Any]:
-    """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
+def row(
+    record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool
+) -> dict[str, Any]:
+    """The record's line in records.parquet; scores are means over its missing values, null where
+    undefined.
+    """
     return {
         "id": record.masked.id,
         **record.masked.carried,
