@@ -7,12 +7,14 @@ from setuptools import find_packages, setup
 setup(
     name="vaefill",
     version="0.1.0",
-    description="Fill in missing data with a variational autoencoder, at scale: samples, statistics, diagnostics",
+    description="Fill in missing data with a variational autoencoder, at scale: samples, "
+    "statistics, diagnostics",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["vaefill", "vaefill.*"]),  # model/, pipeline/ and configs/ are linked into it
+    # model/, pipeline/ and configs/ are linked into it
+    packages=find_packages(include=["vaefill", "vaefill.*"]),
     package_data={
         "vaefill.model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
         "vaefill.pipeline.report": ["templates/*.html"],
@@ -28,6 +30,7 @@ setup(
         "keras>=3.8,<4",
         "matplotlib>=3.9,<4",
         "numpy>=2.0,<3",
+        "pandas>=2.2,<4",
         "pillow>=10",
         "prometheus-client>=0.20,<1",
         "psutil>=5.9",
@@ -51,10 +54,14 @@ setup(
         "test": [
             "arviz-stats>=0.8,<0.9",
             "hypothesis>=6.100",
+            "mypy>=2.4,<3",
+            "pandas-stubs>=2.2,<4",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "scipy>=1.10",
+            "types-PyYAML>=6,<7",
+            "types-protobuf>=6",
         ],
     },
     entry_points={"console_scripts": ["vaefill=vaefill.pipeline.cli:main"]},

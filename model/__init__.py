@@ -1,1 +1,3 @@
-"""Probability and TensorFlow: the VAE, its training, and the samplers that fill in missing values."""
+"""Probability and TensorFlow: the VAE, its training, and the samplers that fill in missing
+values.
+"""

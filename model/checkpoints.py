@@ -1,17 +1,19 @@
-"""The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and where there is one
-`calibration.safetensors`: validation records that `vaefill.model.misfit` holds others against.
+"""The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and
+where there is one `calibration.safetensors`: validation records that `vaefill.model.misfit` holds
+others against.
 
-No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them, so
-the same training gives the same fingerprint.
+No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them,
+so the same training gives the same fingerprint.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import pydantic
 import safetensors
@@ -29,7 +31,7 @@ _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.safetensors"
 _FORMER_CALIBRATION = "reference.safetensors"  # its name in version 1
 _IMAGES = "images"  # the one tensor of the calibration set
-_SAFETENSORS_TYPES = {np.uint8: "U8", np.float32: "F32"}
+_SAFETENSORS_TYPES: dict[type[np.generic], str] = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
 
 
@@ -48,16 +50,17 @@ class LoadedModel(NamedTuple):
     vae: vae_lib.VAE
     description: Description
     fingerprint: str  # hexadecimal SHA-256 over the files
-    calibration: np.ndarray | None  # [M, H, W, C] of the data's type, validation records; None if there are none
+    # [M, H, W, C] of the data's type, validation records; None if there are none
+    calibration: np.ndarray | None
 
 
-def _named_weights(vae: vae_lib.VAE) -> dict:
+def _named_weights(vae: vae_lib.VAE) -> dict[str, keras.Variable]:
     """All weights of both networks, by the names that files have them under.
 
     Those that training does not fit are among them, such as the averages of batch normalisation.
     """
     weights = {}
-    for network in (vae.encoder, vae.decoder):
+    for network in vae_lib.keras_networks(vae):
         for weight in network.weights:
             name = f"{network.name}/{weight.path}"
             if name in weights:
@@ -95,11 +98,15 @@ def save(
     """
     files.make_directory(directory)
     weights = {name: weight.numpy() for name, weight in _named_weights(vae).items()}
-    description = Description(format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training)
+    description = Description(
+        format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training
+    )
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     contents = {_WEIGHTS: safetensors.numpy.save(weights)}
     if calibration is not None:
-        contents[_CALIBRATION] = safetensors.numpy.save({_IMAGES: np.ascontiguousarray(calibration)})
+        contents[_CALIBRATION] = safetensors.numpy.save(
+            {_IMAGES: np.ascontiguousarray(calibration)}
+        )
     for name in {_CALIBRATION, _FORMER_CALIBRATION} - contents.keys():
         files.remove(os.path.join(directory, name))
     for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
@@ -108,7 +115,9 @@ def save(
 
 
 def fingerprint(directory: str) -> str:
-    """SHA-256 over `vae.json`, the weights and the calibration set if there is one, in hexadecimal."""
+    """SHA-256 over `vae.json`, the weights and the calibration set if there is one, in
+    hexadecimal.
+    """
     digest = hashlib.sha256()
     paths = [os.path.join(directory, name) for name in (_DESCRIPTION, _WEIGHTS)]
     calibration = _calibration_path(directory)
@@ -129,7 +138,9 @@ def describe(directory: str) -> Description:
         ModelError: no model there, or not one of this format.
     """
     if not is_complete(directory):
-        raise ModelError(f"{directory} is not a model directory: it needs {_DESCRIPTION} and {_WEIGHTS}")
+        raise ModelError(
+            f"{directory} is not a model directory: it needs {_DESCRIPTION} and {_WEIGHTS}"
+        )
     path = os.path.join(directory, _DESCRIPTION)
     try:
         text = files.read_at_most(path, _LARGEST_DESCRIPTION).decode()
@@ -137,7 +148,11 @@ def describe(directory: str) -> Description:
     except TooLargeError as error:
         raise ModelError(str(error)) from None
     except (pydantic.ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": (), "msg": str(error)}
+        first = (
+            error.errors()[0]
+            if isinstance(error, pydantic.ValidationError)
+            else {"loc": (), "msg": str(error)}
+        )
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     version = description.format_version
     if version not in _READABLE:
@@ -151,7 +166,10 @@ def describe(directory: str) -> Description:
 @contextlib.contextmanager
 def _tensors(path: str) -> Iterator[Any]:
     """Opens a safetensors file, of which only what is asked for is read."""
-    with files.local_copy(path) as place, safetensors.safe_open(place, framework="numpy") as tensors:
+    with (
+        files.local_copy(path) as place,
+        safetensors.safe_open(place, framework="numpy") as tensors,
+    ):
         yield tensors
 
 
@@ -159,7 +177,8 @@ def load(directory: str) -> LoadedModel:
     """Loads a model directory.
 
     Raises:
-        ModelError: no model there, weights that are not those of the architecture, or a calibration set of other data.
+        ModelError: no model there, weights that are not those of the architecture, or a calibration
+            set of other data.
     """
     description = describe(directory)
     vae = vae_lib.build(description.model, description.data_shape)
@@ -167,7 +186,11 @@ def load(directory: str) -> LoadedModel:
     path = os.path.join(directory, _WEIGHTS)
     try:
         with _tensors(path) as weights:
-            _check_shapes(path, variables, {name: weights.get_slice(name).get_shape() for name in weights.keys()})
+            _check_shapes(
+                path,
+                variables,
+                {name: weights.get_slice(name).get_shape() for name in weights.keys()},
+            )
             for name, variable in variables.items():
                 variable.assign(weights.get_tensor(name))
     except safetensors.SafetensorError as error:
@@ -181,12 +204,23 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
     if path is None:
         return None
     kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]
-    expected = f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"
+    expected = (
+        f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"
+    )
     try:
         with _tensors(path) as file:
-            found = {name: (s.get_dtype(), s.get_shape()) for name in file.keys() for s in [file.get_slice(name)]}
+            found = {
+                name: (s.get_dtype(), s.get_shape())
+                for name in file.keys()
+                for s in [file.get_slice(name)]
+            }
             dtype, shape = found.get(_IMAGES, (None, [0]))
-            if len(found) != 1 or dtype != kind or shape[0] < 1 or tuple(shape[1:]) != vae.data_shape:
+            if (
+                len(found) != 1
+                or dtype != kind
+                or shape[0] < 1
+                or tuple(shape[1:]) != vae.data_shape
+            ):
                 raise ModelError(f"{path} must hold {expected}, got {found}")
             images = file.get_tensor(_IMAGES)
     except safetensors.SafetensorError as error:
@@ -196,7 +230,9 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
     return images
 
 
-def _check_shapes(path: str, variables: dict, found: dict[str, list[int]]) -> None:
+def _check_shapes(
+    path: str, variables: Mapping[str, keras.Variable], found: Mapping[str, list[int]]
+) -> None:
     expected = {name: list(variable.shape) for name, variable in variables.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -15,19 +15,18 @@ functions goes through every sampler too. What it does, where it can:
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.vae import VAE
 
-tfd = tfp.distributions
-
 Network = Callable[[tf.Tensor], tf.Tensor]
+_Gradient = Callable[[tf.Tensor], tf.Tensor]  # by outputs -> by inputs
 
 _NARROW = 64  # products with so few inputs or outputs cost nothing; their rounding is what shows
 
@@ -67,11 +66,13 @@ class CompiledVAE(VAE):
         Raises:
             ValueError: the decoder makes all outputs or none; see `supports_restriction`.
         """
-        if not self.supports_restriction:
+        if not isinstance(self.decoder, FrozenMLP):
             raise ValueError("a decoder can be restricted if it is a stack of Dense layers")
         features, last = self.decoder.split()
         likelihood, outputs = self.likelihood.restrict(values, self.num_values)
-        restricted = RestrictedDecoder(values, features, last.only(outputs), last, likelihood)
+        # mypy does not see that a NamedTuple may be callable.
+        some, every = cast(Network, last.only(outputs)), cast(Network, last)
+        restricted = RestrictedDecoder(values, features, some, every, likelihood)
         return dataclasses.replace(self, restricted=restricted)
 
 
@@ -208,18 +209,20 @@ def _multiply(values: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor) -> tf
     """values kernel; backward with a copy that lies the right way: a sixth faster in float32."""
 
     @tf.custom_gradient
-    def of_values(values):
+    def of_values(values: tf.Tensor) -> tuple[tf.Tensor, _Gradient]:
         return tf.matmul(values, kernel), lambda upstream: tf.matmul(upstream, transposed)
 
     return of_values(values)
 
 
-def _activate(activation, product, bias, result) -> tf.Tensor:
+def _activate(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType
+) -> tf.Tensor:
     """activation(product + bias) in the type `result`; backward it is computed again, not kept."""
 
     @tf.custom_gradient
-    def of_product(product):
-        def gradient(upstream):
+    def of_product(product: tf.Tensor) -> tuple[tf.Tensor, _Gradient]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             return _activated_gradient(activation, product, bias, upstream)
 
         return _activated(activation, product, bias, result), gradient
@@ -232,17 +235,21 @@ def _activate(activation, product, bias, result) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _cast(values, dtype):
+def _cast(values: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(values, dtype)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _activated(activation, product, bias, result):
+def _activated(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, result: tf.DType
+) -> tf.Tensor:
     return tf.cast(activation(tf.cast(product, tf.float32) + bias), result)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _activated_gradient(activation, product, bias, upstream):
+def _activated_gradient(
+    activation: Network, product: tf.Tensor, bias: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
     values = tf.cast(product, tf.float32) + bias
     with tf.GradientTape() as tape:
         tape.watch(values)

@@ -1,10 +1,11 @@
 """The sections of the configuration that the model layer reads: validated and frozen.
 
-`vaefill.pipeline.config` puts them together with its own, reads YAML, and turns errors into one clear line.
+`vaefill.pipeline.config` puts them together with its own, reads YAML, and turns errors into one
+clear line.
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -18,31 +19,41 @@ Width = Annotated[int, Field(ge=1, le=65_536)]
 class Section(pydantic.BaseModel):
     """A part of the configuration: unknown keys and wrong types are errors, values never change."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
     """The data set to train on."""
 
-    name: str = Field("digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set")
+    name: str = Field(
+        "digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set"
+    )
     train: str = Field("train", description="tfds split to train on")
-    validation: str = Field("validation", description="tfds split for early stopping, and to tell misfits by")
+    validation: str = Field(
+        "validation", description="tfds split for early stopping, and to tell misfits by"
+    )
     test: str = Field("test", description="tfds split scored at the end")
 
 
 class RecordConfig(Section):
     """What a record is."""
 
-    shape: tuple[Positive, Positive, Positive] = Field((28, 28, 1), strict=False, description="[H, W, C]")
+    shape: tuple[Positive, Positive, Positive] = Field(
+        (28, 28, 1), strict=False, description="[H, W, C]"
+    )
     dtype: Literal["uint8", "float32"] = Field(
         "uint8", description="grey values, or real ones: model.likelihood gaussian"
     )
     binarize: Literal["threshold", "sample", "none"] = Field(
         "threshold",
-        description="how grey values become binary, in training and imputing alike: at 1/2, by Bernoulli draws, or not",
+        description="how grey values become binary, in training and imputing alike: at 1/2, by "
+        "Bernoulli draws, or not",
     )
     carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
-        {"label": "int64"}, description="scalar features handed on to the output under their names, with their types"
+        {"label": "int64"},
+        description="scalar features handed on to the output under their names, with their types",
     )
 
 
@@ -52,7 +63,9 @@ class ModelConfig(Section):
     architecture: Literal["mlp"] = "mlp"
     likelihood: Literal["bernoulli", "discretized_logistic_mixture", "gaussian"] = "bernoulli"
     latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
-    hidden: tuple[Width, ...] = Field((512, 512), strict=False, min_length=1, description="widths, encoder's order")
+    hidden: tuple[Width, ...] = Field(
+        (512, 512), strict=False, min_length=1, description="widths, encoder's order"
+    )
     activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = Field(
         "silu", description="a smooth one lets Hamiltonian samplers take larger steps"
     )
@@ -73,10 +86,13 @@ def check_likelihood(likelihood: str, record: RecordConfig) -> None:
     """
     dtype, rules = _RECORDS_OF_LIKELIHOOD[likelihood]
     if record.dtype != dtype:
-        raise ValueError(f"model.likelihood {likelihood} needs record.dtype {dtype}, got {record.dtype}")
+        raise ValueError(
+            f"model.likelihood {likelihood} needs record.dtype {dtype}, got {record.dtype}"
+        )
     if record.binarize not in rules:
         raise ValueError(
-            f"model.likelihood {likelihood} needs record.binarize {' or '.join(rules)}, got {record.binarize}"
+            f"model.likelihood {likelihood} needs record.binarize "
+            f"{' or '.join(rules)}, got {record.binarize}"
         )
 
 
@@ -85,18 +101,24 @@ class TrainConfig(Section):
 
     epochs: Annotated[float, Field(gt=0)] = 100.0
     batch_size: Positive = 256
-    num_importance_samples: Positive = Field(1, description="k of the bound: 1 is the ELBO, more the IWAE bound")
+    num_importance_samples: Positive = Field(
+        1, description="k of the bound: 1 is the ELBO, more the IWAE bound"
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 200
     clip_norm: Annotated[float, Field(gt=0)] = 100.0
-    evaluate_every: Annotated[float, Field(gt=0)] = Field(1.0, description="epochs between validations")
-    patience: Positive = Field(20, description="validations without a better bound before training stops")
+    evaluate_every: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="epochs between validations"
+    )
+    patience: Positive = Field(
+        20, description="validations without a better bound before training stops"
+    )
     num_test_importance_samples: Positive = Field(1000, description="k of the final log p(x)")
     num_test_images: Positive = Field(10_000, description="at most so many test images are scored")
     num_calibration: Annotated[int, Field(ge=0, le=100_000)] = Field(
         199,
-        description="validation images kept in the model directory, to tell misfits, and not used for early stopping; "
-        "at most half of them; 0: none, and no misfits",
+        description="validation images kept in the model directory, to tell misfits, and not used "
+        "for early stopping; at most half of them; 0: none, and no misfits",
     )
 
 
@@ -107,8 +129,12 @@ class SamplerConfig(Section):
     """
 
     name: str = Field(description="of the sampler, and of its file in vaefill.model.samplers")
-    num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(4, description="independent chains of a record")
-    num_start: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(20, description="sweeps of pseudo-Gibbs to start with")
+    num_chains: Annotated[int, Field(ge=2, le=4096)] = Field(
+        4, description="independent chains of a record"
+    )
+    num_start: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(
+        20, description="sweeps of pseudo-Gibbs to start with"
+    )
     num_warmup: Annotated[int, Field(ge=0, lt=1 << 18)] = Field(
         85, description="sweeps of the sampler that adapt it and are thrown away"
     )
@@ -166,14 +192,19 @@ class SamplerConfig(Section):
     @classmethod
     def _is_of_a_sampler(cls, values: Any) -> Any:
         if cls is SamplerConfig and isinstance(values, dict):
-            raise ValueError("every sampler has its own: vaefill.model.samplers.sampler_config(name, ...)")
+            raise ValueError(
+                "every sampler has its own: vaefill.model.samplers.sampler_config(name, ...)"
+            )
         return values
 
     @pydantic.model_validator(mode="after")
-    def _has_sweeps_enough(self):
+    def _has_sweeps_enough(self) -> Self:
         least = self.num_start + self.num_warmup + 4
         if self.max_kept < 4:
-            raise ValueError(f"max_sweeps must be at least num_start + num_warmup + 4 = {least}, got {self.max_sweeps}")
+            raise ValueError(
+                "max_sweeps must be at least num_start + num_warmup + 4 = "
+                f"{least}, got {self.max_sweeps}"
+            )
         if self.num_imputations > self.max_kept * self.rows_per_record:
             rows = "num_chains" if self.rows_per_chain == 1 else "num_chains * num_particles"
             raise ValueError(
@@ -189,7 +220,7 @@ class SamplerConfig(Section):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _fits_into_slots(self):
+    def _fits_into_slots(self) -> Self:
         rows = self.rows_per_record
         if rows > MAX_CHAINS:
             raise ValueError(f"num_chains * num_particles must be at most {MAX_CHAINS}, got {rows}")

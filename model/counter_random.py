@@ -10,9 +10,9 @@ as 1, 2, 3"). Its 64-bit key is the record's; its 64-bit counter is packed as
     word 0 = purpose (10 bits) << 22 | block (22 bits)
     word 1 = chain   (12 bits) << 20 | sweep (20 bits)
 
-where `purpose` says what the numbers are for (see `Purpose`) and `block` counts pairs of elements, since
-each block yields two words: elements e and e + ceil(n / 2) of a row of n share a block. No two uses
-may share a `Purpose`.
+where `purpose` says what the numbers are for (see `Purpose`) and `block` counts pairs of elements,
+since each block yields two words: elements e and e + ceil(n / 2) of a row of n share a block. No
+two uses may share a `Purpose`.
 """
 
 from __future__ import annotations
@@ -74,12 +74,15 @@ def record_key(seed: int, record_id: bytes) -> np.ndarray:
     Returns:
         [2] uint32.
     """
-    digest = hashlib.blake2b(record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain").digest()
+    digest = hashlib.blake2b(
+        record_id, digest_size=8, key=seed.to_bytes(8, "little"), person=b"vaefill.chain"
+    ).digest()
     return np.frombuffer(digest, dtype="<u4").astype(np.uint32)
 
 
 def derived_keys(keys: np.ndarray, purpose: bytes) -> np.ndarray:
-    """Keys for another run of what already has used those of its records: a keyed BLAKE2b hash of each.
+    """Keys for another run of what already has used those of its records: a keyed BLAKE2b hash of
+    each.
 
     Numbers under a derived key are those of another record, as it were: none is used twice.
 
@@ -91,7 +94,9 @@ def derived_keys(keys: np.ndarray, purpose: bytes) -> np.ndarray:
         [N, 2] uint32.
     """
     digests = [
-        hashlib.blake2b(key.astype("<u4").tobytes(), digest_size=8, key=purpose, person=b"vaefill.derived").digest()
+        hashlib.blake2b(
+            key.astype("<u4").tobytes(), digest_size=8, key=purpose, person=b"vaefill.derived"
+        ).digest()
         for key in keys
     ]
     return np.frombuffer(b"".join(digests), dtype="<u4").astype(np.uint32).reshape(-1, 2)
@@ -102,7 +107,9 @@ def _rotate_left(words: tf.Tensor, distance: int) -> tf.Tensor:
     return left | tf.bitwise.right_shift(words, tf.constant(32 - distance, tf.uint32))
 
 
-def threefry_2x32(key0, key1, counter0, counter1):
+def threefry_2x32(
+    key0: tf.Tensor, key1: tf.Tensor, counter0: tf.Tensor, counter1: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Threefry-2x32-20: two words of random bits for a key and a counter of two words each.
 
     Args:
@@ -137,15 +144,21 @@ def bits(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size:
     """
     if not 1 <= size <= MAX_ELEMENTS:
         raise ValueError(f"size must be from 1 to {MAX_ELEMENTS}, got {size}")
-    # Every element computes its whole block, and takes a word of it. To compute a block once and join the words takes
-    # XLA longer on a CPU: it has no loop with two results, and what is joined is not fused with what reads it.
+    # Every element computes its whole block, and takes a word of it. To compute a block once and
+    # join the words takes XLA longer on a CPU: it has no loop with two results, and what is joined
+    # is not fused with what reads it.
     element, num_blocks = np.arange(size, dtype=np.uint32), (size + 1) // 2
     is_first = element < num_blocks
     high = tf.bitwise.left_shift(tf.cast(purpose, tf.uint32), tf.constant(22, tf.uint32))
     blocks = tf.constant(np.where(is_first, element, element - np.uint32(num_blocks))) | high
-    place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(sweep, tf.uint32)
+    place = tf.bitwise.left_shift(streams.chains, tf.constant(20, tf.uint32)) | tf.cast(
+        sweep, tf.uint32
+    )
     return tf.where(
-        is_first, *threefry_2x32(streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis], place[:, tf.newaxis])
+        is_first,
+        *threefry_2x32(
+            streams.keys[:, :1], streams.keys[:, 1:], blocks[tf.newaxis], place[:, tf.newaxis]
+        ),
     )
 
 
@@ -155,7 +168,9 @@ def _to_unit_interval(words: tf.Tensor) -> tf.Tensor:
     return (high + 0.5) * (2.0**-_UNIFORM_BITS)
 
 
-def uniform(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int) -> tf.Tensor:
+def uniform(
+    streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int
+) -> tf.Tensor:
     """Uniform numbers in the open interval (0, 1), with a resolution of 2**-23.
 
     Args: as for `bits`.
@@ -166,7 +181,9 @@ def uniform(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, si
     return _to_unit_interval(bits(streams, sweep, purpose, size))
 
 
-def normal(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int) -> tf.Tensor:
+def normal(
+    streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, size: int
+) -> tf.Tensor:
     """Standard normal numbers, by inversion, at most 5.3 from the mean.
 
     Args: as for `bits`.
@@ -174,5 +191,8 @@ def normal(streams: Streams, sweep: tf.Tensor, purpose: Purpose | tf.Tensor, siz
     Returns:
         [N, size] float32.
     """
-    # 2 u - 1 is exact. XLA's sine and cosine, for the method of Box and Muller, take four times as long on a CPU.
-    return np.float32(math.sqrt(2.0)) * tf.math.erfinv(2.0 * uniform(streams, sweep, purpose, size) - 1.0)
+    # 2 u - 1 is exact. XLA's sine and cosine, for the method of Box and Muller, take four times as
+    # long on a CPU.
+    return np.float32(math.sqrt(2.0)) * tf.math.erfinv(
+        2.0 * uniform(streams, sweep, purpose, size) - 1.0
+    )

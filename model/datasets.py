@@ -17,8 +17,8 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
     """The builder of a data set, prepared and ready to read.
 
     Args:
-        name: `digits` (bundled), `tfds:NAME[:VERSION]` (downloaded by tfds if need be), or `tfds:PATH`
-            of a prepared directory.
+        name: `digits` (bundled), `tfds:NAME[:VERSION]` (downloaded by tfds if need be), or
+            `tfds:PATH` of a prepared directory.
 
     Raises:
         DatasetError: no such data set, or it can neither be found nor downloaded.
@@ -32,11 +32,17 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
         return tfds.builder_from_directory(place)
     try:
         prepared = tfds.builder(place, try_gcs=False)
-        prepared.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        prepared.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     except tfds.core.DatasetNotFoundError:
-        raise DatasetError(f"data set {name!r}: neither a tfds data set nor a directory of one") from None
+        raise DatasetError(
+            f"data set {name!r}: neither a tfds data set nor a directory of one"
+        ) from None
     except Exception as error:  # tfds raises whatever its download stack does
-        raise DatasetError(f"data set {name!r} is not prepared and could not be downloaded: {error}") from error
+        raise DatasetError(
+            f"data set {name!r} is not prepared and could not be downloaded: {error}"
+        ) from error
     return prepared
 
 
@@ -67,13 +73,19 @@ def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -
     """
     features = builder(name).info.features
     image = features["image"] if "image" in features else None
-    if not isinstance(image, tfds.features.Image | tfds.features.Tensor) or image.np_dtype != np.dtype(dtype):
+    if not isinstance(
+        image, tfds.features.Image | tfds.features.Tensor
+    ) or image.np_dtype != np.dtype(dtype):
         raise DatasetError(f"data set {name!r} has no {dtype} feature `image`")
     if tuple(image.shape) != tuple(shape):
-        raise DatasetError(f"data set {name!r} has images of shape {image.shape}, record.shape is {tuple(shape)}")
+        raise DatasetError(
+            f"data set {name!r} has images of shape {image.shape}, record.shape is {tuple(shape)}"
+        )
 
 
-def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str = "uint8") -> np.ndarray:
+def load_images(
+    name: str, split: str, shape: tuple[int, int, int], dtype: str = "uint8"
+) -> np.ndarray:
     """All images of a split, in the data set's order.
 
     Args:
@@ -86,8 +98,8 @@ def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str =
         [N, H W C] of that type.
 
     Raises:
-        DatasetError: no such split, images of another shape or type, more than fit in memory, or values that
-            are not finite.
+        DatasetError: no such split, images of another shape or type, more than fit in memory, or
+            values that are not finite.
     """
     check_images(name, shape, dtype)
     info = split_info(name, split)
@@ -100,7 +112,9 @@ def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str =
     batches = (
         builder(name)
         .as_dataset(split=split, shuffle_files=False)
-        .map(lambda example: tf.reshape(example["image"], [-1]), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(
+            lambda example: tf.reshape(example["image"], [-1]), num_parallel_calls=tf.data.AUTOTUNE
+        )
         .batch(1024)
     )
     images = np.concatenate([batch.numpy() for batch in batches])
@@ -109,10 +123,13 @@ def load_images(name: str, split: str, shape: tuple[int, int, int], dtype: str =
     return images
 
 
-def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int):
+def training_batches(
+    images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int
+) -> tf.data.Dataset:
     """Shuffled batches, each a pure function of (seed, step), so that training resumes anywhere.
 
-    Every epoch is a permutation of its own; what is left of it after the last whole batch is dropped.
+    Every epoch is a permutation of its own; what is left of it after the last whole batch is
+    dropped.
 
     Args:
         images: [N, D], N >= batch_size.
@@ -120,13 +137,13 @@ def training_batches(images: np.ndarray, batch_size: int, seed: int, first_step:
         first_step, last_step: the half-open range of steps.
 
     Returns:
-        tf.data.Dataset of ([] int64 step, [batch_size, D] of the images' type).
+        A data set of ([] int64 step, [batch_size, D] of the images' type).
     """
     num_images = len(images)
     steps_per_epoch = num_images // batch_size
     table = tf.constant(images)
 
-    def batch(step):
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
         epoch_seed = tf.stack([tf.constant(seed, tf.int64), step // steps_per_epoch])
         index = tf.random.experimental.index_shuffle(place, epoch_seed, num_images - 1)

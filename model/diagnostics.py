@@ -2,12 +2,13 @@
 
 Source: Vehtari, Gelman, Simpson, Carpenter & Buerkner (2021), "Rank-normalization, folding, and
 localization: an improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16(2), arXiv
-1903.08008; sections named below are the paper's. Equal to ArviZ but for constant draws and one chain.
+1903.08008; sections named below are the paper's. Equal to ArviZ but for constant draws and one
+chain.
 
-NumPy arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C independent
-chains, Q quantities. Inside, a row is one quantity of one record, R = N Q of them. Each chain is split
-into two halves of n = floor(T / 2) draws (the middle one of an odd T is left out): M = 2 C half-chains,
-and S = M n draws of a row that are ranked together.
+NumPy arrays in, arrays out. `draws` is [T, N, C, Q] everywhere: T kept sweeps, N records, C
+independent chains, Q quantities. Inside, a row is one quantity of one record, R = N Q of them. Each
+chain is split into two halves of n = floor(T / 2) draws (the middle one of an odd T is left out):
+M = 2 C half-chains, and S = M n draws of a row that are ranked together.
 
 Draws that are not as they should be, for each quantity of each record by itself:
   NaN or infinite anywhere      all three NaN
@@ -15,9 +16,9 @@ Draws that are not as they should be, for each quantity of each record by itself
   every half-chain stuck, but
     not all at the same value   r_hat +inf
 
-No row meets another: a record's results are the same bits in any position and company. They are computed
-by the host, not on the device: the former version, in TensorFlow, took more time on a CPU than the chains
-did, and a trace of latents is small beside what made it.
+No row meets another: a record's results are the same bits in any position and company. They are
+computed by the host, not on the device: the former version, in TensorFlow, took more time on a CPU
+than the chains did, and a trace of latents is small beside what made it.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def diagnose(draws: np.ndarray) -> Diagnostics:
       draws: [T, N, C, Q].
 
     Returns:
-      Diagnostics of [N] float32. NaN is worse than any number: a record with one NaN quantity is NaN, so
-      `r_hat < 1.01` is False for it.
+      Diagnostics of [N] float32. NaN is worse than any number: a record with one NaN quantity is
+      NaN, so `r_hat < 1.01` is False for it.
 
     Raises:
       ValueError: T below 4; a shape that is not [T, N, C, Q]; N, C or Q zero.
@@ -68,13 +69,16 @@ def diagnose(draws: np.ndarray) -> Diagnostics:
 def of_quantities(draws: np.ndarray) -> Diagnostics:
     """All three diagnostics, which share a sort.
 
-    - r_hat: rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|, sec. 4.1 and 4.2. One
-      chain is compared between its two halves (ArviZ gives NaN for one chain).
-    - ess_bulk: the effective sample size of the rank-normalised draws, sec. 4.1; at most S log10(S).
-    - ess_tail: the smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3; at most S log10(S). The
-      quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of an odd T among them. An indicator
-      that is the same throughout counts as S independent draws, as in ArviZ: so does the second one where more than
-      5 % of the draws sit at the maximum, and both where 95 % do.
+    - r_hat: rank-normalised split R-hat, the larger of that of x and that of |x - median(x)|,
+      sec. 4.1 and 4.2. One chain is compared between its two halves (ArviZ gives NaN for one
+      chain).
+    - ess_bulk: the effective sample size of the rank-normalised draws, sec. 4.1; at most S
+      log10(S).
+    - ess_tail: the smaller ESS of I[x <= 5 % quantile] and I[x <= 95 % quantile], sec. 4.3; at most
+      S log10(S). The quantiles are those of all T C draws (Hyndman & Fan type 7), the middle one of
+      an odd T among them. An indicator that is the same throughout counts as S independent draws,
+      as in ArviZ: so does the second one where more than 5 % of the draws sit at the maximum, and
+      both where 95 % do.
 
     Args:
       draws: [T, N, C, Q].
@@ -98,7 +102,9 @@ def r_hat(draws: np.ndarray) -> np.ndarray:
     rows, valid = _rows(draws)
     halves = _split(rows)
     pooled = _sort(halves)
-    return _restore(_rank_r_hat(_normal_scores(halves, pooled), halves, pooled), valid, np.shape(draws))
+    return _restore(
+        _rank_r_hat(_normal_scores(halves, pooled), halves, pooled), valid, np.shape(draws)
+    )
 
 
 def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
@@ -121,7 +127,8 @@ def plain_r_hat(draws: np.ndarray, folded: bool) -> np.ndarray:
 
 
 def ess_of_events(events: np.ndarray) -> np.ndarray:
-    """The effective sample size of events' indicators, sec. 3.2, as that behind the tail ESS: [N, Q] float64.
+    """The effective sample size of events' indicators, sec. 3.2, as that behind the tail ESS:
+    [N, Q] float64.
 
     Args:
       events: [T, N, C, Q] bool, whether each happened; NaN for one that always or never did.
@@ -136,7 +143,7 @@ def ess_of_events(events: np.ndarray) -> np.ndarray:
 # Shapes
 
 
-def _rows(draws):
+def _rows(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[T, N, C, Q] to rows [R, C, T], and whether a row is finite, [R]; the others are set to 0."""
     draws = np.asarray(draws)
     _check(draws)
@@ -148,36 +155,39 @@ def _rows(draws):
     return np.where(valid[:, np.newaxis, np.newaxis], rows, 0), valid
 
 
-def _check(draws):
+def _check(draws: np.ndarray) -> None:
     if draws.ndim != 4:
         raise ValueError(f"draws must be [T, N, C, Q], got shape {draws.shape}")
     num_draws, num_records, num_chains, num_quantities = draws.shape
     if 0 in (num_records, num_chains, num_quantities):
-        raise ValueError(f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1")
+        raise ValueError(
+            f"draws [T, N, C, Q] are empty, got {draws.shape}: N, C and Q must be at least 1"
+        )
     if num_draws < MIN_DRAWS:
         raise ValueError(
-            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: keep more sweeps or thin less"
+            f"diagnostics need at least {MIN_DRAWS} draws per chain, got T = {num_draws}: "
+            "keep more sweeps or thin less"
         )
 
 
-def _split(rows):
+def _split(rows: np.ndarray) -> np.ndarray:
     """Rows [R, C, T] to half-chains [R, 2 C, n]."""
     half = rows.shape[-1] // 2
     return np.concatenate([rows[..., :half], rows[..., -half:]], axis=1)
 
 
-def _middle(rows):
+def _middle(rows: np.ndarray) -> np.ndarray:
     """What `_split` leaves out of [R, C, T]: [R, C, T mod 2]."""
     half = rows.shape[-1] // 2
     return rows[..., half : rows.shape[-1] - half]
 
 
-def _pool(series):
+def _pool(series: np.ndarray) -> np.ndarray:
     """[R, C, T] to [R, C T]."""
     return series.reshape(len(series), -1)
 
 
-def _restore(values, valid, shape):
+def _restore(values: np.ndarray, valid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Rows [R] to [N, Q], NaN where the row was not finite."""
     return np.where(valid, values, np.nan).reshape(shape[1], shape[3])
 
@@ -185,7 +195,7 @@ def _restore(values, valid, shape):
 # Ranks
 
 
-def _sort(halves):
+def _sort(halves: np.ndarray) -> _Sorted:
     pool = _pool(halves)
     order = np.argsort(pool, axis=1)
     order += np.arange(0, pool.size, pool.shape[1])[:, np.newaxis]
@@ -193,8 +203,9 @@ def _sort(halves):
 
 
 @functools.lru_cache(maxsize=64)
-def _score_table(size):
-    """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S = `size`.
+def _score_table(size: int) -> np.ndarray:
+    """Phi^-1((r - 3/8) / (S + 1/4)) for the 2 S - 1 average ranks r = 1, 1.5, ..., S there are, S =
+    `size`.
 
     Faster than the function of every value, and the same bits wherever in a batch a rank stands.
     """
@@ -203,8 +214,9 @@ def _score_table(size):
         return tf.math.ndtri(tf.constant((ranks - 0.375) / (size + 0.25), tf.float64)).numpy()
 
 
-def _normal_scores(halves, pooled):
-    """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of ties.
+def _normal_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
+    """Rank-normalised values, sec. 4.1: z = Phi^-1((r - 3/8) / (S + 1/4)), r the average rank of
+    ties.
 
     Args:
       halves: [R, M, n].
@@ -225,7 +237,7 @@ def _normal_scores(halves, pooled):
     return scores.reshape(halves.shape)
 
 
-def _folded_scores(halves, pooled):
+def _folded_scores(halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     """Rank-normalised |x - median(x)|, sec. 4.2. Args and returns as `_normal_scores`."""
     values = pooled.values
     middle = values.shape[1] // 2  # S is even
@@ -238,9 +250,10 @@ def _folded_scores(halves, pooled):
 # R-hat
 
 
-def _centre(series):
+def _centre(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means along the last axis, and what remains: [..., n] to [...] and [..., n]."""
-    # Relative to the first value: what remains of equal values is then exactly 0, not a rounding error.
+    # Relative to the first value: what remains of equal values is then exactly 0, not a rounding
+    # error.
     first = series[..., :1]
     remainder = series - first
     mean = remainder.mean(axis=-1, keepdims=True)
@@ -248,13 +261,13 @@ def _centre(series):
     return (first + mean)[..., 0], remainder
 
 
-def _variance_of_means(means):
+def _variance_of_means(means: np.ndarray) -> np.ndarray:
     """B / n, the variance between half-chain means [R, M], to [R]."""
     _, deviations = _centre(means)
     return np.square(deviations).sum(axis=1) / (means.shape[1] - 1)
 
 
-def _split_r_hat(series):
+def _split_r_hat(series: np.ndarray) -> np.ndarray:
     """R-hat = sqrt(var+ / W), var+ = (n - 1) / n W + B / n, sec. 3.1.
 
     W is the mean of the variances within half-chains.
@@ -272,20 +285,21 @@ def _split_r_hat(series):
         return np.sqrt(_variance_of_means(means) / within + (size - 1) / size)
 
 
-def _rank_r_hat(series, halves, pooled):
+def _rank_r_hat(series: np.ndarray, halves: np.ndarray, pooled: _Sorted) -> np.ndarray:
     bulk, tail = _split_r_hat(series), _split_r_hat(_folded_scores(halves, pooled))
-    # All folded values are equal when half of the draws are one value and half another: nothing to add.
+    # All folded values are equal when half of the draws are one value and half another: nothing to
+    # add.
     return np.where(tail > bulk, tail, bulk)
 
 
 # ESS
 
 
-def _ess(series):
+def _ess(series: np.ndarray) -> np.ndarray:
     """Effective sample size S / max(tau, 1 / log10(S)), sec. 3.2.
 
-    Autocorrelation at lag t is rho_t = 1 - (W - mean over half-chains of acov_t) / var+, with acov_t the
-    covariance divided by n, W = n / (n - 1) acov_0 and var+ = acov_0 + B / n.
+    Autocorrelation at lag t is rho_t = 1 - (W - mean over half-chains of acov_t) / var+, with
+    acov_t the covariance divided by n, W = n / (n - 1) acov_0 and var+ = acov_0 + B / n.
 
     Args:
       series: [R, M, n] float64, already split.
@@ -307,15 +321,16 @@ def _ess(series):
     return np.where(_constant_rows(series), np.nan, draws / tau)
 
 
-def _constant_rows(series):
+def _constant_rows(series: np.ndarray) -> np.ndarray:
     """Which rows [R, M, n] hold one value only, [R]."""
     return (series == series[:, :1, :1]).all(axis=(1, 2))
 
 
-def _mean_autocovariance(remainder):
+def _mean_autocovariance(remainder: np.ndarray) -> np.ndarray:
     """The mean over half-chains of (1 / n) sum_t x_t x_{t+lag}.
 
-    The Fourier transform is linear, so spectra are averaged and only the average is transformed back.
+    The Fourier transform is linear, so spectra are averaged and only the average is transformed
+    back.
 
     Args:
       remainder: [R, M, n], each half-chain less its mean.
@@ -331,7 +346,7 @@ def _mean_autocovariance(remainder):
     return np.fft.irfft(power, length)[:, :size] / size
 
 
-def _fast_length(at_least):
+def _fast_length(at_least: int) -> int:
     """The smallest even number with no prime factor above 5 that is `at_least` so large."""
     length = at_least + at_least % 2
     while True:
@@ -344,12 +359,13 @@ def _fast_length(at_least):
         length += 2
 
 
-def _integrated_time(correlation):
-    """tau = -1 + 2 sum of Geyer's initial monotone sequence, sec. 3.2, cut off as in Stan and ArviZ.
+def _integrated_time(correlation: np.ndarray) -> np.ndarray:
+    """tau = -1 + 2 sum of Geyer's initial monotone sequence, sec. 3.2, cut off as in Stan and
+    ArviZ.
 
-    Pairs P_k = rho_2k + rho_2k+1 count until the first that is not positive, each no larger than those
-    before it. Of the pair at the cut, the last one there is if all are positive, rho_2k alone is added,
-    once, unless the pair and rho_2k are both negative.
+    Pairs P_k = rho_2k + rho_2k+1 count until the first that is not positive, each no larger than
+    those before it. Of the pair at the cut, the last one there is if all are positive, rho_2k alone
+    is added, once, unless the pair and rho_2k are both negative.
 
     Args:
       correlation: [R, n].
@@ -370,25 +386,32 @@ def _integrated_time(correlation):
     return -1.0 + 2.0 * whole + remainder.sum(axis=1)
 
 
-def _ess_tail(rows, values):
-    """The smaller ESS of the two quantile indicators, to [R]. Args: rows: [R, C, T]; values: [R, S] sorted."""
+def _ess_tail(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The smaller ESS of the two quantile indicators, to [R].
+
+    Args: rows: [R, C, T]; values: [R, S] sorted.
+    """
     halves = _split(rows)
     middle = _pool(_middle(rows))
-    low, high = (_ess_of_quantile(halves, _quantile_draw(values, middle, p)) for p in TAIL_PROBABILITIES)
+    low, high = (
+        _ess_of_quantile(halves, _quantile_draw(values, middle, p)) for p in TAIL_PROBABILITIES
+    )
     return np.where(_constant_rows(halves), np.nan, np.minimum(low, high))
 
 
-def _ess_of_quantile(halves, threshold):
+def _ess_of_quantile(halves: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     indicator = (halves <= threshold[:, np.newaxis, np.newaxis]).astype(np.float64)
     ess = _ess(indicator)
     return np.where(np.isnan(ess), float(halves.shape[1] * halves.shape[2]), ess)
 
 
-def _quantile_draw(values, more, probability):
-    """The largest draw that is not above the quantile (Hyndman & Fan 1996, type 7; NumPy's "linear").
+def _quantile_draw(values: np.ndarray, more: np.ndarray, probability: float) -> np.ndarray:
+    """The largest draw that is not above the quantile (Hyndman & Fan 1996, type 7; NumPy's
+    "linear").
 
-    Comparing with it is comparing with the quantile, in the type of the draws. The interpolation is done
-    as NumPy does it, because where it falls on a draw its rounding decides on which side the draw is.
+    Comparing with it is comparing with the quantile, in the type of the draws. The interpolation is
+    done as NumPy does it, because where it falls on a draw its rounding decides on which side the
+    draw is.
 
     Args:
       values: [R, S] sorted.
@@ -400,7 +423,8 @@ def _quantile_draw(values, more, probability):
     place = (values.shape[-1] + more.shape[-1] - 1) * probability
     index = math.floor(place)
     fraction = place - index
-    # M more draws push a value up by at most M places: these are enough to find places index and index + 1.
+    # M more draws push a value up by at most M places: these are enough to find places index and
+    # index + 1.
     start = max(index - more.shape[-1], 0)
     nearby = np.sort(np.hstack([values[:, start : index + 2], more]), axis=1)
     below, above = nearby[:, index - start], nearby[:, index + 1 - start]

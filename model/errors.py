@@ -1,6 +1,9 @@
-"""Expected errors of the model layer, each with the exit code that says whose it is. Imports nothing slow.
+"""Expected errors of the model layer, each with the exit code that says whose it is.
 
-An expected error's message is one line that names the value and the fix. Any other exception is a bug.
+Imports nothing slow.
+
+An expected error's message is one line that names the value and the fix. Any other exception is a
+bug.
 """
 
 EXIT_USAGE = 2  # usage, configuration, model or result directory

@@ -1,7 +1,7 @@
 """Scores of imputed values against the truth, record by record, as sums that add up.
 
-Binary values have all the scores; grey and real ones the squared error alone. A record one of whose means to
-score is not a finite number has no scores: it is counted, and adds nothing to the sums.
+Binary values have all the scores; grey and real ones the squared error alone. A record one of whose
+means to score is not a finite number has no scores: it is counted, and adds nothing to the sums.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,8 @@ class Scores(NamedTuple):
 
     num_unscored: np.ndarray  # [N] int64, 1 where a mean to score is NaN or infinite
     num_values: np.ndarray  # [N] int64, missing values scored
-    nll: np.ndarray  # [N] float64, -log p(truth) under Bernoulli(mean), nats; 0 unless values are binary
+    # [N] float64, -log p(truth) under Bernoulli(mean), nats; 0 unless values are binary
+    nll: np.ndarray
     brier: np.ndarray  # [N] float64, (mean - truth)^2
     true_positive: np.ndarray  # [N] int64, mean > 1/2 and truth 1
     false_positive: np.ndarray  # [N] int64
@@ -42,7 +43,8 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
     bins = np.minimum((mean[missing] * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     bin_of_record = np.nonzero(missing)[0] * NUM_BINS + bins
 
-    def by_bin(values: np.ndarray, dtype: type) -> np.ndarray:  # bincount has its own idea of the dtype of no sums
+    # bincount has its own idea of the dtype of no sums
+    def by_bin(values: np.ndarray, dtype: type) -> np.ndarray:
         sums = np.bincount(bin_of_record, values[missing], len(mean) * NUM_BINS)
         return sums.astype(dtype).reshape(-1, NUM_BINS)
 
@@ -61,7 +63,8 @@ def score(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
 
 
 def score_real(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> Scores:
-    """Scores the conditional mean of grey or real values by its squared error, in the field `brier`.
+    """Scores the conditional mean of grey or real values by its squared error, in the field
+    `brier`.
 
     Args:
         mean: [N, D] float, on the model's scale.
@@ -99,11 +102,15 @@ def _squared_error(mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> 
     return (error**2).sum(axis=1)
 
 
-def ratio(numerator, denominator) -> float:
+def ratio(numerator: np.ndarray | float, denominator: np.ndarray | float) -> float:
     """numerator / denominator, NaN where there is nothing to divide."""
     return float(numerator / denominator) if denominator else float("nan")
 
 
-def f1(true_positive, false_positive, false_negative) -> float:
+def f1(
+    true_positive: np.ndarray | float,
+    false_positive: np.ndarray | float,
+    false_negative: np.ndarray | float,
+) -> float:
     """2 TP / (2 TP + FP + FN); NaN where neither truth nor prediction has a 1."""
     return ratio(2 * true_positive, 2 * true_positive + false_positive + false_negative)

@@ -21,14 +21,17 @@ from vaefill.model.parallel import available, side_by_side
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.vae import VAE
 
-_PATIENCE = 100  # device calls, of many seconds together, that a finished record waits for others at most
+# Device calls, of many seconds together, that a finished record waits for others at most
+_PATIENCE = 100
 
 
 class Imputed(NamedTuple):
     """The results of N records, as the output has them; see docs/formats.md."""
 
-    imputations: np.ndarray  # [N, num_imputations, H, W, C] of the data's type, observed values untouched
-    mean: np.ndarray  # [N, H, W, C] float32, E[x | x_obs], 255 (real data: 1) is 1; the value where observed
+    # [N, num_imputations, H, W, C] of the data's type, observed values untouched
+    imputations: np.ndarray
+    # [N, H, W, C] float32, E[x | x_obs], 255 (real data: 1) is 1; the value where observed
+    mean: np.ndarray
     stddev: np.ndarray  # [N, H, W, C] float32, of the same; 0 where observed
     # [N] each; what they mean, and their types, stands in `vaefill.model.fields`.
     r_hat: np.ndarray
@@ -48,14 +51,15 @@ class Imputed(NamedTuple):
     log_prob_missing: np.ndarray
     log_prob_missing_error: np.ndarray
     pareto_k: np.ndarray
-    chains: np.ndarray  # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None
+    # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None
+    chains: np.ndarray
 
 
 class Imputer:
     """A sampler compiled for one model and one configuration, at one fixed shape.
 
-    Every call of a device program has the shape [slots, ...], however many records there are, so that
-    a record's result has the same bits in any company.
+    Every call of a device program has the shape [slots, ...], however many records there are, so
+    that a record's result has the same bits in any company.
     """
 
     def __init__(
@@ -72,10 +76,12 @@ class Imputer:
         Args:
             vae: the model.
             config: the sampler's configuration.
-            preprocessor: of the model's likelihood, with the run's seed; by default one that thresholds, and seed 0.
+            preprocessor: of the model's likelihood, with the run's seed; by default one that
+                thresholds, and seed 0.
             calibration: [M, H, W, C] that misfits are told by, if any.
             keep_chains: whether results have the draws of every kept sweep in `chains`.
-            num_lanes: device programs side by side, by default as many as `lanes.share_cores` has made room for.
+            num_lanes: device programs side by side, by default as many as `lanes.share_cores` has
+                made room for.
         """
         vae = compile_vae(vae, config.precision)
         self._vae, self._config, self._keep_chains = vae, config, keep_chains
@@ -90,9 +96,12 @@ class Imputer:
 
     @property
     def occupancy(self) -> float:
-        """The fraction of slots that had a record in them, over all kept sweeps so far; NaN before any."""
+        """The fraction of slots that had a record in them, over all kept sweeps so far; NaN before
+        any.
+        """
         occupied, passed = (
-            sum(getattr(slots, name) for slots in self._slots.values()) for name in ("occupied", "passed")
+            sum(getattr(slots, name) for slots in self._slots.values())
+            for name in ("occupied", "passed")
         )
         return occupied / passed if passed else math.nan
 
@@ -107,7 +116,9 @@ class Imputer:
         return self._slots[WHOLE].num_places
 
     def compile(self, observed: np.ndarray) -> None:
-        """Compiles what the chains of records [N, H, W, C] need before a call does, for those who time it."""
+        """Compiles what the chains of records [N, H, W, C] need before a call does, for those who
+        time it.
+        """
         for band in np.unique(self._bands_of(observed.reshape(len(observed), -1))):
             self._slots_of(band).compile(self._vae.num_values)
 
@@ -151,11 +162,12 @@ class Imputer:
             images: [N, H, W, C] of the likelihood's data type; values where missing are ignored.
             observed: [N, H, W, C] bool, True = observed.
             ids: the N ids; a record's result depends on its id, its values and the seed alone.
-            truths: of each record the complete one [H, W, C], or None; only `log_prob_missing` asks for it.
+            truths: of each record the complete one [H, W, C], or None; only `log_prob_missing` asks
+                for it.
 
         Yields:
-            After every device call the places [n] of records among the N, and their results: most often of
-            none, so that who waits sees the device at work. Every record comes once.
+            After every device call the places [n] of records among the N, and their results: most
+            often of none, so that who waits sees the device at work. Every record comes once.
 
         Raises:
             ValueError: shapes that do not fit each other or the model.
@@ -173,8 +185,12 @@ class Imputer:
             chosen = np.array([each.index for each in batch], np.int64)
             results = self._blank(images[chosen], self._fit(records, chosen))
             if batch:
-                truth = self._truth(records.keys[chosen], [truths[i] for i in chosen] if len(truths) else [])
-                for name, rows in self._result(records, batch, images[chosen], observed[chosen], truth).items():
+                truth = self._truth(
+                    records.keys[chosen], [truths[i] for i in chosen] if len(truths) else []
+                )
+                for name, rows in self._result(
+                    records, batch, images[chosen], observed[chosen], truth
+                ).items():
                     getattr(results, name)[:] = rows
             yield chosen, results
 
@@ -191,25 +207,31 @@ class Imputer:
         shape, dtype = (len(ids), *self._vae.data_shape), self._vae.likelihood.dtype
         for name, array, expected in (("images", images, dtype), ("observed", observed, np.bool_)):
             if array.shape != shape or array.dtype != expected:
-                raise ValueError(f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}")
+                raise ValueError(
+                    f"{name} must be {expected.__name__} {shape}, got {array.dtype} {array.shape}"
+                )
 
     def _records(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> Records:
         keys = self._preprocessor.keys(ids)
         known = observed.reshape(len(ids), -1)
         x = np.empty(known.shape, np.float32)
-        for first in range(0, len(ids), self.num_places):  # on the way there are several copies in float32
+        # On the way there are several copies in float32
+        for first in range(0, len(ids), self.num_places):
             part = slice(first, first + self.num_places)
             x[part] = self._preprocessor.to_model(keys[part], images[part])
         x[~known] = 0
         return Records(keys, x, known)
 
     def _truth(self, keys: np.ndarray, truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """Complete records on the model's scale [n, D], NaN for those without; None if no record has one."""
-        known = [i for i, truth in enumerate(truths) if truth is not None]
+        """Complete records on the model's scale [n, D], NaN for those without; None if no record
+        has one.
+        """
+        known = {i: truth for i, truth in enumerate(truths) if truth is not None}
         if not known:
             return None
+        places = list(known)
         values = np.full((len(keys), self._vae.num_values), np.nan, np.float32)
-        values[known] = self._preprocessor.to_model(keys[known], np.stack([truths[i] for i in known]))
+        values[places] = self._preprocessor.to_model(keys[places], np.stack(list(known.values())))
         return values
 
     def _bands_of(self, observed: np.ndarray) -> np.ndarray:
@@ -233,7 +255,9 @@ class Imputer:
             yield from side_by_side([slots.run(records, waiting) for _ in range(self._num_lanes)])
 
     def _in_batches(self, calls: Iterable[list[Finished]]) -> Iterator[list[Finished]]:
-        """Finished records, as many at once as the slots hold or fewer after a while, and none after most calls."""
+        """Finished records, as many at once as the slots hold or fewer after a while, and none
+        after most calls.
+        """
         waiting: list[Finished] = []
         num_calls = 0
         for finished in calls:
@@ -248,7 +272,12 @@ class Imputer:
         yield waiting
 
     def _result(
-        self, records: Records, batch: Sequence[Finished], images: np.ndarray, observed: np.ndarray, truth
+        self,
+        records: Records,
+        batch: Sequence[Finished],
+        images: np.ndarray,
+        observed: np.ndarray,
+        truth: np.ndarray | None,
     ) -> dict[str, np.ndarray]:
         """The fields of `Imputed` that the chains of a batch have to say something about."""
         likelihood, num, shape = self._vae.likelihood, len(batch), images.shape[1:]
@@ -257,11 +286,13 @@ class Imputer:
         )
         drawn = likelihood.to_data(tf.constant(collected.values)).numpy().reshape(num, -1, *shape)
         mean, variance = (
-            np.stack([getattr(each, name) for each in batch]).reshape(images.shape) for name in ("mean", "variance")
+            np.stack([getattr(each, name) for each in batch]).reshape(images.shape)
+            for name in ("mean", "variance")
         )
         kept = np.array([each.trace.z.shape[1] for each in batch])
         known = collected.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
-        finite = _all_finite(mean, variance, drawn, known)  # chains that agree may do so on what overflows
+        # Chains that agree may do so on what overflows
+        finite = _all_finite(mean, variance, drawn, known)
         passes = chain.num_passes(self._kernel, self._slots[WHOLE].schedule, kept)
         return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
@@ -288,7 +319,9 @@ class Imputer:
 
 def _all_finite(*arrays: np.ndarray) -> np.ndarray:
     """Of which of n records all values in arrays [n, ...] are finite: [n] bool."""
-    return np.all([np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0)
+    return np.all(
+        [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays], axis=0
+    )
 
 
 def _objects(values: Sequence[Any]) -> np.ndarray:

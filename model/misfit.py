@@ -1,12 +1,14 @@
-"""How well a model fits records: log p(x_obs) of each against that of validation records under the same mask.
+"""How well a model fits records: log p(x_obs) of each against that of validation records under the
+same mask.
 
-A chain can converge on a record of which the model has never seen the like. A statistic T of the record and its
-mask is therefore ranked among the T of M calibration records, which the model was not fitted to, under that mask.
-If the record is exchangeable with them and the mask does not depend on its values, the p-value
-(1 + #{T_ref <= T}) / (M + 1) is at most a with probability at most a, for every a and whatever T is: a conformal
-p-value (Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World"). T decides which other records
-are found out. The probability is over the calibration set too: the share of a <= 1 that a given one calls misfits
-under a mask has the distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
+A chain can converge on a record of which the model has never seen the like. A statistic T of the
+record and its mask is therefore ranked among the T of M calibration records, which the model was
+not fitted to, under that mask. If the record is exchangeable with them and the mask does not depend
+on its values, the p-value (1 + #{T_ref <= T}) / (M + 1) is at most a with probability at most a,
+for every a and whatever T is: a conformal p-value (Vovk, Gammerman & Shafer 2005, "Algorithmic
+Learning in a Random World"). T decides which other records are found out. The probability is over
+the calibration set too: the share of a <= 1 that a given one calls misfits under a mask has the
+distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,16 +20,18 @@ from vaefill.model.likelihoods import Likelihood
 from vaefill.model.samplers.base import log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
 
-_ROUNDS = 3  # of encoding what is filled in; more find out more where much is observed, less where little is
+# Of encoding what is filled in; more find out more where much is observed, less where little is
+_ROUNDS = 3
 _MASKS_KEPT = 1000  # of which the calibration set's statistics are remembered, the last ones used
 
 
 def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
     """A cheap approximation of log p(x_obs), in nats up to a constant.
 
-    log p(x_obs | z) + log p(z) + log |S| / 2 at the mean z of q(z | x), with S the covariance of q: Laplace's
-    approximation, where the encoder says what the mode and the curvature are. What is missing is filled in
-    with the decoder's medians, at z = 0 to begin with and then at the z found last.
+    log p(x_obs | z) + log p(z) + log |S| / 2 at the mean z of q(z | x), with S the covariance of q:
+    Laplace's approximation, where the encoder says what the mode and the curvature are. What is
+    missing is filled in with the decoder's medians, at z = 0 to begin with and then at the z found
+    last.
 
     Args:
         x: [N, D] on the model's scale; values where missing are ignored.
@@ -41,12 +45,16 @@ def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.
     for _ in range(_ROUNDS):
         posterior = vae.encode(_fill_in(vae.likelihood, outputs, x, observed))
         outputs = vae.decoder(posterior.loc)
-    log_joint = log_likelihood(vae.likelihood, outputs, x, observed) + standard_normal_log_prob(posterior.loc)
+    log_joint = log_likelihood(vae.likelihood, outputs, x, observed) + standard_normal_log_prob(
+        posterior.loc
+    )
     return log_joint + tf.reduce_sum(tf.math.log(posterior.stddev()), axis=1)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _fill_in(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+def _fill_in(
+    likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor
+) -> tf.Tensor:
     return tf.where(observed, x, likelihood.sample(outputs, tf.fill(x.shape, 0.5)))
 
 
@@ -58,7 +66,8 @@ def check_rate(rate: float, num_calibration: int) -> None:
     """
     if not is_misfit(p_value(-np.inf, np.zeros(num_calibration)), rate):
         raise ValueError(
-            f"sampler.misfit_rate {rate:g} is out of reach of a model with {num_calibration} calibration records; "
+            f"sampler.misfit_rate {rate:g} is out of reach of a model with "
+            f"{num_calibration} calibration records; "
             f"the smallest rate is {1 / (num_calibration + 1):.3g}"
         )
 
@@ -70,14 +79,16 @@ def p_value(value: float, calibration: np.ndarray) -> np.float32:
         value: T of a record.
         calibration: T of the M calibration records [M], sorted.
     """
-    return np.float32((1 + np.searchsorted(calibration, value, side="right")) / (len(calibration) + 1))
+    return np.float32(
+        (1 + np.searchsorted(calibration, value, side="right")) / (len(calibration) + 1)
+    )
 
 
-def is_misfit(p_values: np.ndarray, rate: float) -> np.ndarray:
+def is_misfit(p_values: np.ndarray | np.float32, rate: float) -> np.ndarray:
     """Whether p_values are at most the rate [...] bool; NaN is not.
 
-    Both are rounded to float32 first: who compares what is published comes to the same, and a p-value that
-    equals the rate still does so rounded.
+    Both are rounded to float32 first: who compares what is published comes to the same, and a
+    p-value that equals the rate still does so rounded.
     """
     return np.asarray(p_values, np.float32) <= np.float32(rate)
 
@@ -85,8 +96,9 @@ def is_misfit(p_values: np.ndarray, rate: float) -> np.ndarray:
 class FitTest:
     """p-values of records among calibration records.
 
-    Every device call has the shape [slots, ...], so that a p-value has the same bits in any company. The
-    calibration's statistics under a mask depend on the mask alone; those of the last masks are remembered.
+    Every device call has the shape [slots, ...], so that a p-value has the same bits in any
+    company. The calibration's statistics under a mask depend on the mask alone; those of the last
+    masks are remembered.
 
     Args:
         vae: the model.
@@ -96,8 +108,11 @@ class FitTest:
 
     def __init__(self, vae: VAE, calibration: np.ndarray, slots: int):
         self._calibration, self._slots = calibration, slots
-        self._statistic = tf.function(lambda x, observed: approximate_log_evidence(vae, x, observed))
-        self._remembered: dict[bytes, np.ndarray] = {}  # mask -> statistics of the calibration [M], sorted
+        self._statistic = tf.function(
+            lambda x, observed: approximate_log_evidence(vae, x, observed)
+        )
+        # Mask -> statistics of the calibration [M], sorted
+        self._remembered: dict[bytes, np.ndarray] = {}
 
     def __call__(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """p-values of N records: [N] float32; see `p-value`.
@@ -109,7 +124,9 @@ class FitTest:
         own = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
         masks = [np.packbits(mask).tobytes() for mask in observed]
         calibration = self._of_calibration(dict(zip(masks, observed)))
-        return np.array([p_value(value, calibration[mask]) for mask, value in zip(masks, own)], np.float32)
+        return np.array(
+            [p_value(value, calibration[mask]) for mask, value in zip(masks, own)], np.float32
+        )
 
     def _of_calibration(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
         """The calibration set's statistics under each mask."""
@@ -125,7 +142,9 @@ class FitTest:
         self._remembered = dict(list((others | found).items())[-_MASKS_KEPT:])
         return found
 
-    def _statistics(self, num: int, rows_of: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def _statistics(
+        self, num: int, rows_of: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
         """T of `num` rows [num]; the smallest there is where it is not a number."""
         values = np.empty(num, np.float32)
         for first in range(0, num, self._slots):

@@ -328,12 +328,15 @@ def _shape(image: np.ndarray) -> tuple[int, int, int]:
         raise ValueError(f"image must be a uint8 array, got {kind}; scale grey values to 0 to 255")
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(
-            f"image must be [H, W, C], none of them 0, got shape {list(image.shape)}; a single channel is [H, W, 1]"
+            f"image must be [H, W, C], none of them 0, got shape {list(image.shape)}; "
+            "a single channel is [H, W, 1]"
         )
     return image.shape
 
 
-def _check_integer(name: str, value: Any, low: int, high: int, image: np.ndarray | None = None) -> None:
+def _check_integer(
+    name: str, value: Any, low: int, high: int, image: np.ndarray | None = None
+) -> None:
     integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not (integer and low <= value <= high):
         where = "" if image is None else f" for an image of shape {list(image.shape)}"
@@ -352,7 +355,9 @@ def _check_known(kind: str, name: Any, known: Collection[str]) -> None:
     if not known:
         raise ValueError(f"unknown {kind} {name!r}: there is none to set; leave it out")
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-    raise ValueError(f"unknown {kind} {name!r}: the nearest is {nearest!r}; known are {', '.join(known)}")
+    raise ValueError(
+        f"unknown {kind} {name!r}: the nearest is {nearest!r}; known are {', '.join(known)}"
+    )
 
 
 def _check_parameters(name: str, parameters: Mapping[str, Any]) -> None:

@@ -68,5 +68,7 @@ def bound(vae: VAE, x: tf.Tensor, num_importance_samples: int, seed: tf.Tensor) 
         [N], nats.
     """
     shape = [num_importance_samples, tf.shape(x)[0], vae.latent_size]
-    noise = tf.ensure_shape(tf.random.stateless_normal(shape, seed), [num_importance_samples, None, vae.latent_size])
+    noise = tf.ensure_shape(
+        tf.random.stateless_normal(shape, seed), [num_importance_samples, None, vae.latent_size]
+    )
     return elbo(vae, x, noise[0]) if num_importance_samples == 1 else iwae(vae, x, noise)

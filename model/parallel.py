@@ -1,8 +1,10 @@
-"""Lanes: device programs that run side by side on the cores of one machine, each in a thread of its own.
+"""Lanes: device programs that run side by side on the cores of one machine, each in a thread of its
+own.
 
-Between two matrix products a program is many small operations, which several cores cannot share well: of two cores,
-one for each of two programs does up to a half more than both for one. And while one lane looks at its records the
-cores of the others work. Which lane a record runs in does not show in its result: all run the same program.
+Between two matrix products a program is many small operations, which several cores cannot share
+well: of two cores, one for each of two programs does up to a half more than both for one. And while
+one lane looks at its records the cores of the others work. Which lane a record runs in does not
+show in its result: all run the same program.
 """
 
 import contextlib
@@ -17,7 +19,8 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 T = TypeVar("T")
-_MOST = 8  # with more cores than that a lane has several: more lanes would leave few records for each
+# With more cores than that a lane has several: more lanes would leave few records for each
+_MOST = 8
 _ARENA_MAX, _HEAPS = -8, 2  # glibc's M_ARENA_MAX, and the heaps that all threads share
 _LOOK_AROUND = 0.5  # seconds between two looks at whether anybody still wants what was made
 
@@ -29,11 +32,13 @@ class StuckError(RuntimeError):
 def share_cores() -> None:
     """Prepares a process that has done nothing yet with TensorFlow for lanes.
 
-    Where TensorFlow is at work already, where the user has set its threads, and on a GPU, there will be one lane.
-    With glibc all threads of the process share two heaps from then on, unless MALLOC_ARENA_MAX says how many.
+    Where TensorFlow is at work already, where the user has set its threads, and on a GPU, there
+    will be one lane. With glibc all threads of the process share two heaps from then on, unless
+    MALLOC_ARENA_MAX says how many.
     """
     if platform.libc_ver()[0] == "glibc" and "MALLOC_ARENA_MAX" not in os.environ:
-        # Or the threads of batch after batch would take heaps of their own, and leave them behind, up to eight a core.
+        # Or the threads of batch after batch would take heaps of their own, and leave them behind,
+        # up to eight a core.
         ctypes.CDLL(None).mallopt(_ARENA_MAX, _HEAPS)
     if "TF_NUM_INTRAOP_THREADS" in os.environ or tf.config.list_physical_devices("GPU"):
         return
@@ -42,7 +47,9 @@ def share_cores() -> None:
 
 
 def available() -> int:
-    """The lanes that this process has cores for; 1 where TensorFlow was left to use all of them for one operation."""
+    """The lanes that this process has cores for; 1 where TensorFlow was left to use all of them for
+    one operation.
+    """
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     if not threads or tf.config.list_physical_devices("GPU"):
         return 1

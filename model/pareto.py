@@ -1,8 +1,9 @@
-"""How heavy the tail of importance weights is: the shape k of a generalised Pareto distribution fitted to it.
+"""How heavy the tail of importance weights is: the shape k of a generalised Pareto distribution
+fitted to it.
 
-Vehtari, Simpson, Gelman, Yao & Gabry (2024), "Pareto smoothed importance sampling", JMLR 25(72). Weights have as many
-finite moments as 1 / k. Up to 0.7 estimates and their standard errors are of use; above it, of more draws than anyone
-has.
+Vehtari, Simpson, Gelman, Yao & Gabry (2024), "Pareto smoothed importance sampling", JMLR 25(72).
+Weights have as many finite moments as 1 / k. Up to 0.7 estimates and their standard errors are of
+use; above it, of more draws than anyone has.
 """
 
 import math
@@ -26,8 +27,8 @@ def shape_of_weights(log_weight: np.ndarray) -> float:
         log_weight: [S], unnormalised; -inf is a weight of 0.
 
     Returns:
-        NaN if fewer than five weights would be fitted, or all of them are the same; infinity if nearly all of
-        the weight is on so few draws that there is no tail to fit.
+        NaN if fewer than five weights would be fitted, or all of them are the same; infinity if
+        nearly all of the weight is on so few draws that there is no tail to fit.
     """
     size = tail_size(len(log_weight))
     if size < _LEAST_TAIL:
@@ -43,9 +44,9 @@ def shape_of_weights(log_weight: np.ndarray) -> float:
 def shape(excess: np.ndarray) -> float:
     """k of excesses [M] over a threshold, in ascending order.
 
-    The quasi-Bayes estimate of Zhang & Stephens (2009, Technometrics 51, 316-325) with the weakly informative prior
-    of PSIS: for the density (1 - b x)^(1 / k' - 1) b / k' with k' = -k, b is its posterior mean over a grid on which
-    the prior is even, and k follows from b.
+    The quasi-Bayes estimate of Zhang & Stephens (2009, Technometrics 51, 316-325) with the weakly
+    informative prior of PSIS: for the density (1 - b x)^(1 / k' - 1) b / k' with k' = -k, b is its
+    posterior mean over a grid on which the prior is even, and k follows from b.
     """
     num = len(excess)
     grid_size = 30 + int(math.sqrt(num))

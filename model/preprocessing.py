@@ -1,4 +1,6 @@
-"""What the model sees of data: one object for the likelihood, the rule of `record.binarize` and the run's seed."""
+"""What the model sees of data: one object for the likelihood, the rule of `record.binarize` and the
+run's seed.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,8 +35,8 @@ class Preprocessor:
     def to_model(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
         """What the model sees of N records: [N, D] float32.
 
-        Under `sample` a grey value becomes 1 with its own probability, by a draw that depends on the record's key
-        alone: the same for a record and its truth.
+        Under `sample` a grey value becomes 1 with its own probability, by a draw that depends on
+        the record's key alone: the same for a record and its truth.
 
         Args:
             keys: [N, 2] uint32, see `keys`.
@@ -45,7 +47,11 @@ class Preprocessor:
             >>> preprocessor.to_model(preprocessor.keys([b"a"]), np.uint8([[0, 127, 128, 255]]))
             array([[0., 0., 1., 1.]], dtype=float32)
         """
-        flat = values.reshape(len(values), -1) if len(values) else values.reshape(0, int(np.prod(values.shape[1:])))
+        flat = (
+            values.reshape(len(values), -1)
+            if len(values)
+            else values.reshape(0, int(np.prod(values.shape[1:])))
+        )
         if self.binarize != "sample":
             return self.likelihood.from_data(flat, None)
         streams = Streams(tf.constant(keys), tf.zeros([len(keys)], tf.uint32))
@@ -53,9 +59,13 @@ class Preprocessor:
         return self.likelihood.from_data(flat, uniform.numpy())
 
     def calibration(self, values: np.ndarray) -> np.ndarray:
-        """What the model sees of calibration records [M, ...], the same for every seed: [M, D] float32."""
+        """What the model sees of calibration records [M, ...], the same for every seed: [M, D]
+        float32.
+        """
         unseeded = dataclasses.replace(self, seed=0)
-        return unseeded.to_model(unseeded.keys([b"calibration %d" % index for index in range(len(values))]), values)
+        return unseeded.to_model(
+            unseeded.keys([b"calibration %d" % index for index in range(len(values))]), values
+        )
 
     def score(self, mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> evaluation.Scores:
         """Scores of conditional means, by all that is defined for the likelihood's values.

@@ -1,14 +1,15 @@
 """Training a VAE: `train_and_evaluate`, which can be killed and started again at any moment.
 
-Shuffling, binarisation and the noise of the bound are functions of (seed, step), so that all there is
-to resume is the weights, the optimiser and the step: the same seed gives the same weights, stopped
-or not.
+Shuffling, binarisation and the noise of the bound are functions of (seed, step), so that all there
+is to resume is the weights, the optimiser and the step: the same seed gives the same weights,
+stopped or not.
 """
 
 import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -18,7 +19,13 @@ import tqdm
 
 from vaefill.model import checkpoints, datasets, files, objectives
 from vaefill.model import vae as vae_lib
-from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig, check_likelihood
+from vaefill.model.config import (
+    DataConfig,
+    ModelConfig,
+    RecordConfig,
+    TrainConfig,
+    check_likelihood,
+)
 from vaefill.model.errors import TrainingError
 from vaefill.model.likelihoods import Likelihood
 
@@ -38,7 +45,9 @@ class Settings:
     seed: int
 
 
-def train_and_evaluate(settings: Settings, directory: str, show_progress: bool = True) -> dict[str, Any]:
+def train_and_evaluate(
+    settings: Settings, directory: str, show_progress: bool = True
+) -> dict[str, Any]:
     """Trains a VAE and leaves it, with its scores, in a model directory.
 
     Checkpoints and TensorBoard logs go to `DIRECTORY/training`; a training that was stopped goes on
@@ -63,7 +72,8 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
     )
     if len(images) < settings.train.batch_size:
         raise TrainingError(
-            f"train.batch_size is {settings.train.batch_size}, the training split has {len(images)} images"
+            f"train.batch_size is {settings.train.batch_size}, "
+            f"the training split has {len(images)} images"
         )
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
     selection, calibration = _split_validation(validation, settings)
@@ -74,12 +84,15 @@ def train_and_evaluate(settings: Settings, directory: str, show_progress: bool =
     return summary
 
 
-def _split_validation(validation: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
-    """Validation images [N, D] for early stopping, and others [M, H, W, C] that misfits are told by, if any.
+def _split_validation(
+    validation: np.ndarray, settings: Settings
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Validation images [N, D] for early stopping, and others [M, H, W, C] that misfits are told
+    by, if any.
 
-    No image is in both: a model is chosen for what it says of the former, and of those it has chosen itself it would
-    think better than of new ones. The calibration set is drawn without replacement, as a data set may be sorted, and is
-    at most half of all.
+    No image is in both: a model is chosen for what it says of the former, and of those it has
+    chosen itself it would think better than of new ones. The calibration set is drawn without
+    replacement, as a data set may be sorted, and is at most half of all.
     """
     num = min(settings.train.num_calibration, len(validation) // 2)
     if not num:
@@ -88,11 +101,15 @@ def _split_validation(validation: np.ndarray, settings: Settings) -> tuple[np.nd
         tf.range(num, dtype=tf.int64), [settings.seed, _CALIBRATION], len(validation) - 1
     )
     chosen = np.sort(chosen.numpy())
-    return np.delete(validation, chosen, axis=0), validation[chosen].reshape(num, *settings.record.shape)
+    return np.delete(validation, chosen, axis=0), validation[chosen].reshape(
+        num, *settings.record.shape
+    )
 
 
 def _claim(directory: str, settings: Settings) -> None:
-    """Writes the settings where training starts, and refuses to go on from others or to pass them off."""
+    """Writes the settings where training starts, and refuses to go on from others or to pass them
+    off.
+    """
     path = os.path.join(directory, "training", "settings.json")
     ours = {
         "data": settings.data.model_dump(mode="json"),
@@ -122,15 +139,18 @@ def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:
     return [section for section in ours if ours[section] != theirs.get(section)]
 
 
-def _seed(settings: Settings, purpose: int, step) -> tf.Tensor:
+def _seed(settings: Settings, purpose: int, step: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
 
 
-def _model_values(likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Images on the model's scale, by the rule of `record.binarize` that records are imputed by too: float32.
+def _model_values(
+    likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
+    """Images on the model's scale, by the rule of `record.binarize` that records are imputed by
+    too: float32.
 
-    `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the probability of a 1, drawn
-    anew in every step.
+    `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the
+    probability of a 1, drawn anew in every step.
     """
     values = tf.cast(images, tf.float32) / likelihood.unit
     if not likelihood.binary:
@@ -144,10 +164,11 @@ def _in_training(vae: vae_lib.VAE) -> vae_lib.VAE:
 
     In this mode batch normalisation uses the batch's own moments, and dropout drops.
     """
+    encoder, decoder = vae_lib.keras_networks(vae)
     return dataclasses.replace(
         vae,
-        encoder=functools.partial(vae.encoder, training=True),
-        decoder=functools.partial(vae.decoder, training=True),
+        encoder=functools.partial(encoder, training=True),
+        decoder=functools.partial(decoder, training=True),
     )
 
 
@@ -165,8 +186,9 @@ class Trainer:
         self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
         self.vae = vae_lib.build(settings.model, settings.record.shape, settings.seed)
         self._in_training = _in_training(self.vae)
-        self._variables = self.vae.encoder.trainable_variables + self.vae.decoder.trainable_variables
-        self._weights = self.vae.encoder.weights + self.vae.decoder.weights
+        encoder, decoder = vae_lib.keras_networks(self.vae)
+        self._variables = encoder.trainable_variables + decoder.trainable_variables
+        self._weights = encoder.weights + decoder.weights
         warmup = min(train.warmup_steps, self._last_step // 2)
         self._schedule = keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=0.0 if warmup else train.learning_rate,
@@ -181,19 +203,23 @@ class Trainer:
         self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
         self._best = [tf.Variable(weight.value) for weight in self._weights]
         state = tf.train.Checkpoint(
-            encoder=self.vae.encoder,
-            decoder=self.vae.decoder,
+            encoder=encoder,
+            decoder=decoder,
             optimizer=self._optimizer,
             step=self._step,
             best_bound=self._best_bound,
             worse=self._worse,
             best=self._best,
         )
-        self._manager = tf.train.CheckpointManager(state, os.path.join(workdir, "checkpoints"), max_to_keep=2)
+        self._manager = tf.train.CheckpointManager(
+            state, os.path.join(workdir, "checkpoints"), max_to_keep=2
+        )
         self._manager.restore_or_initialize()
 
     @tf.function(reduce_retracing=True)
-    def _train_steps(self, batches, num_steps):
+    def _train_steps(
+        self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], num_steps: tf.Tensor
+    ) -> tf.Tensor:
         """Takes `num_steps` steps and returns the mean bound over them."""
         total = 0.0
         for _ in tf.range(num_steps):
@@ -214,8 +240,9 @@ class Trainer:
             total += bound
         return total / tf.cast(num_steps, tf.float32)
 
-    @tf.function(jit_compile=True)  # Adam is element-wise: one fused pass over the weights instead of ten
-    def _apply(self, gradients):
+    # Adam is element-wise: one fused pass over the weights instead of ten
+    @tf.function(jit_compile=True)
+    def _apply(self, gradients: list[tf.Tensor]) -> None:
         self._optimizer.apply(gradients, self._variables)
 
     def run(self, validation: np.ndarray, show_progress: bool) -> None:
@@ -224,12 +251,20 @@ class Trainer:
         interval = max(1, round(train.evaluate_every * self._steps_per_epoch))
         writer = tf.summary.create_file_writer(self._workdir)
         bar = tqdm.tqdm(
-            total=self._last_step, initial=int(self._step), unit="step", desc="train", disable=not show_progress
+            total=self._last_step,
+            initial=int(self._step),
+            unit="step",
+            desc="train",
+            disable=not show_progress,
         )
         with bar, writer.as_default():
             batches = iter(
                 datasets.training_batches(
-                    self._images, train.batch_size, self._settings.seed, int(self._step), self._last_step
+                    self._images,
+                    train.batch_size,
+                    self._settings.seed,
+                    int(self._step),
+                    self._last_step,
                 )
             )
             while int(self._step) < self._last_step and int(self._worse) < train.patience:
@@ -239,7 +274,9 @@ class Trainer:
         for weight, best in zip(self._weights, self._best):
             weight.assign(best)
 
-    def _train_until_next(self, batches, interval: int, bar) -> float:
+    def _train_until_next(
+        self, batches: Iterator[tuple[tf.Tensor, tf.Tensor]], interval: int, bar: tqdm.tqdm
+    ) -> float:
         step = int(self._step)
         end = min(self._last_step, (step // interval + 1) * interval)
         bounds = []
@@ -248,14 +285,22 @@ class Trainer:
             bounds.append(float(self._train_steps(batches, tf.constant(taken))))
             step += taken
             if not math.isfinite(bounds[-1]):
-                raise TrainingError(f"the bound is {bounds[-1]} before step {step}: lower train.learning_rate")
+                raise TrainingError(
+                    f"the bound is {bounds[-1]} before step {step}: lower train.learning_rate"
+                )
             bar.update(taken)
-            bar.set_postfix(loss=f"{-bounds[-1]:.2f}", validation=f"{float(self._best_bound):.2f}", refresh=False)
+            bar.set_postfix(
+                loss=f"{-bounds[-1]:.2f}",
+                validation=f"{float(self._best_bound):.2f}",
+                refresh=False,
+            )
         self._step.assign(step)
         return float(np.mean(bounds))
 
-    def _validate(self, validation: np.ndarray, train_bound: float, bar) -> None:
-        bound = mean_bound(self.vae, validation, self._settings, self._settings.train.num_importance_samples)
+    def _validate(self, validation: np.ndarray, train_bound: float, bar: tqdm.tqdm) -> None:
+        bound = mean_bound(
+            self.vae, validation, self._settings, self._settings.train.num_importance_samples
+        )
         if bound > float(self._best_bound):
             self._best_bound.assign(bound)
             self._worse.assign(0)
@@ -283,15 +328,22 @@ class Trainer:
         }
 
 
-def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
+def _log_prob_function(
+    vae: vae_lib.VAE, settings: Settings, k: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of images [N, D] and the first one's index: estimates of log p(x) [N], in nats.
 
     N is the same in all calls. The decoder takes `_CHUNK_ROWS` rows at a time.
     """
 
     @tf.function
-    def log_prob(images, batch_index):
-        x = _model_values(vae.likelihood, settings.record.binarize, images, _seed(settings, _EVALUATE, 2 * batch_index))
+    def log_prob(images: tf.Tensor, batch_index: tf.Tensor) -> tf.Tensor:
+        x = _model_values(
+            vae.likelihood,
+            settings.record.binarize,
+            images,
+            _seed(settings, _EVALUATE, 2 * batch_index),
+        )
         samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
         total = tf.fill([images.shape[0]], -np.inf)
         noise_seed = _seed(settings, _EVALUATE, 2 * batch_index + 1)
@@ -312,7 +364,8 @@ def _log_prob_function(vae: vae_lib.VAE, settings: Settings, k: int):
 def mean_log_prob(
     vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int, show_progress: bool = False
 ) -> tuple[float, float]:
-    """Importance-weighted estimate of the mean log p(x), of values by the rule of `record.binarize`.
+    """Importance-weighted estimate of the mean log p(x), of values by the rule of
+    `record.binarize`.
 
     For real values p is a density, and log p depends on the unit of the data.
 
@@ -345,7 +398,9 @@ def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int)
     total = 0.0
     for first in range(0, len(images), 1000):
         batch = tf.constant(images[first : first + 1000])
-        x = _model_values(vae.likelihood, settings.record.binarize, batch, _seed(settings, _EVALUATE, 2 * first))
+        x = _model_values(
+            vae.likelihood, settings.record.binarize, batch, _seed(settings, _EVALUATE, 2 * first)
+        )
         total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
     return total / len(images)
 
@@ -353,7 +408,9 @@ def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int)
 _bound = tf.function(objectives.bound, reduce_retracing=True)
 
 
-def evaluate(vae: vae_lib.VAE, test: np.ndarray, settings: Settings, show_progress: bool = False) -> dict[str, Any]:
+def evaluate(
+    vae: vae_lib.VAE, test: np.ndarray, settings: Settings, show_progress: bool = False
+) -> dict[str, Any]:
     """Scores of the finished model on test images: the bound and log p(x), in nats an image."""
     test = test[: settings.train.num_test_images]
     k = settings.train.num_test_importance_samples

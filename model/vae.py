@@ -7,15 +7,15 @@ diag(scale(x)^2)), an approximation of p(z | x) (Kingma & Welling 2014; Rezende 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import cast
 
+import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.networks import ARCHITECTURES
-
-tfd = tfp.distributions
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
 
@@ -76,8 +76,12 @@ def build(config: ModelConfig, data_shape: tuple[int, int, int], seed: int = 0) 
         data_shape: (H, W, C).
         seed: of the initial weights; the same seed gives the same weights.
     """
-    shape = tuple(data_shape)
     likelihood = LIKELIHOODS[config.likelihood]()
-    num_outputs = likelihood.num_outputs(math.prod(shape))
-    encoder, decoder = ARCHITECTURES[config.architecture](config, shape, num_outputs, seed)
-    return VAE(encoder, decoder, likelihood, shape, config.latent_size)
+    num_outputs = likelihood.num_outputs(math.prod(data_shape))
+    encoder, decoder = ARCHITECTURES[config.architecture](config, data_shape, num_outputs, seed)
+    return VAE(encoder, decoder, likelihood, data_shape, config.latent_size)
+
+
+def keras_networks(vae: VAE) -> tuple[keras.Model, keras.Model]:
+    """The encoder and the decoder of a VAE whose networks are of Keras, as `build` makes them."""
+    return cast(keras.Model, vae.encoder), cast(keras.Model, vae.decoder)

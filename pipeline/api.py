@@ -1,4 +1,5 @@
-"""What `import vaefill` offers: the whole way from a model to filled-in arrays, for notebooks and programs.
+"""What `import vaefill` offers: the whole way from a model to filled-in arrays, for notebooks and
+programs.
 
 NumPy arrays go in and come out; files and Apache Beam are for `vaefill impute` and its like.
 """
@@ -31,7 +32,8 @@ def load_model(directory: str | os.PathLike) -> LoadedModel:
     """Reads a model directory, as `train` and `vaefill train` leave it. No file in it can run code.
 
     Returns:
-        The model: `vae`, `description`, `fingerprint`, and the calibration records by which misfits are told.
+        The model: `vae`, `description`, `fingerprint`, and the calibration records by which misfits
+        are told.
 
     Raises:
         ModelError: no model is there, or not one that fits its own description.
@@ -55,11 +57,13 @@ def train(
     """Trains a VAE on complete records. Interrupted and called again, it goes on where it was.
 
     Args:
-        directory: the model directory to write. One that holds the finished model of the same settings is read.
-        data: `digits` (10,000 MNIST digits that come with the package), `tfds:NAME`, or `tfds:PATH` of a data set
-            that tfds has prepared.
+        directory: the model directory to write. One that holds the finished model of the same
+            settings is read.
+        data: `digits` (10,000 MNIST digits that come with the package), `tfds:NAME`, or `tfds:PATH`
+            of a data set that tfds has prepared.
         config: a YAML file, or the name of one that comes with the package, such as `mnist.yaml`.
-        settings: single values by their keys, such as `{"train.epochs": 10, "model.latent_size": 8}`.
+        settings: single values by their keys, such as `{"train.epochs": 10, "model.latent_size":
+            8}`.
         progress: whether to show a bar.
 
     Returns:
@@ -74,7 +78,9 @@ def train(
         >>> model = vaefill.train("runs/model", settings={"train.epochs": 10})
     """
     chosen = {"data.name": data, **(settings or {})}
-    loaded = config_lib.load(config, tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items()))
+    loaded = config_lib.load(
+        config, tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items())
+    )
     trained = training.Settings(loaded.data, loaded.record, loaded.model, loaded.train, loaded.seed)
     training.train_and_evaluate(trained, os.fspath(directory), show_progress=progress)
     return load_model(directory)
@@ -92,7 +98,8 @@ def mask(
 
     Args:
         values: [N, H, W, C] complete records.
-        mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half` or `mar`; see `vaefill.model.missingness`.
+        mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half` or `mar`; see
+            `vaefill.model.missingness`.
         ids: of the N records, on which a record's mask depends; by default their numbers.
         seed: another one gives other masks.
         **parameters: of the mechanism, such as `rate=0.5` of `mcar`.
@@ -107,7 +114,9 @@ def mask(
         >>> observed = vaefill.mask(images, "mcar", rate=0.5)
     """
     masks = [
-        missingness.generate(mechanism, record, missingness.record_generator(seed, record_id), parameters)
+        missingness.generate(
+            mechanism, record, missingness.record_generator(seed, record_id), parameters
+        )
         for record, record_id in zip(values, _as_bytes(ids, len(values)))
     ]
     return np.array(masks, np.bool_).reshape(values.shape)
@@ -125,29 +134,35 @@ def impute(
     progress: bool = True,
     keep_chains: bool = False,
 ) -> Imputed:
-    """Fills in missing values: draws from p(missing | observed) under a model, with diagnostics of every record.
+    """Fills in missing values: draws from p(missing | observed) under a model, with diagnostics of
+    every record.
 
-    A record's result depends on its id, its observed values, the seed, the model and the sampler, and on nothing
-    else: it has the same bits alone or among others. The first call compiles the sampler, which takes some seconds.
+    A record's result depends on its id, its observed values, the seed, the model and the sampler,
+    and on nothing else: it has the same bits alone or among others. The first call compiles the
+    sampler, which takes some seconds.
 
     Args:
         model: a model, or its directory.
-        values: [N, H, W, C] in the model's data type; what stands where values are missing is ignored.
+        values: [N, H, W, C] in the model's data type; what stands where values are missing is
+            ignored.
         observed: [N, H, W, C] bool, True = observed.
         ids: of the N records, str or bytes; by default their numbers, `"0"`, `"1"`, ...
-        truths: the complete records where they are known, [N, H, W, C] or N of [H, W, C] or None: then
-            `log_prob_missing` says how likely the model found them.
-        sampler: the sampler and when to stop, see `sampler_config`; by default `latent_hmc` until it has converged.
+        truths: the complete records where they are known, [N, H, W, C] or N of [H, W, C] or None:
+            then `log_prob_missing` says how likely the model found them.
+        sampler: the sampler and when to stop, see `sampler_config`; by default `latent_hmc` until
+            it has converged.
         seed: another one gives other draws.
         progress: whether to show a bar.
-        keep_chains: whether `chains` keeps every kept sweep of every chain, some hundred kilobytes a record.
+        keep_chains: whether `chains` keeps every kept sweep of every chain, some hundred kilobytes
+            a record.
 
     Returns:
         One array a field over the N records: `imputations`, `mean`, `stddev`, `converged`, ...
 
     Raises:
         ModelError: the directory holds no model.
-        ValueError: arrays whose shapes or types do not fit each other or the model; ids that are not unique.
+        ValueError: arrays whose shapes or types do not fit each other or the model; ids that are
+            not unique.
 
     Example:
         >>> result = vaefill.impute(model, images, observed)
@@ -158,7 +173,9 @@ def impute(
     binarize = loaded.description.training.get("binarize", "threshold")
     names = _as_bytes(ids, len(values))
     if len(set(names)) < len(names):
-        raise ValueError("ids must be unique: two records of one id would have the same random numbers")
+        raise ValueError(
+            "ids must be unique: two records of one id would have the same random numbers"
+        )
     imputer = Imputer(
         loaded.vae,
         sampler or sampler_config(),
@@ -167,8 +184,10 @@ def impute(
         keep_chains=keep_chains,
     )
     with tqdm.tqdm(total=len(names), unit="record", disable=not progress) as bar:
-        known = () if truths is None else truths
-        return imputer(values, observed, names, known, report=lambda converged: bar.update(len(converged)))
+        known = () if truths is None else list(truths)
+        return imputer(
+            values, observed, names, known, report=lambda converged: bar.update(len(converged))
+        )
 
 
 def _as_bytes(ids: Sequence[str | bytes] | None, num: int) -> list[bytes]:
@@ -190,7 +209,9 @@ class Result:
 
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """What the run was: identity, configuration, inputs, counts, and the SHA-256 of every file."""
+        """What the run was: identity, configuration, inputs, counts, and the SHA-256 of every
+        file.
+        """
         return reading.read_manifest(self.directory)
 
     @functools.cached_property
@@ -203,7 +224,9 @@ class Result:
         """A row a record, in the data set's order: id, missing fraction, diagnostics, scores."""
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(os.path.join(self.directory, "summary", "records.parquet")).to_pandas()
+        return pyarrow.parquet.read_table(
+            os.path.join(self.directory, "summary", "records.parquet")
+        ).to_pandas()
 
     @functools.cached_property
     def arrays(self) -> Mapping[str, np.ndarray]:
@@ -213,7 +236,9 @@ class Result:
         builder = tfds.builder_from_directory(os.path.join(self.directory, "imputed"))
         (split,) = builder.info.splits
         records = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))
-        return {name: np.array([record[name] for record in records]) for name in builder.info.features}
+        return {
+            name: np.array([record[name] for record in records]) for name in builder.info.features
+        }
 
 
 def read_result(directory: str | os.PathLike) -> Result:
@@ -232,7 +257,8 @@ def read_result(directory: str | os.PathLike) -> Result:
 
 
 def verify(directory: str | os.PathLike) -> None:
-    """Checks that every file of a result is there and as it was written, and that there are no others beside them.
+    """Checks that every file of a result is there and as it was written, and that there are no
+    others beside them.
 
     Raises:
         ResultError: not so; it names the files.

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
@@ -16,11 +16,15 @@ from vaefill.pipeline.errors import ConfigError
 from vaefill.pipeline.metrics import RunMetrics
 from vaefill.pipeline.results.documents import DOCUMENTS, json_schema
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
-def _load(path: str | None, settings: tuple[str, ...], more: dict[str, Any] | None = None) -> Config:
-    """The configuration, with options of a command as further settings, and the start of the slow libraries.
+def _load(
+    path: str | None, settings: tuple[str, ...], more: dict[str, Any] | None = None
+) -> Config:
+    """The configuration, with options of a command as further settings, and the start of the slow
+    libraries.
 
     Raises:
         ConfigError: see `config.load`.
@@ -38,32 +42,57 @@ def _set_log_json(context: click.Context, parameter: click.Parameter, value: boo
         logs.choose_json()
 
 
-def _config_options(command):
+def _config_options(command: _Command) -> _Command:
     for option in (
         click.option(
-            "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one value; repeatable."
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Override one value; repeatable.",
         ),
-        click.option("--config", "path", metavar="FILE.yaml", help="Configuration: a file, or mnist.yaml, demo.yaml."),
         click.option(
-            "--log-json", is_flag=True, expose_value=False, callback=_set_log_json, help="Logs as JSON, a line each."
+            "--config",
+            "path",
+            metavar="FILE.yaml",
+            help="Configuration: a file, or mnist.yaml, demo.yaml.",
+        ),
+        click.option(
+            "--log-json",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_log_json,
+            help="Logs as JSON, a line each.",
         ),
     ):
         command = option(command)
     return command
 
 
-def _check_beam_options(context, parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def _check_beam_options(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
     """Refuses what is no option: most likely files, from a pattern that the shell has expanded."""
     if values and not values[0].startswith("-"):
         raise click.BadParameter(f"unexpected {values[0]!r}; put the pattern of --input in quotes")
     return values
 
 
-def _job_options(command):
+def _job_options(command: _Command) -> _Command:
     for option in (
-        click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, callback=_check_beam_options),
-        click.option("--replace", is_flag=True, help="Replace the result of another run in the same directory."),
-        click.option("--metrics", metavar="FILE", help="Where to leave the figures of the run, as OpenMetrics text."),
+        click.argument(
+            "beam_options", nargs=-1, type=click.UNPROCESSED, callback=_check_beam_options
+        ),
+        click.option(
+            "--replace",
+            is_flag=True,
+            help="Replace the result of another run in the same directory.",
+        ),
+        click.option(
+            "--metrics",
+            metavar="FILE",
+            help="Where to leave the figures of the run, as OpenMetrics text.",
+        ),
     ):
         command = option(command)
     return command
@@ -89,9 +118,13 @@ def main() -> None:
 
 @main.command()
 @_config_options
-@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory to write.")
-@click.option("--data", metavar="NAME", help="digits, tfds:NAME or tfds:PATH; instead of data.name.")
-def train(path, settings, directory, data) -> None:
+@click.option(
+    "--model", "directory", required=True, metavar="DIR", help="Model directory to write."
+)
+@click.option(
+    "--data", metavar="NAME", help="digits, tfds:NAME or tfds:PATH; instead of data.name."
+)
+def train(path: str | None, settings: tuple[str, ...], directory: str, data: str | None) -> None:
     """Trains a VAE. Killed and started again, it goes on where it was.
 
     \b
@@ -107,7 +140,8 @@ def train(path, settings, directory, data) -> None:
     click.echo(
         f"test bound {summary['test_bound']:.2f} nats, log p(x) {summary['test_log_prob']:.2f} "
         f"± {summary['test_log_prob_standard_error']:.2f} nats "
-        f"(k = {summary['test_log_prob_num_importance_samples']}, {summary['num_test_images']} images)"
+        f"(k = {summary['test_log_prob_num_importance_samples']}, "
+        f"{summary['num_test_images']} images)"
     )
     click.echo(f"model in {directory}")
 
@@ -117,7 +151,7 @@ def _is_made_of(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(_is_made_of(x, kind) for x in typing.get_args(annotation))
 
 
-def _mask_options(command):
+def _mask_options(command: _Command) -> _Command:
     for name, field in reversed(MaskConfig.model_fields.items()):
         numbers = [kind for kind in (float, int) if _is_made_of(field.annotation, kind)]
         kind = numbers[0] if numbers else str
@@ -127,11 +161,25 @@ def _mask_options(command):
 
 @main.command()
 @_config_options
-@click.option("--input", "source", required=True, help="tfds:NAME/SPLIT, digits/SPLIT, or a glob of TFRecord files.")
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    help="tfds:NAME/SPLIT, digits/SPLIT, or a glob of TFRecord files.",
+)
 @click.option("--output", required=True, metavar="DIR", help="Data set directory to write.")
 @_mask_options
 @_job_options
-def mask(path, settings, source, output, replace, metrics, beam_options, **parameters) -> None:
+def mask(
+    path: str | None,
+    settings: tuple[str, ...],
+    source: str,
+    output: str,
+    replace: bool,
+    metrics: str | None,
+    beam_options: tuple[str, ...],
+    **parameters: Any,
+) -> None:
     """Hides values of complete images: writes a data set of masked records with their truth.
 
     \b
@@ -159,14 +207,32 @@ def mask(path, settings, source, output, replace, metrics, beam_options, **param
 @_config_options
 @click.option("--model", required=True, metavar="DIR", help="Model directory.")
 @click.option(
-    "--input", "patterns", required=True, multiple=True, metavar="GLOB", help="Masked records, TFRecords; repeatable."
+    "--input",
+    "patterns",
+    required=True,
+    multiple=True,
+    metavar="GLOB",
+    help="Masked records, TFRecords; repeatable.",
 )
 @click.option("--output", required=True, metavar="DIR", help="Result directory to write.")
 @click.option(
-    "--since", multiple=True, metavar="OUT", help="Leave out records that this earlier result holds; repeatable."
+    "--since",
+    multiple=True,
+    metavar="OUT",
+    help="Leave out records that this earlier result holds; repeatable.",
 )
 @_job_options
-def impute(path, settings, model, patterns, output, since, replace, metrics, beam_options) -> None:
+def impute(
+    path: str | None,
+    settings: tuple[str, ...],
+    model: str,
+    patterns: tuple[str, ...],
+    output: str,
+    since: tuple[str, ...],
+    replace: bool,
+    metrics: str | None,
+    beam_options: tuple[str, ...],
+) -> None:
     """Imputes masked records: a data set of samples, statistics and diagnostics.
 
     Killed and started again, it goes on where it was.
@@ -175,8 +241,10 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 
     \b
     vaefill impute --model runs/model --input 'runs/masked/*.tfrecord-*' --output runs/imputed
-    vaefill impute --model M --input I --output O --set sampler.max_sweeps=500 -- --direct_num_workers=2
-    vaefill impute --model M --input I --output runs/tuesday --since runs/monday --metrics runs/vaefill.prom
+    vaefill impute --model M --input I --output O --set sampler.max_sweeps=500 \\
+      -- --direct_num_workers=2
+    vaefill impute --model M --input I --output runs/tuesday --since runs/monday \\
+      --metrics runs/vaefill.prom
     """
     with _job("impute", metrics) as run:
         config = _load(path, settings)
@@ -195,6 +263,7 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
     else:
         done = f"{counts.written:,} of {counts.read:,} records imputed in {output}"
         click.echo(f"{done}, {counts.dead:,} dead letters")
+    assert work is not None  # `impute` always says
     if work.reused:
         click.echo(f"  by an earlier attempt: {work.reused:,}")
     if work.skipped:
@@ -208,18 +277,51 @@ def impute(path, settings, model, patterns, output, since, replace, metrics, bea
 
 @main.command()
 @click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
-@click.option("--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images.")
+@click.option(
+    "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
+)
 @click.option("--split", default="test", help="Its split.")
-@click.option("--num-records", type=click.IntRange(2), default=1000, help="Records that run until they converge.")
-@click.option("--num-distance-records", type=click.IntRange(2), default=100, help="Records set beside long chains.")
-@click.option("--sampler", "samplers", multiple=True, help="Only this sampler; repeatable.  [default: all]")
+@click.option(
+    "--num-records",
+    type=click.IntRange(2),
+    default=1000,
+    help="Records that run until they converge.",
+)
+@click.option(
+    "--num-distance-records",
+    type=click.IntRange(2),
+    default=100,
+    help="Records set beside long chains.",
+)
+@click.option(
+    "--sampler", "samplers", multiple=True, help="Only this sampler; repeatable.  [default: all]"
+)
 @click.option("--mask", "masks", multiple=True, help="Only this mask; repeatable.  [default: all]")
-@click.option("--max-sweeps", type=click.IntRange(100), default=2000, help="Sweeps of a chain at most.")
-@click.option("--output", required=True, metavar="DIR", help="Where tables, figures and a file for each cell go.")
-def compare(directory, data, split, num_records, num_distance_records, samplers, masks, max_sweeps, output) -> None:
-    """Compares the samplers on one model: scores, convergence, and distance to the model's own conditional.
+@click.option(
+    "--max-sweeps", type=click.IntRange(100), default=2000, help="Sweeps of a chain at most."
+)
+@click.option(
+    "--output",
+    required=True,
+    metavar="DIR",
+    help="Where tables, figures and a file for each cell go.",
+)
+def compare(
+    directory: str,
+    data: str,
+    split: str,
+    num_records: int,
+    num_distance_records: int,
+    samplers: tuple[str, ...],
+    masks: tuple[str, ...],
+    max_sweeps: int,
+    output: str,
+) -> None:
+    """Compares the samplers on one model: scores, convergence, and distance to the model's own
+    conditional.
 
-    Says too how many of the records are misfits, and how many are when they are inverted, rotated and blurred.
+    Says too how many of the records are misfits, and how many are when they are inverted, rotated
+    and blurred.
 
     Stopped and started again, it goes on with what is not there yet.
 
@@ -233,7 +335,10 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
         from vaefill.pipeline.experiments import comparison
 
         parallel.share_cores()
-        for kind, chosen, known in (("sampler", samplers, SAMPLERS), ("mask", masks, comparison.MASKS)):
+        for kind, chosen, known in (
+            ("sampler", samplers, SAMPLERS),
+            ("mask", masks, comparison.MASKS),
+        ):
             for name in chosen:
                 if name not in known:
                     raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
@@ -249,12 +354,18 @@ def compare(directory, data, split, num_records, num_distance_records, samplers,
 
 
 @main.command()
-@click.option("--output", default="runs/bench", metavar="DIR", help="Where bench.json and bench.md go.")
 @click.option(
-    "--model", metavar="DIR", help="A model trained on MNIST; without one `converged` and `adaptive` are left out."
+    "--output", default="runs/bench", metavar="DIR", help="Where bench.json and bench.md go."
 )
-@click.option("--only", "sections", multiple=True, metavar="SECTION", help="Only this section; repeatable.")
-def bench(output, model, sections) -> None:
+@click.option(
+    "--model",
+    metavar="DIR",
+    help="A model trained on MNIST; without one `converged` and `adaptive` are left out.",
+)
+@click.option(
+    "--only", "sections", multiple=True, metavar="SECTION", help="Only this section; repeatable."
+)
+def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
     """Measures how fast it all is here: sweeps, training, converged, adaptive, job, scaling.
 
     \b
@@ -267,15 +378,20 @@ def bench(output, model, sections) -> None:
 
         for name in sections:
             if name not in benchmark.SECTIONS:
-                raise ConfigError(f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}")
-        every = tuple(name for name in benchmark.SECTIONS if model or name not in ("converged", "adaptive"))
+                raise ConfigError(
+                    f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}"
+                )
+        every = tuple(
+            name for name in benchmark.SECTIONS if model or name not in ("converged", "adaptive")
+        )
         click.echo(benchmark.run(output, sections or every, model, click.echo))
 
 
 @main.command()
 @click.argument("result", metavar="OUT")
-def evaluate(result) -> None:
-    """Prints how far the chains of a result came, and its scores against the truth, overall and by label.
+def evaluate(result: str) -> None:
+    """Prints how far the chains of a result came, and its scores against the truth, overall and by
+    label.
 
     \b
     vaefill evaluate runs/imputed
@@ -291,7 +407,7 @@ def evaluate(result) -> None:
 
 @main.command()
 @click.argument("result", metavar="OUT")
-def verify(result) -> None:
+def verify(result: str) -> None:
     """Checks that a result, or a data set of masked records, is whole and as it was written.
 
     \b
@@ -307,7 +423,7 @@ def verify(result) -> None:
 
 @main.command()
 @click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
-def schema(document) -> None:
+def schema(document: str) -> None:
     """Prints the JSON schema of a document of a result: its keys, their types and meanings.
 
     \b
@@ -319,7 +435,7 @@ def schema(document) -> None:
 @main.command()
 @click.argument("outputs", nargs=-1, required=True, metavar="OUT...")
 @click.option("--output", metavar="DIR", help="Where to write index.html.  [default: OUT/report]")
-def report(outputs, output) -> None:
+def report(outputs: tuple[str, ...], output: str | None) -> None:
     """Writes a page of pictures and tables for one or several results.
 
     \b
@@ -337,25 +453,40 @@ def report(outputs, output) -> None:
 @_config_options
 @click.option("--output", default="runs/demo", metavar="DIR", help="Where everything goes.")
 @click.pass_context
-def demo(context, path, settings, output) -> None:
+def demo(context: click.Context, path: str | None, settings: tuple[str, ...], output: str) -> None:
     """The whole story on bundled digits: train, mask, impute, evaluate, report.
 
     \b
     vaefill demo --output runs/demo
     """
-    config = {"path": path or "demo.yaml", "settings": settings}
-    model, common = os.path.join(output, "model"), {"replace": True, "metrics": None, "beam_options": ()}
-    hidden = {"mcar": {"mechanism": "mcar", "rate": 0.5}, "top_three_quarters": {"mechanism": "top_three_quarters"}}
-    masked, imputed = ({name: os.path.join(output, kind, name) for name in hidden} for kind in ("masked", "imputed"))
+    config: dict[str, Any] = {"path": path or "demo.yaml", "settings": settings}
+    common: dict[str, Any] = {"replace": True, "metrics": None, "beam_options": ()}
+    model = os.path.join(output, "model")
+    hidden: dict[str, dict[str, Any]] = {
+        "mcar": {"mechanism": "mcar", "rate": 0.5},
+        "top_three_quarters": {"mechanism": "top_three_quarters"},
+    }
+    masked = {name: os.path.join(output, "masked", name) for name in hidden}
+    imputed = {name: os.path.join(output, "imputed", name) for name in hidden}
     click.echo("1. train a VAE on the bundled digits")
     context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():
         click.echo(f"\n2. mask other digits: {name}")
-        context.invoke(mask, **config, **common, source="digits/test[:300]", output=masked[name], **mechanism)
+        context.invoke(
+            mask, **config, **common, source="digits/test[:300]", output=masked[name], **mechanism
+        )
     for name in hidden:
         click.echo(f"\n3. impute what is missing: {name}")
         pattern = os.path.join(masked[name], "*.tfrecord-*")
-        context.invoke(impute, **config, **common, model=model, patterns=(pattern,), since=(), output=imputed[name])
+        context.invoke(
+            impute,
+            **config,
+            **common,
+            model=model,
+            patterns=(pattern,),
+            since=(),
+            output=imputed[name],
+        )
     for name in hidden:
         click.echo(f"\n4. evaluate against the truth: {name}")
         context.invoke(evaluate, result=imputed[name])

@@ -1,7 +1,7 @@
 """The whole configuration: one validated, frozen object, read from YAML.
 
-Sections that the model layer reads are in `vaefill.model.config`. Every mistake is a `ConfigError` of one line
-that names the value, the nearest known name or the allowed range.
+Sections that the model layer reads are in `vaefill.model.config`. Every mistake is a `ConfigError`
+of one line that names the value, the nearest known name or the allowed range.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import importlib.resources
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
@@ -39,8 +39,14 @@ _MASK_PARAMETERS = {
 }
 
 
+if TYPE_CHECKING:
+    _Mechanism = str
+else:
+    _Mechanism = Literal[tuple(_MASK_PARAMETERS)]
+
+
 class _MaskConfig(Section):
-    mechanism: Literal[tuple(_MASK_PARAMETERS)] = Field(
+    mechanism: _Mechanism = Field(
         "mcar", description=f"{', '.join(missingness.MECHANISMS)} or file."
     )
 
@@ -50,7 +56,7 @@ class _MaskConfig(Section):
         return self.model_dump(exclude={"mechanism"}, exclude_none=True)
 
     @pydantic.model_validator(mode="after")
-    def _right_parameters(self):
+    def _right_parameters(self) -> Self:
         known = _MASK_PARAMETERS[self.mechanism]
         for name, parameter in known.items():
             if parameter.is_required and getattr(self, name) is None:
@@ -58,7 +64,9 @@ class _MaskConfig(Section):
         for name in self.parameters:
             if name not in known:
                 takes = ", ".join(known) or "no parameters"
-                raise ValueError(f"mask.mechanism {self.mechanism} does not take mask.{name}; it takes {takes}")
+                raise ValueError(
+                    f"mask.mechanism {self.mechanism} does not take mask.{name}; it takes {takes}"
+                )
         return self
 
 
@@ -97,12 +105,17 @@ class OutputConfig(Section):
 class LimitsConfig(Section):
     """What a job puts up with."""
 
-    max_bad_fraction: _Fraction = Field(0.01, description="more dead letters than this fail the job")
+    max_bad_fraction: _Fraction = Field(
+        0.01, description="more dead letters than this fail the job"
+    )
     max_bad_records: _NotNegative | None = Field(None, description="more than so many, too")
     device_call_seconds: Annotated[float, Field(gt=0)] = Field(
-        1800.0, description="a call of the device that takes longer, compilation included, ends the job"
+        1800.0,
+        description="a call of the device that takes longer, compilation included, ends the job",
     )
-    max_record_bytes: Positive = Field(64 << 20, description="a longer record is a dead letter, never read")
+    max_record_bytes: Positive = Field(
+        64 << 20, description="a longer record is a dead letter, never read"
+    )
 
 
 class Config(Section):
@@ -113,16 +126,18 @@ class Config(Section):
     record: RecordConfig = RecordConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    mask: MaskConfig = MaskConfig(rate=0.5)
+    mask: MaskConfig = MaskConfig.model_validate({"rate": 0.5})
     sampler: samplers.AnyConfig = samplers.sampler_config()
     output: OutputConfig = OutputConfig()
     limits: LimitsConfig = LimitsConfig()
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         check_likelihood(self.model.likelihood, self.record)
         if self.mask.mechanism == "mar" and self.record.dtype != "uint8":
-            raise ValueError(f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}")
+            raise ValueError(
+                f"mask.mechanism mar needs grey values, record.dtype uint8; got {self.record.dtype}"
+            )
         return self
 
 
@@ -145,7 +160,9 @@ def load(path: str | None = None, settings: Sequence[str] = ()) -> Config:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--set {setting!r}: expected section.key=value, such as sampler.num_chains=8")
+            raise ConfigError(
+                f"--set {setting!r}: expected section.key=value, such as sampler.num_chains=8"
+            )
         _assign(values, name.split("."), _parse(text, f"--set {setting}"))
     return validate(values)
 
@@ -163,7 +180,11 @@ def validate(values: Mapping[str, Any]) -> Config:
 
 
 def _read(path: str) -> dict[str, Any]:
-    if not os.path.exists(path) and os.path.basename(path) == path and os.path.exists(packaged(path)):
+    if (
+        not os.path.exists(path)
+        and os.path.basename(path) == path
+        and os.path.exists(packaged(path))
+    ):
         path = packaged(path)
     try:
         with open(path, encoding="utf-8") as file:
@@ -182,7 +203,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 
 
@@ -226,7 +249,7 @@ def _fields(location: Sequence[str], values: Mapping[str, Any]) -> list[str]:
     """The keys of the section at a location in a configuration of these values."""
     if list(location) == ["sampler"]:
         return list(samplers.config_type(values.get("sampler", {})).model_fields)
-    section: type[pydantic.BaseModel] = Config
+    section: Any = Config
     for key in location:
         section = section.model_fields[key].annotation
     return list(getattr(section, "model_fields", ()))

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import types
 from collections.abc import Callable, Iterator
 
 import click
@@ -23,7 +24,8 @@ def start() -> None:
     """
     logs.start()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several worker processes may share a GPU
+    # Several worker processes may share a GPU
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
@@ -61,7 +63,8 @@ def exit_code(error: Exception) -> int | None:
 
 @contextlib.contextmanager
 def errors_in_one_line(on_exit: Callable[[int], None] = lambda code: None) -> Iterator[None]:
-    """Expected errors -> one line on stderr and the exit code that says whose they are; signals likewise.
+    """Expected errors -> one line on stderr and the exit code that says whose they are; signals
+    likewise.
 
     Args:
         on_exit: called with the exit code before a signal ends the process.
@@ -78,12 +81,14 @@ def errors_in_one_line(on_exit: Callable[[int], None] = lambda code: None) -> It
 
 @contextlib.contextmanager
 def _ends_at_signals(on_exit: Callable[[int], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT end the process at once, and its workers, with exit code 128 and their number.
+    """SIGTERM and SIGINT end the process at once, and its workers, with exit code 128 and their
+    number.
 
-    Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device could take long.
+    Nothing is tidied up: what a killed run leaves must be harmless anyway, and waiting for a device
+    could take long.
     """
 
-    def end(number: int, frame) -> None:
+    def end(number: int, frame: types.FrameType | None) -> None:
         import psutil
 
         code = 128 + number

@@ -15,7 +15,9 @@ def count(name: str, number: int = 1) -> None:
 
 
 def totals(ran: PipelineResult) -> Mapping[str, int]:
-    """The counters of a pipeline that has run, summed over its steps; 0 for one that nothing was added to."""
+    """The counters of a pipeline that has run, summed over its steps; 0 for one that nothing was
+    added to.
+    """
     found: dict[str, int] = collections.Counter()
     for counter in ran.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         found[counter.key.metric.name] += counter.result

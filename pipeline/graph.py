@@ -15,6 +15,8 @@ A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
     shard of the data set; part of the summary; store.dead_letters.WriteDeadLetters: all of these
 
 `mask_files` and `mask_dataset` go the same way with `masking.MaskRecords` for the middle.
+
+DoFns are annotated to yield Any, since Beam chooses coders by what annotations say.
 """
 
 from collections.abc import Sequence
@@ -42,13 +44,16 @@ class Reading(NamedTuple):
     max_record_bytes: int
 
 
-def _read_files(pipeline: beam.Pipeline, reading: Reading):
+def _read_files(
+    pipeline: beam.Pipeline, reading: Reading
+) -> tuple[beam.PCollection, list[beam.PCollection]]:
     """Files -> (frame, record), and the two collections of dead letters on the way."""
     frames = (
         pipeline
         | "Files" >> beam.Create(reading.paths)
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, main="frames")
+        | "Read"
+        >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, main="frames")
     )
     decode = DecodeRecords(reading.schema)
     records = frames["frames"] | "Decode" >> beam.ParDo(decode).with_outputs(DEAD, main="records")
@@ -63,7 +68,9 @@ def impute(
     layout: Layout,
     summarizer: Summarizer,
 ) -> None:
-    """Masked records, save those that are known -> imputed data set, parts of the summary, dead letters."""
+    """Masked records, save those that are known -> imputed data set, parts of the summary, dead
+    letters.
+    """
     records, dead_letters = _read_files(pipeline, reading)
     if known is not None:
         records = records | "SkipKnown" >> beam.ParDo(SkipKnown(known))
@@ -83,7 +90,12 @@ def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: 
 
 
 def mask_dataset(
-    pipeline: beam.Pipeline, dataset: str, splits: Sequence[str], schema: Schema, masks: Masks, layout: Layout
+    pipeline: beam.Pipeline,
+    dataset: str,
+    splits: Sequence[str],
+    schema: Schema,
+    masks: Masks,
+    layout: Layout,
 ) -> None:
     """A tfds data set of images -> data set of masked records."""
     records = (
@@ -95,6 +107,14 @@ def mask_dataset(
     _mask(records, [], schema, masks, layout)
 
 
-def _mask(records, dead_letters, schema: Schema, masks: Masks, layout: Layout) -> None:
-    items = records | "Mask" >> beam.ParDo(MaskRecords(masks, schema)).with_outputs(DEAD, main="items")
+def _mask(
+    records: beam.PCollection,
+    dead_letters: Sequence[beam.PCollection],
+    schema: Schema,
+    masks: Masks,
+    layout: Layout,
+) -> None:
+    items = records | "Mask" >> beam.ParDo(MaskRecords(masks, schema)).with_outputs(
+        DEAD, main="items"
+    )
     _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> WriteDataset(layout, schema)

@@ -106,7 +106,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             DeviceError: the device is to blame, or most likely so.
             OSError: of the directory of what is computed.
         """
-        found, left = [], []
+        found: list[Item | DeadLetter] = []
+        left: list[Read] = []
         for frame, record in batch:
             place = self._computed.find(record.content_hash)
             if place is None:
@@ -119,7 +120,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             attempt = functools.partial(self._impute, model)
             done, culprits = isolate_failures(left, attempt, any_success=bool(found))
         self._computed.flush()
-        found += [_item(*read, place) for read, place in done]
+        found += [_item(frame, record, place) for (frame, record), place in done]
         for (frame, record), error in culprits:
             found.append(DeadLetter(frame, Reason.NOT_IMPUTED, one_line(error), record.id, 0))
         return found
@@ -224,5 +225,5 @@ def _out_of_memory(sampler: SamplerConfig) -> str:
 class SplitDeadLetters(beam.DoFn):
     """Items, and dead letters under `DEAD`."""
 
-    def process(self, found: Item | DeadLetter):
+    def process(self, found: Item | DeadLetter) -> Iterator[Any]:
         yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found

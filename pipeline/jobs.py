@@ -26,7 +26,13 @@ from vaefill.pipeline.config import Config
 from vaefill.pipeline.errors import BadInputError, ConfigError, JobError
 from vaefill.pipeline.graph import Reading
 from vaefill.pipeline.imputation import ImputationHandler
-from vaefill.pipeline.records.record import OWN_FEATURES, CarriedFeature, Schema, imputed_features, masked_features
+from vaefill.pipeline.records.record import (
+    OWN_FEATURES,
+    CarriedFeature,
+    Schema,
+    imputed_features,
+    masked_features,
+)
 from vaefill.pipeline.results import acceptance, incremental, integrity, provenance, staging
 from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times, Work
 from vaefill.pipeline.store import sinks, writers
@@ -47,25 +53,34 @@ def schema_of(config: Config) -> Schema:
     carried = {name: CarriedFeature(kind) for name, kind in config.record.carry.items()}
     for name in carried:
         if name in OWN_FEATURES:
-            raise ConfigError(f"record.carry: {name} is a feature of the output itself; rename it in the input")
-    return Schema(tuple(config.record.shape), carried, config.sampler.num_imputations, np.dtype(config.record.dtype))
+            raise ConfigError(
+                f"record.carry: {name} is a feature of the output itself; rename it in the input"
+            )
+    return Schema(
+        config.record.shape, carried, config.sampler.num_imputations, np.dtype(config.record.dtype)
+    )
 
 
 def preprocessor_of(config: Config, likelihood: Likelihood | None = None) -> Preprocessor:
     """What a model of a likelihood, by default the configured one, sees of the records."""
-    likelihood = likelihood or LIKELIHOODS[config.model.likelihood]()
+    if likelihood is None:
+        likelihood = LIKELIHOODS[config.model.likelihood]()
     return Preprocessor(likelihood, config.record.binarize, config.seed)
 
 
 def _run(build: Callable[[beam.Pipeline], None], beam_options: Sequence[str]) -> Mapping[str, int]:
-    """Runs a pipeline to its end, and returns our counters; on this machine in this process unless a runner is named.
+    """Runs a pipeline to its end, and returns our counters; on this machine in this process unless
+    a runner is named.
 
-    Beam's own default may pick a runner that downloads a program, so the in-memory runner is named here.
+    Beam's own default may pick a runner that downloads a program, so the in-memory runner is named
+    here.
     """
     options = PipelineOptions(list(beam_options))
     runner = options.get_all_options()["runner"]
     try:
-        pipeline = beam.Pipeline(runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options)
+        pipeline = beam.Pipeline(
+            runner=FnApiRunner() if runner in (None, "DirectRunner") else runner, options=options
+        )
     except ValueError as error:
         raise ConfigError(f"options for Beam: {error}") from None
     build(pipeline)
@@ -90,7 +105,9 @@ def _worker_environment(options: PipelineOptions) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables, those that the user has set left as they are, for processes that start meanwhile."""
+    """Environment variables, those that the user has set left as they are, for processes that start
+    meanwhile.
+    """
     ours = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(ours)
     try:
@@ -101,7 +118,9 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost error in a line; a worker process hands its own on as the text of a traceback."""
+    """The innermost error in a line; a worker process hands its own on as the text of a
+    traceback.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
@@ -109,9 +128,15 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _complete(
-    layout: Layout, features: tfds.features.FeaturesDict, description: str, config: Config, skipped: int = 0
+    layout: Layout,
+    features: tfds.features.FeaturesDict,
+    description: str,
+    config: Config,
+    skipped: int = 0,
 ) -> Counts:
-    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad or all is known."""
+    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad
+    or all is known.
+    """
     shards, dead = sinks.finish(layout)
     written = sum(shard.num_records for shard in shards)
     counts = Counts(
@@ -131,7 +156,7 @@ def _complete(
 class _Clock:
     """When a job started, and how long it took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._started, self._seconds = datetime.datetime.now(datetime.UTC), time.monotonic()
 
     def times(self) -> Times:
@@ -141,7 +166,8 @@ class _Clock:
 
 
 def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
-    """Loads a model that is for the data of a configuration, and can tell misfits at its rate if at all.
+    """Loads a model that is for the data of a configuration, and can tell misfits at its rate if at
+    all.
 
     Raises:
         ConfigError: it is not.
@@ -151,7 +177,8 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     description, shape = loaded.description, tuple(config.record.shape)
     if description.data_shape != shape:
         raise ModelError(
-            f"{directory} is a model of shape {list(description.data_shape)}, record.shape is {list(shape)}"
+            f"{directory} is a model of shape {list(description.data_shape)}, "
+            f"record.shape is {list(shape)}"
         )
     try:
         check_likelihood(description.model.likelihood, config.record)
@@ -159,10 +186,12 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
             check_rate(config.sampler.misfit_rate, len(loaded.calibration))
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
-    trained = description.training.get("binarize", "sample")  # as all models were before they said so
+    # As all models were before they said so
+    trained = description.training.get("binarize", "sample")
     if config.record.binarize != "none" and trained != config.record.binarize:
         _LOGGER.warning(
-            "%s was trained with record.binarize %s, these records have %s: imputations will be %s than they should",
+            "%s was trained with record.binarize %s, these records have %s: "
+            "imputations will be %s than they should",
             directory,
             trained,
             config.record.binarize,
@@ -184,7 +213,9 @@ def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
         failed = error
     for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
         if before != now:
-            raise BadInputError(f"{before.path} has changed while it was read; nothing was published")
+            raise BadInputError(
+                f"{before.path} has changed while it was read; nothing was published"
+            )
     if failed:
         raise failed
 
@@ -205,7 +236,9 @@ def _handler(
     """The handler of a run, which goes on from what earlier attempts computed."""
     num_reused = ResumeCache(computed).take_over()
     if num_reused:
-        _LOGGER.info("an earlier attempt has computed %s records, which are reused", f"{num_reused:,}")
+        _LOGGER.info(
+            "an earlier attempt has computed %s records, which are reused", f"{num_reused:,}"
+        )
     return ImputationHandler(
         directory,
         model.fingerprint,
@@ -255,7 +288,9 @@ def impute(
     with staging.stage(output, identity, replace, of_records) as staged:
         if staged is None:
             return None
-        layout = Layout(staged.root, "imputed", "imputed", config.output.split, config.output.num_shards)
+        layout = Layout(
+            staged.root, "imputed", "imputed", config.output.split, config.output.num_shards
+        )
         prepare(layout)
         reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
         known = _known(since, layout)
@@ -305,13 +340,19 @@ def _known(since: Sequence[str], layout: Layout) -> HashIndex | None:
 
 
 def mask(
-    config: Config, source: str, output: str, beam_options: Sequence[str] = (), replace: bool = False
+    config: Config,
+    source: str,
+    output: str,
+    beam_options: Sequence[str] = (),
+    replace: bool = False,
 ) -> Outcome | None:
-    """Hides values of complete images: a tfds data set or TFRecord files -> a data set of masked records.
+    """Hides values of complete images: a tfds data set or TFRecord files -> a data set of masked
+    records.
 
     Args:
         config: the mechanism, the seed and the shape of the data.
-        source: `tfds:NAME/SPLIT`, `digits/SPLIT`, or a glob of TFRecord files of Examples with `id` and `image`.
+        source: `tfds:NAME/SPLIT`, `digits/SPLIT`, or a glob of TFRecord files of Examples with `id`
+            and `image`.
         output: the data set directory, published whole or not at all.
         beam_options, replace: as for `impute`.
 

@@ -1,10 +1,13 @@
-"""Logs on stderr: lines for people, or JSON objects for programs; in worker processes as in the main one."""
+"""Logs on stderr: lines for people, or JSON objects for programs; in worker processes as in the
+main one.
+"""
 
 import logging
 import os
 import sys
 
-_FORMAT = "VAEFILL_LOGS"  # environment variable, by which worker processes on this machine know: lines or json
+# Environment variable, by which worker processes on this machine know: lines or json
+_FORMAT = "VAEFILL_LOGS"
 
 
 def choose_json() -> None:
@@ -27,12 +30,16 @@ def start() -> None:
     logging.basicConfig(level=logging.ERROR, handlers=[_handler()], force=True)
     logging.captureWarnings(True)
     logging.getLogger("vaefill").setLevel(logging.INFO)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what fails is reported once, by us
-    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)  # options it does not know
+    # What fails is reported once, by us
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    # Options it does not know
+    logging.getLogger("apache_beam.options.pipeline_options").setLevel(logging.WARNING)
 
 
 def start_worker() -> None:
-    """Sets logging up as in the process that started this one; on a cluster it is Beam's business."""
+    """Sets logging up as in the process that started this one; on a cluster it is Beam's
+    business.
+    """
     if _FORMAT in os.environ and _started_by != [os.getpid()]:
         start()
 
@@ -43,7 +50,9 @@ def _handler() -> logging.Handler:
         from pythonjsonlogger.json import JsonFormatter
 
         names = {"levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter(["levelname", "name", "message"], rename_fields=names, timestamp="time"))
+        handler.setFormatter(
+            JsonFormatter(["levelname", "name", "message"], rename_fields=names, timestamp="time")
+        )
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     return handler

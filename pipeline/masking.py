@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -18,6 +19,7 @@ from vaefill.pipeline.records.record import (
     MaskedRecord,
     Reason,
     RecordError,
+    Scalar,
     Schema,
     decode_observed,
     encode_masked,
@@ -30,6 +32,11 @@ from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000
+_SCALARS: dict[str, tuple[type[np.generic], ...]] = {  # that a carried feature may have
+    "int64": (np.integer,),
+    "float32": (np.floating,),
+    "bytes": (np.object_, np.character),
+}
 _PROGRESS_EVERY = 5000  # records between two lines of progress
 
 
@@ -41,7 +48,9 @@ def split_source(name: str) -> tuple[str, str]:
     """
     dataset, slash, split = name.rpartition("/")
     if not slash or not dataset:
-        raise SourceError(f"input {name!r}: expected DATASET/SPLIT, such as tfds:mnist/test or digits/test")
+        raise SourceError(
+            f"input {name!r}: expected DATASET/SPLIT, such as tfds:mnist/test or digits/test"
+        )
     return dataset, split
 
 
@@ -68,16 +77,16 @@ def _check_carried(dataset: str, schema: Schema) -> None:
         if name not in features:
             continue
         feature = features[name]
-        kinds = {"int64": np.integer, "float32": np.floating, "bytes": (np.object_, np.character)}[carried.kind]
         scalar_type = np.dtype(feature.np_dtype).type
-        if feature.shape != () or not issubclass(scalar_type, kinds):
+        if feature.shape != () or not issubclass(scalar_type, _SCALARS[carried.kind]):
             raise DatasetError(
-                f"feature {name!r} of data set {dataset!r} is {feature.np_dtype} of shape {feature.shape}, "
+                f"feature {name!r} of data set {dataset!r} is "
+                f"{feature.np_dtype} of shape {feature.shape}, "
                 f"record.carry declares one {carried.kind}"
             )
 
 
-def identity(name: str) -> dict:
+def identity(name: str) -> dict[str, Any]:
     """What tells the images of a tfds split from others of the same name."""
     dataset, split = split_source(name)
     info = datasets.builder(dataset).info
@@ -91,10 +100,12 @@ class ReadDataset(beam.DoFn):
     def __init__(self, dataset: str, schema: Schema):
         self._dataset, self._schema = dataset, schema
 
-    def process(self, split: str):
+    def process(self, split: str) -> Iterator[Any]:
         builder = datasets.builder(self._dataset)
         examples = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+            split=split,
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
         )
         for index, example in enumerate(tfds.as_numpy(examples)):
             record = MaskedRecord(
@@ -107,7 +118,9 @@ class ReadDataset(beam.DoFn):
             yield frame, with_content_hash(record, self._schema)
 
 
-def _carried(example: Mapping, carried: Mapping[str, CarriedFeature]) -> dict:
+def _carried(
+    example: Mapping[str, Any], carried: Mapping[str, CarriedFeature]
+) -> dict[str, Scalar]:
     return {
         name: example[name] if kind.kind == "bytes" else example[name].item()
         for name, kind in carried.items()
@@ -120,8 +133,8 @@ class Masks:
 
     Args:
         config: the mechanism and its parameters.
-        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its image: as the
-            model will see it.
+        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its
+            image: as the model will see it.
     """
 
     def __init__(self, config: MaskConfig, preprocessor: Preprocessor):
@@ -131,7 +144,7 @@ class Masks:
     def load(self, schema: Schema) -> None:
         """Reads the masks of mechanism `file`."""
         if self._config.mechanism == "file":
-            self._by_id = dict(_read_masks(self._config.masks, schema))
+            self._by_id = dict(_read_masks(self._config.parameters["masks"], schema))
 
     def __call__(self, record: MaskedRecord) -> np.ndarray:
         """The observed values of a record: [H, W, C] bool.
@@ -142,19 +155,27 @@ class Masks:
         if self._config.mechanism == "file":
             content = self._by_id.get(record.id, self._by_id.get(b""))
             if content is None:
-                raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {self._config.masks}", record.id)
+                files = self._config.parameters["masks"]
+                raise RecordError(Reason.BAD_OBSERVED, f"no mask for it in {files}", record.id)
             bits = np.unpackbits(np.frombuffer(content, np.uint8), count=record.image.size)
             return bits.reshape(record.image.shape).astype(np.bool_)
         generator = missingness.record_generator(self._preprocessor.seed, record.id)
-        return missingness.generate(self._config.mechanism, self._seen(record), generator, self._config.parameters)
+        return missingness.generate(
+            self._config.mechanism, self._seen(record), generator, self._config.parameters
+        )
 
     def _seen(self, record: MaskedRecord) -> np.ndarray:
-        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing at random."""
-        if record.image.dtype != np.uint8:  # the one mechanism that looks is refused by the configuration
+        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing
+        at random.
+        """
+        # The one mechanism that looks is refused by the configuration
+        if record.image.dtype != np.uint8:
             return np.zeros(record.image.shape, np.uint8)
         if self._preprocessor.binarize == "none":
             return record.image
-        values = self._preprocessor.to_model(self._preprocessor.keys([record.id]), record.image[np.newaxis])
+        values = self._preprocessor.to_model(
+            self._preprocessor.keys([record.id]), record.image[np.newaxis]
+        )
         return (255 * values).astype(np.uint8).reshape(record.image.shape)
 
 
@@ -176,7 +197,9 @@ def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
 
 
 def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
-    """(id, packed bits) of every mask; an empty id stands for every record that has none of its own."""
+    """(id, packed bits) of every mask; an empty id stands for every record that has none of its
+    own.
+    """
     for file in expand((pattern,)):
         for frame in read_frames(file.path, 1 << 24):
             if isinstance(frame, DeadLetter):
@@ -195,29 +218,37 @@ def complete(record: MaskedRecord) -> MaskedRecord:
         RecordError: values are missing and nobody knows them, or they are not finite.
     """
     if record.truth is None and not record.observed.all():
-        raise RecordError(Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id)
+        raise RecordError(
+            Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id
+        )
     image = record.image if record.truth is None else record.truth
     if not np.isfinite(image).all():
         raise RecordError(Reason.BAD_IMAGE, "values that are not finite", record.id)
-    return dataclasses.replace(record, image=image, observed=np.ones_like(record.observed), truth=None)
+    return dataclasses.replace(
+        record, image=image, observed=np.ones_like(record.observed), truth=None
+    )
 
 
 class MaskRecords(beam.DoFn):
-    """(frame, complete record) -> the item of a masked record with its truth; dead letters under `DEAD`."""
+    """(frame, complete record) -> the item of a masked record with its truth; dead letters under
+    `DEAD`.
+    """
 
     def __init__(self, masks: Masks, schema: Schema):
         self._masks, self._schema, self._done = masks, schema, 0
 
-    def setup(self):
+    def setup(self) -> None:
         self._masks.load(self._schema)
 
-    def process(self, frame_and_record: tuple[Frame, MaskedRecord]):
+    def process(self, frame_and_record: tuple[Frame, MaskedRecord]) -> Iterator[Any]:
         frame, record = frame_and_record
         try:
             record = complete(record)
             observed = self._masks(record)
         except RecordError as error:
-            yield beam.pvalue.TaggedOutput(DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0))
+            yield beam.pvalue.TaggedOutput(
+                DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0)
+            )
             return
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
         hidden = np.where(observed, record.image, 0).astype(record.image.dtype)

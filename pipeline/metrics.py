@@ -37,7 +37,9 @@ class RunMetrics:
 
     @contextlib.contextmanager
     def written(self, exit_code: Callable[[Exception], int | None]) -> Iterator[None]:
-        """Writes the figures at the end of what is done inside, with the exit code of an exception if there is one."""
+        """Writes the figures at the end of what is done inside, with the exit code of an exception
+        if there is one.
+        """
         try:
             yield
         except Exception as error:
@@ -47,7 +49,9 @@ class RunMetrics:
         self.write(0)
 
     def write(self, code: int) -> None:
-        """Replaces the file in one step; where it cannot be written that is a warning, not what the run ends with."""
+        """Replaces the file in one step; where it cannot be written that is a warning, not what the
+        run ends with.
+        """
         if self._path is None:
             return
         self._code, registry = code, CollectorRegistry()

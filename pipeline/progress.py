@@ -36,7 +36,8 @@ class Progress:
         if not self._num or now < self._next_line:
             return
         self._next_line = now + self._seconds
-        rate = self._num / max(now - self._started, 1e-9)
+        started = now if self._started is None else self._started
+        rate = self._num / max(now - started, 1e-9)
         share = self._num_converged / self._num
         _LOGGER.info(
             "imputed %s records, %.1f %% of them converged, %.1f a second",

@@ -1,14 +1,17 @@
-"""How well a sampler is calibrated, with the stopping rule in force: `python -m tests.calibration` prints it.
+"""How well a sampler is calibrated, with the stopping rule in force: `python -m tests.calibration`
+prints it.
 
-z ~ p(z), x ~ p(x | z), some of x masked: then z is a draw of p(z | x_obs). Of both latents, of their product and of
-log p(x_obs | z) there are
+z ~ p(z), x ~ p(x | z), some of x masked: then z is a draw of p(z | x_obs). Of both latents, of
+their product and of log p(x_obs | z) there are
 
-- the rank of the truth among a sampler's draws, which is uniform: simulation-based calibration (Talts et al. 2018);
-- the ranks of the sampler's draws among exact draws of p(z | x_obs), which the oracles have: each is uniform too.
+- the rank of the truth among a sampler's draws, which is uniform: simulation-based calibration
+  (Talts et al. 2018);
+- the ranks of the sampler's draws among exact draws of p(z | x_obs), which the oracles have: each
+  is uniform too.
 
-The second say the more: a record has one truth and a hundred draws. The fraction of 200 simulated runs in which
-`judge` sees a posterior that is too narrow by 10 %, or off by 0.1 standard deviations, at 1e-6 (99 independent draws;
-`python -m tests.calibration --power`):
+The second say the more: a record has one truth and a hundred draws. The fraction of 200 simulated
+runs in which `judge` sees a posterior that is too narrow by 10 %, or off by 0.1 standard
+deviations, at 1e-6 (99 independent draws; `python -m tests.calibration --power`):
 
 | records | too narrow: ranks, all | off: ranks, all | right: ranks, all |
 | --- | --- | --- | --- |
@@ -34,7 +37,8 @@ from vaefill.model.vae import VAE
 FALSE_ALARM = 1e-6  # of `judge`, a quantity
 NUM_DRAWS = NUM_EXACT = 99  # of a record: the sampler's, and exact ones
 QUANTITIES = ("z_1", "z_2", "z_1 z_2", "log-likelihood")
-SETTINGS = {"annealed_smc": {"num_particles": 128}, "ac_mwg": {"num_warmup": 200}}  # where defaults are not for it
+# Where defaults are not for it
+SETTINGS = {"annealed_smc": {"num_particles": 128}, "ac_mwg": {"num_warmup": 200}}
 NARROW, OFF = {"width": 0.9}, {"shift": 0.1}
 MODELS = ("normal", "valley", "masks")
 
@@ -44,7 +48,8 @@ class Problem(NamedTuple):
 
     vae: VAE
     records: Records
-    exact: np.ndarray  # [N, M, Q] quantities at independent draws of p(z | x_obs), the first the truth
+    # [N, M, Q] quantities at independent draws of p(z | x_obs), the first the truth
+    exact: np.ndarray
 
 
 def quantities(z: np.ndarray, log_likelihood: np.ndarray) -> np.ndarray:
@@ -56,11 +61,15 @@ def make_problem(model: str, num_records: int, seed: int = 0) -> Problem:
     """Draws records.
 
     Args:
-        model: `normal`, a linear-Gaussian VAE with a wrong encoder and half of the values missing at random;
-            `valley`, with two modes in most records, pixels 0 and 1 observed; `masks`, the same model with half of
-            the values missing at random.
+        model: `normal`, a linear-Gaussian VAE with a wrong encoder and half of the values missing
+            at random; `valley`, with two modes in most records, pixels 0 and 1 observed; `masks`,
+            the same model with half of the values missing at random.
     """
-    oracle = oracles.LinearGaussian(shift=0.5, width=1.4) if model == "normal" else kernels.plane("valley")
+    oracle = (
+        oracles.LinearGaussian(shift=0.5, width=1.4)
+        if model == "normal"
+        else kernels.plane("valley")
+    )
     rng, num_values = np.random.default_rng(seed), oracle.num_values
     z = rng.normal(size=(num_records, 2))
     nothing = np.zeros(num_values, bool)
@@ -70,10 +79,18 @@ def make_problem(model: str, num_records: int, seed: int = 0) -> Problem:
         observed[:] = np.arange(num_values) < 2
     exact = []
     for truth, values, known in zip(z, x, observed):
-        every_z = np.concatenate([truth[np.newaxis], oracle.draw_latents(values, known, NUM_EXACT - 1, rng)])
-        exact.append(quantities(every_z, oracle.log_likelihood(every_z, values[np.newaxis], known)[:, 0]))
+        every_z = np.concatenate(
+            [truth[np.newaxis], oracle.draw_latents(values, known, NUM_EXACT - 1, rng)]
+        )
+        exact.append(
+            quantities(every_z, oracle.log_likelihood(every_z, values[np.newaxis], known)[:, 0])
+        )
     keys = np.stack([np.arange(num_records), np.full(num_records, 17)], axis=1).astype(np.uint32)
-    return Problem(oracle.vae, Records(keys, np.where(observed, x, 0).astype(np.float32), observed), np.array(exact))
+    return Problem(
+        oracle.vae,
+        Records(keys, np.where(observed, x, 0).astype(np.float32), observed),
+        np.array(exact),
+    )
 
 
 def _thinned(finished: Finished, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +105,9 @@ def _thinned(finished: Finished, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw(problem: Problem, config: SamplerConfig) -> tuple[np.ndarray, np.ndarray]:
-    """What a sampler makes of every record: quantities [N, L, Q] at its draws, and whether it converged [N]."""
+    """What a sampler makes of every record: quantities [N, L, Q] at its draws, and whether it
+    converged [N].
+    """
     rng, slots = (
         np.random.default_rng(1),
         Slots(
@@ -106,16 +125,21 @@ def draw(problem: Problem, config: SamplerConfig) -> tuple[np.ndarray, np.ndarra
 
 
 def distorted(draws: np.ndarray, width: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """Draws [N, L, ...] less spread around their mean, and moved by a share of their standard deviation."""
+    """Draws [N, L, ...] less spread around their mean, and moved by a share of their standard
+    deviation.
+    """
     mean, stddev = draws.mean(axis=1, keepdims=True), draws.std(axis=1, keepdims=True)
     return mean + width * (draws - mean) + shift * stddev
 
 
 def ranks(values: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Of values [N, n] among others [N, m] of their record, ties broken at random: [N, n] in 0..m."""
+    """Of values [N, n] among others [N, m] of their record, ties broken at random: [N, n] in
+    0..m.
+    """
     among = np.sort(among, axis=1)
     low, high = (
-        np.array([np.searchsorted(row, each, side) for row, each in zip(among, values)]) for side in ("left", "right")
+        np.array([np.searchsorted(row, each, side) for row, each in zip(among, values)])
+        for side in ("left", "right")
     )
     return rng.integers(low, high + 1)
 
@@ -132,12 +156,21 @@ class Judgement(NamedTuple):
         return self.ranks.uniform and self.scores.right
 
 
-def judge(draws: np.ndarray, exact: np.ndarray, false_alarm: float = FALSE_ALARM, seed: int = 2) -> Judgement:
-    """Judges draws [N, L] of one quantity by exact draws [N, M] of the same records, the first the truth."""
+def judge(
+    draws: np.ndarray, exact: np.ndarray, false_alarm: float = FALSE_ALARM, seed: int = 2
+) -> Judgement:
+    """Judges draws [N, L] of one quantity by exact draws [N, M] of the same records, the first the
+    truth.
+    """
     rng = np.random.default_rng(seed)
     of_truth = ranks(exact[:, :1], draws, rng)[:, 0]
-    uniformity = oracles.sbc_uniform(of_truth, draws.shape[1] + 1, 20 if len(draws) >= 400 else 10, false_alarm / 2)
-    return Judgement(uniformity, oracles.rank_scores(ranks(draws, exact, rng), exact.shape[1] + 1, false_alarm / 2))
+    uniformity = oracles.sbc_uniform(
+        of_truth, draws.shape[1] + 1, 20 if len(draws) >= 400 else 10, false_alarm / 2
+    )
+    return Judgement(
+        uniformity,
+        oracles.rank_scores(ranks(draws, exact, rng), exact.shape[1] + 1, false_alarm / 2),
+    )
 
 
 def judgements(draws: np.ndarray, exact: np.ndarray, **distortion: float) -> list[Judgement]:
@@ -147,7 +180,11 @@ def judgements(draws: np.ndarray, exact: np.ndarray, **distortion: float) -> lis
 
 
 def power(
-    num_records: int, num_draws: int = NUM_DRAWS, num_runs: int = 200, width: float = 1.0, shift: float = 0.0
+    num_records: int,
+    num_draws: int = NUM_DRAWS,
+    num_runs: int = 200,
+    width: float = 1.0,
+    shift: float = 0.0,
 ) -> tuple[float, float]:
     """The fractions of simulated runs that the ranks of the truths see, and that `judge` sees.
 
@@ -163,11 +200,17 @@ def power(
 
 def print_power(sizes: tuple[int, ...], num_runs: int) -> None:
     """Prints a table over numbers of records."""
-    print(f"| records | too narrow by 10 %: ranks, all | off by 0.1: ranks, all | right: ranks, all |\n{'| --- ' * 4}|")
+    print(
+        "| records | too narrow by 10 %: ranks, all | off by 0.1: ranks, all "
+        "| right: ranks, all |\n"
+        f"{'| --- ' * 4}|"
+    )
     for size in sizes:
         narrow, off, right = (power(size, num_runs=num_runs, **each) for each in (NARROW, OFF, {}))
         print(
-            f"| {size} | {narrow[0]:.3f}, {narrow[1]:.3f} | {off[0]:.3f}, {off[1]:.3f} | {right[1]:.3f} |", flush=True
+            f"| {size} | {narrow[0]:.3f}, {narrow[1]:.3f} | "
+            f"{off[0]:.3f}, {off[1]:.3f} | {right[1]:.3f} |",
+            flush=True,
         )
 
 
@@ -180,7 +223,8 @@ def print_calibration(model: str, problem: Problem, config: SamplerConfig) -> bo
         print(
             f"| {model} | {config.name} | {converged.mean():.3f} | {name} "
             f"| {uniformity.p_value:.2g} | {uniformity.distance:.4f} of {uniformity.bound:.4f} "
-            f"| {scores.location:+.4f} | {scores.p_values[0]:.2g} | {scores.width:.4f} | {scores.p_values[1]:.2g} "
+            f"| {scores.location:+.4f} | {scores.p_values[0]:.2g} | {scores.width:.4f} "
+            f"| {scores.p_values[1]:.2g} "
             f"| {'PASS' if each.right else 'FAIL'} |",
             flush=True,
         )
@@ -189,8 +233,12 @@ def print_calibration(model: str, problem: Problem, config: SamplerConfig) -> bo
 
 def main() -> None:
     """Prints Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--power", action="store_true", help="what would be seen, by simulation, and nothing else")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--power", action="store_true", help="what would be seen, by simulation, and nothing else"
+    )
     parser.add_argument("--runs", type=int, default=200, help="simulated, with --power")
     parser.add_argument("--records", type=int, default=4000)
     parser.add_argument("--sampler", nargs="+", choices=[*SAMPLERS], default=["latent_hmc"])
@@ -198,7 +246,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.power:
         return print_power((200, 400, 1000, 4000), arguments.runs)
-    print(f"{arguments.records} records, {NUM_DRAWS} draws; PASS fails by chance once in {1 / FALSE_ALARM:,.0f} lines")
+    print(
+        f"{arguments.records} records, {NUM_DRAWS} draws; "
+        f"PASS fails by chance once in {1 / FALSE_ALARM:,.0f} lines"
+    )
     titles = (
         "model",
         "sampler",

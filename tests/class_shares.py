@@ -1,8 +1,10 @@
-"""Whether independent runs agree on what digits might be: `python -m tests.class_shares --model DIR --data tfds:mnist`.
+"""Whether independent runs agree on what digits might be: `python -m tests.class_shares --model DIR
+--data tfds:mnist`.
 
-Digits with the top three quarters missing are imputed in runs that differ in their random numbers alone, and a small
-classifier says of every imputation which digit it is. Of a record whose runs all draw from the same distribution the
-shares of a class vary from run to run as those of independent draws do, or less; a run that has missed a mode differs.
+Digits with the top three quarters missing are imputed in runs that differ in their random numbers
+alone, and a small classifier says of every imputation which digit it is. Of a record whose runs all
+draw from the same distribution the shares of a class vary from run to run as those of independent
+draws do, or less; a run that has missed a mode differs.
 """
 
 import argparse
@@ -29,7 +31,11 @@ def labelled(name: str, split: str, num: int | None = None) -> tuple[np.ndarray,
 def classifier(images: np.ndarray, labels: np.ndarray) -> keras.Model:
     """A network of one hidden layer, trained on thresholded images for three epochs."""
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Flatten(), keras.layers.Dense(256, activation="relu"), keras.layers.Dense(10)]
+    layers = [
+        keras.layers.Flatten(),
+        keras.layers.Dense(256, activation="relu"),
+        keras.layers.Dense(10),
+    ]
     network = keras.Sequential(layers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("adam", loss, metrics=["accuracy"])
@@ -37,14 +43,18 @@ def classifier(images: np.ndarray, labels: np.ndarray) -> keras.Model:
     return network
 
 
-def run_shares(model: checkpoints.LoadedModel, network: keras.Model, images: np.ndarray, num_runs: int):
+def run_shares(
+    model: checkpoints.LoadedModel, network: keras.Model, images: np.ndarray, num_runs: int
+):
     """Shares of the classes [runs, N, 10], and which records converged [runs, N]."""
     imputer = Imputer(
         model.vae,
         samplers.sampler_config(num_imputations=NUM_IMPUTATIONS, num_evidence_draws=0),
     )
     generator = missingness.record_generator(0, b"any")
-    observed = np.stack([missingness.generate("top_three_quarters", image, generator, {}) for image in images])
+    observed = np.stack(
+        [missingness.generate("top_three_quarters", image, generator, {}) for image in images]
+    )
     num = len(images)
     ids = [b"%d in run %d" % (index, run) for run in range(num_runs) for index in range(num)]
     with tqdm.tqdm(total=len(ids), unit="record") as bar:
@@ -75,7 +85,9 @@ def disagreement(shares: np.ndarray) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Prints how many records' runs agree, and by how much shares vary more than those of independent draws."""
+    """Prints how many records' runs agree, and by how much shares vary more than those of
+    independent draws.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", default="tfds:mnist")
@@ -87,16 +99,24 @@ def main() -> None:
     test, labels = labelled(arguments.data, "test")
     _, accuracy = network.evaluate(np.float32(test > 127), labels, verbose=0)
     print(f"classifier: {accuracy:.1%} of the complete test images")
-    shares, converged = run_shares(model, network, test[: arguments.num_records], arguments.num_runs)
+    shares, converged = run_shares(
+        model, network, test[: arguments.num_records], arguments.num_runs
+    )
     print(f"{converged.mean():.1%} of the runs converged")
     for name, chosen in (("all runs", np.ones_like(converged)), ("runs that converged", converged)):
-        found = [disagreement(shares[chosen[:, i], i]) for i in range(shares.shape[1]) if chosen[:, i].sum() > 1]
+        found = [
+            disagreement(shares[chosen[:, i], i])
+            for i in range(shares.shape[1])
+            if chosen[:, i].sum() > 1
+        ]
         found = np.array([each for each in found if each[1] > 0])
         limits = scipy.stats.chi2.ppf(1 - _FALSE_ALARM, found[:, 1])
         print(
-            f"{name}: {len(found)} records of more than one class; chi-square over its degrees of freedom "
+            f"{name}: {len(found)} records of more than one class; "
+            "chi-square over its degrees of freedom "
             f"{found[:, 0].sum() / found[:, 1].sum():.2f} (independent draws: 1); "
-            f"{np.mean(found[:, 0] > limits):.1%} of the records beyond the limit of {_FALSE_ALARM:.1%}"
+            f"{np.mean(found[:, 0] > limits):.1%} of the records "
+            f"beyond the limit of {_FALSE_ALARM:.1%}"
         )
 
 

@@ -13,7 +13,9 @@ from vaefill.pipeline import config as config_lib
 from vaefill.pipeline import jobs
 
 # The same examples in every run, however slow the machine is.
-hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=60, database=None)
+hypothesis.settings.register_profile(
+    "tests", derandomize=True, deadline=None, max_examples=60, database=None
+)
 hypothesis.settings.load_profile("tests")
 
 
@@ -27,7 +29,9 @@ def config() -> config_lib.Config:
 def model_directory(config, tmp_path_factory) -> str:
     """A model trained for a moment on a few bundled digits."""
     directory = str(tmp_path_factory.mktemp("model") / "model")
-    settings = training.Settings(config.data, config.record, config.model, config.train, config.seed)
+    settings = training.Settings(
+        config.data, config.record, config.model, config.train, config.seed
+    )
     training.train_and_evaluate(settings, directory, show_progress=False)
     return directory
 

@@ -1,7 +1,9 @@
-"""How log p(x_obs) and log p(x_mis | x_obs) move with the number of draws: prints the table of docs/method.md.
+"""How log p(x_obs) and log p(x_mis | x_obs) move with the number of draws: prints the table of
+docs/method.md.
 
-`python -m tests.evidence_table --model DIR [--data tfds:mnist --split test --num-records 100]`. Chains run once for
-each mask; the proposals are the same for every number of draws, and fewer draws are the first of more.
+`python -m tests.evidence_table --model DIR [--data tfds:mnist --split test --num-records 100]`.
+Chains run once for each mask; the proposals are the same for every number of draws, and fewer draws
+are the first of more.
 """
 
 import argparse
@@ -24,7 +26,9 @@ MASKS = {
 
 
 def masked(vae: VAE, images: np.ndarray, mask: str) -> tuple[Records, np.ndarray]:
-    """Records of images [N, H, W, C] under a mask, and the complete ones [N, D] on the model's scale."""
+    """Records of images [N, H, W, C] under a mask, and the complete ones [N, D] on the model's
+    scale.
+    """
     name, parameters = MASKS[mask]
     ids = [b"evidence/%05d" % index for index in range(len(images))]
     generators = (missingness.record_generator(0, record_id) for record_id in ids)
@@ -41,13 +45,19 @@ def masked(vae: VAE, images: np.ndarray, mask: str) -> tuple[Records, np.ndarray
 
 
 def collect(
-    collector: DrawCollector, records: Records, finished: list[Finished], truth: np.ndarray, size: int
+    collector: DrawCollector,
+    records: Records,
+    finished: list[Finished],
+    truth: np.ndarray,
+    size: int,
 ) -> CollectedDraws:
     """Of all records, `size` at a time."""
     parts = []
     for first in range(0, len(finished), size):
         part = slice(first, first + size)
-        parts.append(collector(Records(*(field[part] for field in records)), finished[part], truth[part]))
+        parts.append(
+            collector(Records(*(field[part] for field in records)), finished[part], truth[part])
+        )
     return CollectedDraws(*(np.concatenate(field) for field in zip(*parts)))
 
 
@@ -65,14 +75,29 @@ def main() -> None:
     arguments = parser.parse_args()
     config, model = samplers.sampler_config(), checkpoints.load(arguments.model)
     vae = compile_vae(model.vae, config.precision)
-    images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[: arguments.num_records]
+    images = datasets.load_images(arguments.data, arguments.split, vae.data_shape)[
+        : arguments.num_records
+    ]
     slots = Slots(vae, samplers.build(vae, config), config)
-    harvesters = {num: DrawCollector(vae, config.model_copy(update={"num_evidence_draws": num})) for num in NUM_DRAWS}
-    titles = ("missing", "draws", "log p(x_obs)", "its error", "log p(x_mis \\| x_obs)", "its error", "k above 0.7")
+    harvesters = {
+        num: DrawCollector(vae, config.model_copy(update={"num_evidence_draws": num}))
+        for num in NUM_DRAWS
+    }
+    titles = (
+        "missing",
+        "draws",
+        "log p(x_obs)",
+        "its error",
+        "log p(x_mis \\| x_obs)",
+        "its error",
+        "k above 0.7",
+    )
     print("\n".join(markdown_table(titles, [])), flush=True)
     for mask in MASKS:
         records, truth = masked(vae, images, mask)
-        finished = sorted((each for call in slots.run(records) for each in call), key=lambda each: each.index)
+        finished = sorted(
+            (each for call in slots.run(records) for each in call), key=lambda each: each.index
+        )
         for num_draws, collector in harvesters.items():
             found = collect(collector, records, finished, truth, slots.num_places)
             cells = (

@@ -1,9 +1,11 @@
-"""Broken input: files that were flipped, cut, spliced, or hold Examples that are not what they should be.
+"""Broken input: files that were flipped, cut, spliced, or hold Examples that are not what they
+should be.
 
     python -m tests.fuzz --inputs 100000
 
-Of every input it is known which records it leaves whole. They must arrive, and as they were; whatever else the
-file yields must be a record of the original or a dead letter. `tests/test_fuzz.py` runs a thousand of these.
+Of every input it is known which records it leaves whole. They must arrive, and as they were;
+whatever else the file yields must be a record of the original or a dead letter.
+`tests/test_fuzz.py` runs a thousand of these.
 """
 
 import argparse
@@ -22,7 +24,13 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from vaefill.pipeline.records.record import CarriedFeature, MaskedRecord, Schema, content_hash, encode_masked
+from vaefill.pipeline.records.record import (
+    CarriedFeature,
+    MaskedRecord,
+    Schema,
+    content_hash,
+    encode_masked,
+)
 from vaefill.pipeline.store.sources import decode
 from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, frame, read_frames
 
@@ -61,7 +69,9 @@ class Original(NamedTuple):
 
 
 def make_original(seed: int, num_records: int = 8) -> Original:
-    """Records of noise with any ids, masks that are all, nothing or some, and truth for every second one."""
+    """Records of noise with any ids, masks that are all, nothing or some, and truth for every
+    second one.
+    """
     generator = np.random.default_rng(seed)
     records = []
     for index in range(num_records):
@@ -99,8 +109,12 @@ def splice(chance: random.Random, original: Original) -> Case:
     """A stretch is removed, doubled, overwritten or inserted."""
     content = original.content
     first, second = sorted(chance.randrange(len(content)) for _ in range(2))
-    stretch = chance.choice((b"", content[first:second] * 2, chance.randbytes(second - first), b"\0" * 100))
-    return Case("splice", content[:first] + stretch + content[second:], _before(original, first), False)
+    stretch = chance.choice(
+        (b"", content[first:second] * 2, chance.randbytes(second - first), b"\0" * 100)
+    )
+    return Case(
+        "splice", content[:first] + stretch + content[second:], _before(original, first), False
+    )
 
 
 def append_garbage(chance: random.Random, original: Original) -> Case:
@@ -138,7 +152,9 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
     features = example.features.feature
     names = sorted(features)
     name, other = chance.choice(names), chance.choice(names)
-    value = chance.choice((b"", b"\x89PNG\r\n\x1a\n" + chance.randbytes(40), chance.randbytes(784), bytes(785)))
+    value = chance.choice(
+        (b"", b"\x89PNG\r\n\x1a\n" + chance.randbytes(40), chance.randbytes(784), bytes(785))
+    )
 
     def flip() -> bytes:
         content = bytearray(payload)
@@ -146,7 +162,10 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
         return bytes(content)
 
     def swap() -> None:
-        first, second = (tf.train.Feature.FromString(features[each].SerializeToString()) for each in (name, other))
+        first, second = (
+            tf.train.Feature.FromString(features[each].SerializeToString())
+            for each in (name, other)
+        )
         features[name].CopyFrom(second)
         features[other].CopyFrom(first)
 
@@ -156,16 +175,33 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
     def retype() -> None:
         features[name].Clear()
         kind = chance.choice(("int64_list", "float_list", "bytes_list"))
-        values = {"int64_list": [1, -(1 << 62)], "float_list": [float("nan"), 1e38], "bytes_list": [value, value]}
+        values = {
+            "int64_list": [1, -(1 << 62)],
+            "float_list": [float("nan"), 1e38],
+            "bytes_list": [value, value],
+        }
         getattr(features[name], kind).value.extend(values[kind][: chance.randrange(3)])
 
     def replace() -> None:
         features[name].bytes_list.value[:] = [value]
 
     def add() -> None:
-        features[chance.choice(("imputations", "x" * 300, "", "observed "))].bytes_list.value.append(value)
+        features[
+            chance.choice(("imputations", "x" * 300, "", "observed "))
+        ].bytes_list.value.append(value)
 
-    how = chance.choice((flip, swap, remove, retype, replace, add, lambda: value, lambda: payload[: len(payload) // 2]))
+    how = chance.choice(
+        (
+            flip,
+            swap,
+            remove,
+            retype,
+            replace,
+            add,
+            lambda: value,
+            lambda: payload[: len(payload) // 2],
+        )
+    )
     made = how()
     return example.SerializeToString() if made is None else made
 
@@ -189,7 +225,8 @@ def check(case: Case, original: Original, directory: str) -> tuple[int, int]:
     """Reads a broken file as the pipeline does; returns the numbers of records and of dead letters.
 
     Raises:
-        AssertionError: a whole record did not arrive, or something arrived that is not in the original.
+        AssertionError: a whole record did not arrive, or something arrived that is not in the
+            original.
     """
     path = os.path.join(directory, "input")
     with open(path, "wb") as file:
@@ -239,8 +276,13 @@ def _masked_crc(length: bytes) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000)
     arguments = parser.parse_args()
     num_records, num_dead_letters = run(range(arguments.inputs), show_progress=True)
-    print(f"{arguments.inputs:,} inputs: {num_records:,} records, {num_dead_letters:,} dead letters, 0 records lost")
+    print(
+        f"{arguments.inputs:,} inputs: {num_records:,} records, "
+        f"{num_dead_letters:,} dead letters, 0 records lost"
+    )

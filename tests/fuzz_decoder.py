@@ -1,4 +1,5 @@
-"""A coverage-guided fuzzer on what reads untrusted bytes; it ends at the first exception that is not declared.
+"""A coverage-guided fuzzer on what reads untrusted bytes; it ends at the first exception that is
+not declared.
 
     pip install -e '.[fuzz]'
     python -m tests.fuzz_decoder -runs=1000000
@@ -13,9 +14,18 @@ import tempfile
 import atheris
 
 with atheris.instrument_imports(
-    include=["vaefill.pipeline.records.record", "vaefill.pipeline.records.codecs", "vaefill.pipeline.store.sources"]
+    include=[
+        "vaefill.pipeline.records.record",
+        "vaefill.pipeline.records.codecs",
+        "vaefill.pipeline.store.sources",
+    ]
 ):
-    from vaefill.pipeline.records.record import RecordError, decode_imputed, decode_masked, decode_observed
+    from vaefill.pipeline.records.record import (
+        RecordError,
+        decode_imputed,
+        decode_masked,
+        decode_observed,
+    )
     from vaefill.pipeline.store.sources import decode
     from vaefill.pipeline.store.tfrecord import Frame, read_frames
 
@@ -56,7 +66,10 @@ def main() -> None:
         for reader in range(len(READERS)):
             with open(os.path.join(corpus, f"{index}-{reader}"), "wb") as file:
                 file.write(bytes([reader]) + content)
-    atheris.Setup([*sys.argv, "-max_len=20000", corpus], lambda data: READERS[(data or b"\0")[0] % 4](data[1:]))
+    atheris.Setup(
+        [*sys.argv, "-max_len=20000", corpus],
+        lambda data: READERS[(data or b"\0")[0] % 4](data[1:]),
+    )
     atheris.Fuzz()
 
 

@@ -1,4 +1,6 @@
-"""Samplers outside the chain driver, and models that test modules share, so that each is compiled once."""
+"""Samplers outside the chain driver, and models that test modules share, so that each is compiled
+once.
+"""
 
 import functools
 from collections.abc import Callable
@@ -30,8 +32,12 @@ def config_of(name: str, **settings: Any) -> SamplerConfig:
     return samplers.sampler_config(name, **{key: settings[key] for key in settings if key in takes})
 
 
-def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_record: int = 1) -> base.Rows:
-    """One record many times over, each with random numbers of its own; `rows_per_record` rows share a key."""
+def rows_of(
+    x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_per_record: int = 1
+) -> base.Rows:
+    """One record many times over, each with random numbers of its own; `rows_per_record` rows share
+    a key.
+    """
     row = np.arange(num_rows)
     keys = np.stack([np.full(num_rows, seed), row // rows_per_record], axis=1).astype(np.uint32)
     return base.Rows(
@@ -41,15 +47,21 @@ def rows_of(x: np.ndarray, observed: np.ndarray, num_rows: int, seed: int, rows_
     )
 
 
-def sweeps(kernel: base.Kernel, rows: base.Rows, state: Any, num_sweeps: int) -> tuple[Any, base.Info]:
-    """The state after `num_sweeps` steps, sweeps 1 to `num_sweeps`, and what the last of them did."""
+def sweeps(
+    kernel: base.Kernel, rows: base.Rows, state: Any, num_sweeps: int
+) -> tuple[Any, base.Info]:
+    """The state after `num_sweeps` steps, sweeps 1 to `num_sweeps`, and what the last of them
+    did.
+    """
     step = tf.function(lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state))
     for sweep in range(1, num_sweeps + 1):
         state, info = step(tf.constant(sweep), state)
     return state, info
 
 
-def kept_sweeps(vae: VAE, kernel: base.Kernel, rows: base.Rows, schedule: chain.Schedule) -> chain.Trace:
+def kept_sweeps(
+    vae: VAE, kernel: base.Kernel, rows: base.Rows, schedule: chain.Schedule
+) -> chain.Trace:
     """What chains leave that start by themselves, in NumPy: [T, N, ...]."""
 
     @tf.function
@@ -93,10 +105,14 @@ def movement(
     rng, x, observed = np.random.default_rng(seed), oracle.x, oracle.observed
     start = oracle.draw_latents(x, observed, num_rows, rng).astype(np.float32)
     rows = rows_of(x, observed, num_rows, seed, rows_per_chain)
-    state = tf.function(lambda z: kernel.init(rows, base.everywhere(rows, 0), z))(tf.constant(start))
+    state = tf.function(lambda z: kernel.init(rows, base.everywhere(rows, 0), z))(
+        tf.constant(start)
+    )
     state, _ = sweeps(kernel, rows, prepare(rows, state), num_sweeps)
     z = state.z.numpy()
-    distances = [oracles.ks_distance_to(z[:, k], oracle.latent_cdf(x, observed, k)) for k in range(2)]
+    distances = [
+        oracles.ks_distance_to(z[:, k], oracle.latent_cdf(x, observed, k)) for k in range(2)
+    ]
     exact = oracle.draw_latents(x, observed, 10 * num_rows, rng)
     log_likelihood = [oracle.log_likelihood(each, x[None], observed)[:, 0] for each in (z, exact)]
     distances.append(oracles.ks_distance_between(*log_likelihood))
@@ -108,8 +124,9 @@ def movement(
 def z_scores(weights: np.ndarray, values: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """How far weighted draws are from expected values, in standard errors: [Q].
 
-    Weights are unnormalised, so that the sum over a group of weight times (value - expected value) has mean 0,
-    in groups of any size; by the central limit theorem over the groups a score is standard normal.
+    Weights are unnormalised, so that the sum over a group of weight times (value - expected value)
+    has mean 0, in groups of any size; by the central limit theorem over the groups a score is
+    standard normal.
 
     Args:
         weights: [G, S] of G independent groups of draws.

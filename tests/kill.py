@@ -2,8 +2,9 @@
 
     python -m tests.kill --kills 100
 
-After every kill there is no result, or a whole one; after every rerun the bytes are those of a run that nobody
-killed, and what had been computed was not computed again. `tests/test_kill.py` does this ten times.
+After every kill there is no result, or a whole one; after every rerun the bytes are those of a run
+that nobody killed, and what had been computed was not computed again. `tests/test_kill.py` does
+this ten times.
 """
 
 import argparse
@@ -108,12 +109,16 @@ class Killer:
         if was_published := os.path.exists(self._out):
             assert content(self._out) == self._expected, "the killed run published something else"
         finish(start(*self._job, self._out))
-        assert content(self._out) == self._expected, "the bytes differ from those of a run that was not killed"
+        assert content(self._out) == self._expected, (
+            "the bytes differ from those of a run that was not killed"
+        )
         assert os.listdir(os.path.dirname(self._out)) == ["out"], "something was left behind"
         work = self._work()
         if was_published:
             return Kill(seconds, num_computed, num_computed, 0.0)
-        assert work.reused == num_computed, f"{num_computed} records were computed, {work.reused} reused"
+        assert work.reused == num_computed, (
+            f"{num_computed} records were computed, {work.reused} reused"
+        )
         return Kill(seconds, num_computed, work.reused, work.chain_sweeps / self._sweeps)
 
 
@@ -129,7 +134,9 @@ def run(killer: Killer, num_kills: int, seed: int, report=lambda kill: None) -> 
 
 def main() -> None:
     """Trains a model for a moment, and kills."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -139,7 +146,10 @@ def main() -> None:
         killer = Killer(model, pattern, work)
         found = run(killer, arguments.kills, arguments.seed, lambda kill: print(kill, flush=True))
     saved = sum(kill.num_reused > 0 for kill in found)
-    print(f"{len(found)} kills: every rerun gave the same bytes; {saved} of them had less to compute, 0 records lost")
+    print(
+        f"{len(found)} kills: every rerun gave the same bytes; "
+        f"{saved} of them had less to compute, 0 records lost"
+    )
 
 
 def prepare(directory: str) -> tuple[str, str]:
@@ -156,7 +166,9 @@ def _train(path: str) -> None:
     from vaefill.model import training
 
     config = config_lib.load("test.yaml")
-    settings = training.Settings(config.data, config.record, config.model, config.train, config.seed)
+    settings = training.Settings(
+        config.data, config.record, config.model, config.train, config.seed
+    )
     training.train_and_evaluate(settings, path, show_progress=False)
 
 

@@ -1,8 +1,10 @@
-"""The samplers on problems whose answer is known: `python -m tests.oracle_table` prints the table of docs/method.md.
+"""The samplers on problems whose answer is known: `python -m tests.oracle_table` prints the table
+of docs/method.md.
 
-One record with two latents and eight pixels, in an easy variant and in one with a valley between two modes of
-p(z | x_obs). The Jensen-Shannon divergence, in nats, is between p(x_mis | x_obs) over all completions by
-quadrature and the Rao-Blackwellised estimate from all that one record's chains leave.
+One record with two latents and eight pixels, in an easy variant and in one with a valley between
+two modes of p(z | x_obs). The Jensen-Shannon divergence, in nats, is between p(x_mis | x_obs) over
+all completions by quadrature and the Rao-Blackwellised estimate from all that one record's chains
+leave.
 """
 
 import time
@@ -29,9 +31,13 @@ SETTINGS = {
 def divergences(oracle: oracles.PlaneBernoulli, config: SamplerConfig) -> tuple[np.ndarray, float]:
     """JSD of every replicate, and the seconds that all of them took without compilation."""
     slots = Slots(oracle.vae, samplers.build(oracle.vae, config), config)
-    keys = np.stack([np.arange(NUM_REPLICATES), np.full(NUM_REPLICATES, 7)], axis=1).astype(np.uint32)
+    keys = np.stack([np.arange(NUM_REPLICATES), np.full(NUM_REPLICATES, 7)], axis=1).astype(
+        np.uint32
+    )
     x = np.where(oracle.observed, oracle.x, 0).astype(np.float32)
-    records = Records(keys, np.tile(x, (NUM_REPLICATES, 1)), np.tile(oracle.observed, (NUM_REPLICATES, 1)))
+    records = Records(
+        keys, np.tile(x, (NUM_REPLICATES, 1)), np.tile(oracle.observed, (NUM_REPLICATES, 1))
+    )
     list(slots.run(Records(*(field[:1] for field in records))))
     began = time.perf_counter()
     finished = [each for call in slots.run(records) for each in call]
@@ -61,7 +67,9 @@ def main() -> None:
         print(f"| {' | '.join(line)} |")
     for name, settings in SETTINGS.items():
         never = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}
-        config = samplers.sampler_config(name, num_evidence_draws=0, slots=1024, **settings, **never)
+        config = samplers.sampler_config(
+            name, num_evidence_draws=0, slots=1024, **settings, **never
+        )
         cells = []
         for variant in ("easy", "valley"):
             found, seconds = divergences(getattr(oracles.PlaneBernoulli, variant)(), config)
@@ -69,7 +77,11 @@ def main() -> None:
         draws = config.max_kept * config.rows_per_record
         milliseconds = f"{1e3 * seconds / NUM_REPLICATES:.0f}"
         print(
-            "| " + " | ".join((f"`{name}`", f"{config.max_sweeps:,}", f"{draws:,}", *cells, milliseconds)) + " |",
+            "| "
+            + " | ".join(
+                (f"`{name}`", f"{config.max_sweeps:,}", f"{draws:,}", *cells, milliseconds)
+            )
+            + " |",
             flush=True,
         )
 

@@ -15,7 +15,9 @@ CONFIG = ac_mwg.Config(num_warmup=HISTORY - 1, prior_fraction=0.3)
 
 
 def with_foreign_history(oracle, rows, state: ac_mwg.State) -> ac_mwg.State:
-    """A history that knows nothing of the current z: encodings of independent draws of the model."""
+    """A history that knows nothing of the current z: encodings of independent draws of the
+    model.
+    """
     rng = np.random.default_rng(9)
     num_rows = rows.observed.shape[0]
     z = rng.normal(size=(num_rows * HISTORY, 2))
@@ -76,6 +78,8 @@ def test_only_available_components_are_chosen():
     start = start._replace(available=tf.where(tf.range(num_rows) < 128, 1, 2))
     loc = tf.constant([[[0.0, 0.0], [1.0, 0.0]]])
     step = tf.function(lambda state: kernel.step(rows, base.everywhere(rows, 1), state)[0].z)
-    with_it, without = (step(start._replace(loc=start.loc + shift)).numpy() for shift in (loc, 0 * loc))
+    with_it, without = (
+        step(start._replace(loc=start.loc + shift)).numpy() for shift in (loc, 0 * loc)
+    )
     np.testing.assert_array_equal(with_it[:128], without[:128])
     assert not np.array_equal(with_it[128:], without[128:])

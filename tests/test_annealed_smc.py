@@ -1,4 +1,6 @@
-"""Annealed SMC: weighted particles of p(z | x_obs), an unbiased estimate of p(x_obs), and moves that are exact."""
+"""Annealed SMC: weighted particles of p(z | x_obs), an unbiased estimate of p(x_obs), and moves
+that are exact.
+"""
 
 import numpy as np
 import pytest
@@ -37,8 +39,8 @@ def at_start(kernel: base.Kernel, rows: base.Rows) -> annealed_smc.State:
 def scores(variant: str) -> np.ndarray:
     """Of powers of z under the groups' weights, and of these as estimates of p(x_obs).
 
-    That the powers beta are chosen by the particles biases a group's estimate by a term of 1 / particles: with
-    64 of them, and 256 groups, less than what shows.
+    That the powers beta are chosen by the particles biases a group's estimate by a term of
+    1 / particles: with 64 of them, and 256 groups, less than what shows.
     """
     oracle = kernels.plane(variant)
     state, info, _ = arrived(variant)
@@ -69,10 +71,17 @@ def test_moves_conserve_exact_draws_unless_nothing_is_rejected(always, monkeypat
 
     def prepare(rows, state):
         at = tf.ones_like(state.beta)
-        return state._replace(beta=at, step_size=0.9 * at, scale=0.8 * state.scale, centre=state.centre + 0.3)
+        return state._replace(
+            beta=at, step_size=0.9 * at, scale=0.8 * state.scale, centre=state.centre + 0.3
+        )
 
     if always:
-        decision = lambda _, ratio: base.Decision(ratio == ratio, tf.ones_like(ratio), tf.zeros_like(ratio, tf.int32))  # noqa: E731
+
+        def decision(_, ratio):
+            return base.Decision(
+                ratio == ratio, tf.ones_like(ratio), tf.zeros_like(ratio, tf.int32)
+            )
+
         monkeypatch.setattr(base, "accept", decision)
     oracle = kernels.plane("valley")
     kernel = annealed_smc.build(oracle.vae, CONFIG)
@@ -105,6 +114,8 @@ def test_beta_grows_to_one_by_group_and_weights_come_on_arrival():
     assert (betas == betas[..., :1]).all() and (np.diff(betas[..., 0], axis=0) >= 0).all()
     assert betas[0].max() == 0 and (betas[-1] == 1).all()
     np.testing.assert_array_equal(np.isfinite(weights), betas[1:] == 1)
-    assert (betas[1, 3] == 1).all() and np.abs(weights[:, 3]).max() < 1e-4  # nothing observed: p(x_obs) is 1
+    # Nothing observed: p(x_obs) is 1
+    assert (betas[1, 3] == 1).all() and np.abs(weights[:, 3]).max() < 1e-4
     sweeps_needed = (betas[..., 0] < 1).sum(axis=0)
-    assert sweeps_needed[0] > sweeps_needed[1] > sweeps_needed[3]  # the more is known, the longer the way
+    # The more is known, the longer the way
+    assert sweeps_needed[0] > sweeps_needed[1] > sweeps_needed[3]

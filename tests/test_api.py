@@ -38,7 +38,9 @@ def test_the_name_alone_imports_nothing_slow():
 
 def test_masks_depend_on_the_id_and_the_seed(images, observed):
     assert observed.dtype == np.bool_ and 0.4 < observed.mean() < 0.6
-    np.testing.assert_array_equal(observed, vaefill.mask(images, "mcar", ids=["0", b"1", "2"], rate=0.5))
+    np.testing.assert_array_equal(
+        observed, vaefill.mask(images, "mcar", ids=["0", b"1", "2"], rate=0.5)
+    )
     for other in ({"ids": ["a", "b", "c"]}, {"seed": 1}):
         assert (observed != vaefill.mask(images, "mcar", rate=0.5, **other)).any()
     with pytest.raises(ValueError, match="unknown mechanism"):
@@ -58,13 +60,17 @@ def test_ids_of_any_kind_give_the_same_bits(model_directory, images, observed):
 def test_chains_are_kept_when_asked_for(model_directory, images, observed):
     observed = observed.copy()
     observed[0] = True
-    found = vaefill.impute(model_directory, images, observed, sampler=SHORT, progress=False, keep_chains=True)
+    found = vaefill.impute(
+        model_directory, images, observed, sampler=SHORT, progress=False, keep_chains=True
+    )
     assert found.chains[0] is None  # there were none
     for chains in found.chains[1:]:
         assert chains.z.shape == (4, 12, 4) and chains.log_likelihood.shape == (4, 12)
 
 
-@pytest.mark.parametrize("ids, message", [(["a", "b"], "3 records and 2 ids"), (["a", "b", b"a"], "unique")])
+@pytest.mark.parametrize(
+    "ids, message", [(["a", "b"], "3 records and 2 ids"), (["a", "b", b"a"], "unique")]
+)
 def test_ids_that_cannot_be(model_directory, images, observed, ids, message):
     with pytest.raises(ValueError, match=message):
         vaefill.impute(model_directory, images, observed, ids, sampler=SHORT)
@@ -86,5 +92,8 @@ def test_what_is_no_result(tmp_path):
 
 def test_training_is_read_when_it_is_there(tmp_path):
     settings = {"train.epochs": 0.5, "model.hidden": [8], "train.num_test_images": 5}
-    first, again = (vaefill.train(tmp_path, settings=settings, config="test.yaml", progress=False) for _ in range(2))
+    first, again = (
+        vaefill.train(tmp_path, settings=settings, config="test.yaml", progress=False)
+        for _ in range(2)
+    )
     assert first.fingerprint == again.fingerprint and first.description.model.hidden == (8,)

@@ -83,7 +83,9 @@ def make_settings(likelihood: str, **train) -> training.Settings:
 
 
 def make_images(num: int, dtype=np.uint8) -> np.ndarray:
-    """Bright ones and dark ones: [num, D], levels of bytes; those of real numbers in units of 255."""
+    """Bright ones and dark ones: [num, D], levels of bytes; those of real numbers in units of
+    255.
+    """
     rng = np.random.default_rng(0)
     level = np.where(rng.random((num, 1)) < 0.5, 60, 180)
     levels = rng.normal(level, 40, (num, math.prod(SHAPE))).clip(0, 255).astype(np.uint8)

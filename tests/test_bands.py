@@ -1,4 +1,6 @@
-"""Bands hold what is observed, the smallest is found by the mask alone, and chains work as well in one."""
+"""Bands hold what is observed, the smallest is found by the mask alone, and chains work as well in
+one.
+"""
 
 import dataclasses
 
@@ -67,11 +69,19 @@ _PARTS = [np.s_[9:], np.s_[:, 12:], np.s_[3:12, 3:12], np.s_[:0]] * 2  # the las
 
 
 def make_model(likelihood: str, width: int) -> vae.VAE:
-    return vae.build(ModelConfig(likelihood=likelihood, latent_size=3, hidden=(width, width)), _IMAGE, seed=1)
+    return vae.build(
+        ModelConfig(likelihood=likelihood, latent_size=3, hidden=(width, width)), _IMAGE, seed=1
+    )
 
 
 def make_imputer(model: vae.VAE, name: str, precision: str) -> imputer.Imputer:
-    settings = {"num_chains": 2, "num_particles": 4, "num_leapfrog_steps": 2, "num_evidence_draws": 8, "slots": 32}
+    settings = {
+        "num_chains": 2,
+        "num_particles": 4,
+        "num_leapfrog_steps": 2,
+        "num_evidence_draws": 8,
+        "slots": 32,
+    }
     sweeps = {"num_start": 2, "num_warmup": 7, "max_sweeps": 14, "num_imputations": 2}
     return imputer.Imputer(
         model,
@@ -92,10 +102,14 @@ def impute(run: imputer.Imputer, chosen, likelihood: str = "bernoulli") -> imput
 
 
 @pytest.mark.parametrize(
-    "name, precision", [("latent_hmc", "float32"), ("latent_hmc", "bfloat16"), ("annealed_smc", "float32")]
+    "name, precision",
+    [("latent_hmc", "float32"), ("latent_hmc", "bfloat16"), ("annealed_smc", "float32")],
 )
 def test_the_same_bits_in_any_company(name, precision):
-    run, everybody = make_imputer(make_model("bernoulli", 96), name, precision), list(range(len(_PARTS)))
+    run, everybody = (
+        make_imputer(make_model("bernoulli", 96), name, precision),
+        list(range(len(_PARTS))),
+    )
     together = impute(run, everybody)
     for chosen in ([0], [3], [7, 1], everybody[::-1]):
         for field, whole in zip(impute(run, chosen), together):
@@ -115,7 +129,9 @@ def test_chains_do_the_same_whether_the_rest_is_left_out_or_not(name, likelihood
     """Of a decoder that is any function no outputs can be left out: there is one program."""
     model = make_model(likelihood, 16)
     banded = make_imputer(model, name, "float32")
-    whole = make_imputer(dataclasses.replace(model, decoder=lambda z: model.decoder(z)), name, "float32")
+    whole = make_imputer(
+        dataclasses.replace(model, decoder=lambda z: model.decoder(z)), name, "float32"
+    )
     found = [impute(run, list(range(len(_PARTS))), likelihood) for run in (banded, whole)]
     for field, one, other in zip(imputer.Imputed._fields, *found):
         if field == "chains":  # none were kept

@@ -1,7 +1,9 @@
-"""Every sampler is calibrated, with the stopping rule and the targets that are shipped; see `tests.calibration`.
+"""Every sampler is calibrated, with the stopping rule and the targets that are shipped; see
+`tests.calibration`.
 
-Of 200 records all of 200 simulated runs tell draws that are too narrow by 10 %, or off by 0.1 standard deviations,
-whatever the quantity, and none tells right ones: `python -m tests.calibration --power`.
+Of 200 records all of 200 simulated runs tell draws that are too narrow by 10 %, or off by 0.1
+standard deviations, whatever the quantity, and none tells right ones: `python -m tests.calibration
+--power`.
 """
 
 import numpy as np
@@ -13,7 +15,13 @@ from vaefill.model.samplers import SAMPLERS
 
 NUM_RECORDS = 200
 SETTINGS = {
-    "annealed_smc": {"num_particles": 64, "num_chains": 2, "num_warmup": 12, "max_sweeps": 40, "slots": 4096},
+    "annealed_smc": {
+        "num_particles": 64,
+        "num_chains": 2,
+        "num_warmup": 12,
+        "max_sweeps": 40,
+        "slots": 4096,
+    },
 }
 
 
@@ -30,7 +38,8 @@ def drawn(request, problem) -> tuple[str, np.ndarray]:
         **{"slots": 1024} | SETTINGS.get(request.param, {}),
     )
     draws, converged = calibration.draw(problem, config)
-    assert converged.mean() > 0.5 or request.param == "annealed_smc"  # which stops when its particles have arrived
+    # Which stops when its particles have arrived
+    assert converged.mean() > 0.5 or request.param == "annealed_smc"
     return request.param, draws
 
 

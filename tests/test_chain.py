@@ -34,7 +34,9 @@ def counting(weights: bool = False, adapts: bool = False) -> base.Kernel:
 
     def step(rows, sweep, state):
         value = tf.cast(sweep, tf.float32)
-        log_weight = tf.where(sweep % 2 == 0, tf.math.log(value), -INF) if weights else tf.zeros_like(value)
+        log_weight = (
+            tf.where(sweep % 2 == 0, tf.math.log(value), -INF) if weights else tf.zeros_like(value)
+        )
         return at(sweep, state.warm), base.Info(value, log_weight, sweep)
 
     def adapt(rows, sweeps, state):
@@ -61,7 +63,9 @@ def blocks(model, rows, request):
     """Two blocks of ten sweeps, of which twelve are kept; rows 2 and 3 are five sweeps ahead."""
     kernel = counting(weights=request.param)
     chains = chain.begin(model, kernel, rows, SCHEDULE)
-    advance = tf.function(lambda chains, kept: chain.advance(model, kernel, chains, kept, SCHEDULE, 10))
+    advance = tf.function(
+        lambda chains, kept: chain.advance(model, kernel, chains, kept, SCHEDULE, 10)
+    )
     kept, traces = np.array([0, 0, 5, 5], np.int32), []
     for _ in range(2):
         chains, trace = advance(chains, tf.constant(kept))
@@ -102,11 +106,15 @@ def test_the_trace_has_every_kept_sweep_by_each_rows_clock(blocks):
     np.testing.assert_array_equal(first.z[:, 2, 0], np.arange(12, 22))
     np.testing.assert_array_equal(second.z[:2, 1, 0], [17, 18])
     probability = 1 / (1 + np.exp(-0.1 * np.arange(7, 17)))
-    np.testing.assert_allclose(first.log_likelihood[:, 0], 2 * np.log(probability), rtol=1e-5)  # two observed ones
+    # Two observed ones
+    np.testing.assert_allclose(first.log_likelihood[:, 0], 2 * np.log(probability), rtol=1e-5)
 
 
 def test_moments_are_of_the_kept_sweeps_by_weight(blocks):
-    """Sweeps 7 to 18: of rows 2 and 3, 12 to 18. E[v] + Var[m] of a binary value is p (1 - p) of its mean p."""
+    """Sweeps 7 to 18: of rows 2 and 3, 12 to 18.
+
+    E[v] + Var[m] of a binary value is p (1 - p) of its mean p.
+    """
     weighted, chains, _ = blocks
     for row, sweeps in [(0, np.arange(7, 19)), (2, np.arange(12, 19))]:
         weights = np.where(sweeps % 2 == 0, sweeps, 0) if weighted else np.ones(len(sweeps))
@@ -125,18 +133,26 @@ def test_variance_keeps_its_digits_far_from_zero(rows):
 
     def step(rows, sweep, state):
         sign = tf.cast(1 - 2 * (sweep % 2), tf.float32)[:, tf.newaxis]
-        return state._replace(outputs=1e4 + sign * tf.ones([1, 4])), base.Info.of_chain(tf.ones([NUM_ROWS]))
+        return state._replace(outputs=1e4 + sign * tf.ones([1, 4])), base.Info.of_chain(
+            tf.ones([NUM_ROWS])
+        )
 
     zeros = tf.zeros([NUM_ROWS])
     moments = chain.Moments(
-        zeros - INF, tf.zeros([NUM_ROWS, 4]), tf.zeros([NUM_ROWS, 4]), zeros, tf.zeros([4], tf.int32)
+        zeros - INF,
+        tf.zeros([NUM_ROWS, 4]),
+        tf.zeros([NUM_ROWS, 4]),
+        zeros,
+        tf.zeros([4], tf.int32),
     )
     state = State(tf.zeros([NUM_ROWS, 2]), tf.zeros([NUM_ROWS, 4]), tf.zeros([NUM_ROWS], tf.int32))
     kept = tf.zeros([NUM_ROWS], tf.int32)
     kernel = dataclasses.replace(counting(), step=step)
     plan = dataclasses.replace(SCHEDULE, max_kept=400)
     chains = chain.Chains(rows, state, moments, scouts.none(*state.z.shape))
-    chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(chains)
+    chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(
+        chains
+    )
     np.testing.assert_allclose(chains.moments.mean, 1e4, rtol=1e-6)
     np.testing.assert_allclose(chains.moments.variance, 1.25, rtol=1e-3)
 

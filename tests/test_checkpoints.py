@@ -53,7 +53,8 @@ def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
     without, model = checkpoints.fingerprint(directory), vae.build(CONFIG, (3, 2, 1), seed=4)
     assert checkpoints.load(directory).calibration is None
     found = [
-        checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r) for r in (CALIBRATION, CALIBRATION + 1)
+        checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r)
+        for r in (CALIBRATION, CALIBRATION + 1)
     ]
     loaded = checkpoints.load(directory)
     np.testing.assert_array_equal(loaded.calibration, CALIBRATION + 1, strict=True)
@@ -64,8 +65,14 @@ def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"images": CALIBRATION.astype(np.float32)}, r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'"),
-        ({"images": CALIBRATION.reshape(4, 2, 3, 1)}, r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}"),
+        (
+            {"images": CALIBRATION.astype(np.float32)},
+            r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'",
+        ),
+        (
+            {"images": CALIBRATION.reshape(4, 2, 3, 1)},
+            r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}",
+        ),
         ({"images": CALIBRATION[:0]}, "M at least 1"),
         ({"images": CALIBRATION, "more": CALIBRATION}, "must hold one tensor"),
         ({}, "must hold one tensor"),
@@ -85,7 +92,9 @@ def test_a_calibration_of_real_values_is_finite(tmp_path):
     calibration = CALIBRATION.astype(np.float32)
     checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, calibration)
     np.testing.assert_array_equal(checkpoints.load(path).calibration, calibration, strict=True)
-    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(calibration, np.nan))
+    checkpoints.save(
+        path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(calibration, np.nan)
+    )
     with pytest.raises(ModelError, match="values that are not finite"):
         checkpoints.load(path)
 
@@ -145,8 +154,14 @@ def edit(directory: str, **changes) -> None:
         (lambda d: edit(d, format_version=99), "format version 99"),
         (lambda d: edit(d, data_shape=[3, 3, 1]), "has shape"),
         (lambda d: edit(d, model={**CONFIG.model_dump(), "hidden": [6, 5, 5]}), "has shape"),
-        (lambda d: open(os.path.join(d, "weights.safetensors"), "wb").close(), "not a safetensors file"),
-        (lambda d: safetensors.numpy.save_file({}, os.path.join(d, "weights.safetensors")), "has shape None"),
+        (
+            lambda d: open(os.path.join(d, "weights.safetensors"), "wb").close(),
+            "not a safetensors file",
+        ),
+        (
+            lambda d: safetensors.numpy.save_file({}, os.path.join(d, "weights.safetensors")),
+            "has shape None",
+        ),
     ],
 )
 def test_what_is_not_a_model_is_refused(directory, break_it, message):
@@ -165,7 +180,10 @@ class Planted:
         return os.mkdir, (self._marker,)
 
 
-LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wAAAA=="}}}}
+LAMBDA = {
+    "class_name": "Lambda",
+    "config": {"function": {"class_name": "__lambda__", "config": {"code": "4wAAAA=="}}},
+}
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "calibration.safetensors", "vae.json"])
@@ -181,7 +199,9 @@ def test_a_planted_pickle_is_refused_and_never_run(directory, tmp_path, name):
     assert os.path.exists(marker)
 
 
-@pytest.mark.parametrize("model", [LAMBDA, {**CONFIG.model_dump(), "layers": [LAMBDA]}], ids=["alone", "added"])
+@pytest.mark.parametrize(
+    "model", [LAMBDA, {**CONFIG.model_dump(), "layers": [LAMBDA]}], ids=["alone", "added"]
+)
 def test_a_planted_lambda_layer_is_refused(directory, model):
     edit(directory, model=model)
     with pytest.raises(ModelError, match="vae.json.*Extra inputs"):

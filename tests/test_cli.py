@@ -5,7 +5,18 @@ from click.testing import CliRunner
 
 from vaefill.pipeline import cli
 
-COMMANDS = ["demo", "train", "mask", "impute", "evaluate", "compare", "report", "verify", "schema", "bench"]
+COMMANDS = [
+    "demo",
+    "train",
+    "mask",
+    "impute",
+    "evaluate",
+    "compare",
+    "report",
+    "verify",
+    "schema",
+    "bench",
+]
 
 
 def run(*arguments: str):
@@ -24,13 +35,29 @@ def test_help_has_an_example(command):
     [
         (["train"], 2, "Missing option '--model'"),
         (["fly"], 2, "No such command"),
-        (["train", "--model", "m", "--set", "trian.epochs=1"], 2, "unknown key trian; the nearest known one is train"),
+        (
+            ["train", "--model", "m", "--set", "trian.epochs=1"],
+            2,
+            "unknown key trian; the nearest known one is train",
+        ),
         (["train", "--model", "m", "--config", "none.yaml"], 2, "none.yaml"),
-        (["train", "--model", "{tmp}/m", "--data", "nothing"], 3, "expected digits, tfds:NAME or tfds:PATH"),
-        (["mask", "--input", "digits/test", "--output", "o", "--mechanism", "mcar"], 2, "needs mask.rate"),
+        (
+            ["train", "--model", "{tmp}/m", "--data", "nothing"],
+            3,
+            "expected digits, tfds:NAME or tfds:PATH",
+        ),
+        (
+            ["mask", "--input", "digits/test", "--output", "o", "--mechanism", "mcar"],
+            2,
+            "needs mask.rate",
+        ),
         (["mask", "--input", "digits/tset", "--output", "{tmp}/o"], 3, "has no split 'tset'"),
         (["mask", "--input", "{tmp}/*.none", "--output", "{tmp}/o"], 3, "no file matches"),
-        (["impute", "--model", "{tmp}", "--input", "x", "--output", "o"], 2, "is not a model directory"),
+        (
+            ["impute", "--model", "{tmp}", "--input", "x", "--output", "o"],
+            2,
+            "is not a model directory",
+        ),
         (
             ["impute", "--model", "m", "--input", "a", "b", "c", "--output", "o"],
             2,

@@ -1,8 +1,9 @@
-"""What `Imputer` gives against closed forms and quadrature: every sampler, every likelihood, wrong encoders.
+"""What `Imputer` gives against closed forms and quadrature: every sampler, every likelihood, wrong
+encoders.
 
-One record many times over under different ids: independent replicates. A z-score is of a mean over them, and as large
-as the limit once in 2.6e7 by chance; of the 450 scores here one is once in 58,000 runs. See each test for what is
-seen.
+One record many times over under different ids: independent replicates. A z-score is of a mean over
+them, and as large as the limit once in 2.6e7 by chance; of the 450 scores here one is once in
+58,000 runs. See each test for what is seen.
 """
 
 import functools
@@ -21,16 +22,25 @@ from vaefill.model.vae import VAE
 
 LIMIT = 5.5  # standard errors
 NUM_REPLICATES = 256
-NUM_IMPUTATIONS = 19  # between the lowest and the highest of which nine tenths of the distribution are
+# Between the lowest and the highest of which nine tenths of the distribution are
+NUM_IMPUTATIONS = 19
 SETTINGS = {
-    "lair": {"num_particles": 2, "num_warmup": 10, "max_sweeps": 115, "slots": 2048},  # every other row from the prior
+    # Every other row from the prior
+    "lair": {"num_particles": 2, "num_warmup": 10, "max_sweeps": 115, "slots": 2048},
     "importance_resampling": {"num_warmup": 0},
-    "annealed_smc": {"num_particles": 64, "num_chains": 2, "num_warmup": 12, "max_sweeps": 27, "slots": 8192},
+    "annealed_smc": {
+        "num_particles": 64,
+        "num_chains": 2,
+        "num_warmup": 12,
+        "max_sweeps": 27,
+        "slots": 8192,
+    },
     "metropolis_within_gibbs": {"max_sweeps": 350},
     "ac_mwg": {"max_sweeps": 350},
 }
-# Consistent in the number of particles: with 64 of them means are off by 0.0025 standard deviations, which shows.
-MORE_PARTICLES = {"num_particles": 256, "slots": 16384}  # the errors of the linear model are the smallest
+# Consistent in the number of particles: with 64 of them means are off by 0.0025 standard
+# deviations, which shows. the errors of the linear model are the smallest
+MORE_PARTICLES = {"num_particles": 256, "slots": 16384}
 LINEAR_X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])
 LINEAR_OBSERVED = np.array([True, False, True, False, False, True])
 
@@ -48,7 +58,9 @@ class Case(NamedTuple):
 
 @functools.cache
 def make_case(model: str) -> Case:
-    """`linear` (wrong encoder) and `exact` (the right one); `plane`, binary; `gaussian` and `grey`, one latent."""
+    """`linear` (wrong encoder) and `exact` (the right one); `plane`, binary; `gaussian` and `grey`,
+    one latent.
+    """
     if model in ("linear", "exact"):
         oracle = oracles.LinearGaussian(*((0.5, 1.4) if model == "linear" else ()))
         mean, covariance = oracle.missing_posterior(LINEAR_X, LINEAR_OBSERVED)
@@ -73,7 +85,9 @@ def make_case(model: str) -> Case:
             lambda values: (np.where(values > 0.5, zero, 0), np.where(values > 0.5, 1, zero)),
         )
     oracle = {"gaussian": oracles.CurveGaussian, "grey": oracles.CurveGrey}[model]()
-    return Case(oracle.vae, oracle.x, oracle.observed, *oracle.missing_moments(), oracle.missing_cdf)
+    return Case(
+        oracle.vae, oracle.x, oracle.observed, *oracle.missing_moments(), oracle.missing_cdf
+    )
 
 
 class Outcome(NamedTuple):
@@ -89,7 +103,9 @@ class Outcome(NamedTuple):
 @functools.cache
 def outcome(model: str, name: str) -> Outcome:
     case = make_case(model)
-    settings = {"num_start": 5, "num_warmup": 45, "max_sweeps": 170, "slots": 1024} | SETTINGS.get(name, {})
+    settings = {"num_start": 5, "num_warmup": 45, "max_sweeps": 170, "slots": 1024} | SETTINGS.get(
+        name, {}
+    )
     settings |= MORE_PARTICLES if (model, name) == ("linear", "annealed_smc") else {}
     never = {"target_r_hat": 1.0 + 1e-9, "target_ess": 1e9}
     config = kernels.config_of(
@@ -101,13 +117,21 @@ def outcome(model: str, name: str) -> Outcome:
     likelihood, num_values = case.vae.likelihood, len(case.x)
     shape = (NUM_REPLICATES, 1, num_values, 1)
     images = np.round(case.x * likelihood.unit, 6).astype(likelihood.dtype)
-    images, observed = (np.tile(each, NUM_REPLICATES).reshape(shape) for each in (images, case.observed))
+    images, observed = (
+        np.tile(each, NUM_REPLICATES).reshape(shape) for each in (images, case.observed)
+    )
     result: Imputed = Imputer(case.vae, config, Preprocessor(case.vae.likelihood, seed=3))(
         images, observed, [b"%d" % i for i in range(NUM_REPLICATES)]
     )
-    values = result.imputations.reshape(NUM_REPLICATES, NUM_IMPUTATIONS, num_values) / np.float64(likelihood.unit)
-    mean, stddev = (each.reshape(NUM_REPLICATES, -1)[:, ~case.observed] for each in (result.mean, result.stddev))
-    return Outcome(case, values[..., ~case.observed], *(np.float64(e) for e in (mean, stddev, result.ess_bulk)))
+    values = result.imputations.reshape(NUM_REPLICATES, NUM_IMPUTATIONS, num_values) / np.float64(
+        likelihood.unit
+    )
+    mean, stddev = (
+        each.reshape(NUM_REPLICATES, -1)[:, ~case.observed] for each in (result.mean, result.stddev)
+    )
+    return Outcome(
+        case, values[..., ~case.observed], *(np.float64(e) for e in (mean, stddev, result.ess_bulk))
+    )
 
 
 def scores(values: np.ndarray) -> np.ndarray:
@@ -120,34 +144,47 @@ def largest(values: np.ndarray) -> float:
 
 
 def of_moments(found: Outcome) -> np.ndarray:
-    """Errors of `mean`, and of the second moment around the exact mean that `stddev` states with it: [N, 2 m]."""
+    """Errors of `mean`, and of the second moment around the exact mean that `stddev` states with
+    it: [N, 2 m].
+    """
     error = found.mean - found.case.mean
-    return np.concatenate([error, found.stddev**2 + error**2 - np.diag(found.case.covariance)], axis=1)
+    return np.concatenate(
+        [error, found.stddev**2 + error**2 - np.diag(found.case.covariance)], axis=1
+    )
 
 
 def of_products(case: Case, values: np.ndarray) -> np.ndarray:
-    """Errors of products of two missing values, means subtracted, over a record's imputations: [N, m (m + 1) / 2]."""
+    """Errors of products of two missing values, means subtracted, over a record's imputations:
+    [N, m (m + 1) / 2].
+    """
     centred = values - case.mean
     products = np.einsum("nja,njb->nab", centred, centred) / values.shape[1] - case.covariance
     return products[:, *np.triu_indices(len(case.mean))]
 
 
 def uniform(case: Case, values: np.ndarray) -> np.ndarray:
-    """Places in the exact distribution, of ties at random ones: uniform if imputations are right: [N, J, m]."""
-    low, high = (np.reshape(each, values.shape) for each in case.cdf(values.reshape(-1, values.shape[-1])))
+    """Places in the exact distribution, of ties at random ones: uniform if imputations are right:
+    [N, J, m].
+    """
+    low, high = (
+        np.reshape(each, values.shape) for each in case.cdf(values.reshape(-1, values.shape[-1]))
+    )
     return low + np.random.default_rng(0).random(values.shape) * (high - low)
 
 
 def of_coverage(case: Case, values: np.ndarray) -> np.ndarray:
-    """The part of the exact distribution between the lowest and the highest imputation, less nine tenths: [N, m]."""
+    """The part of the exact distribution between the lowest and the highest imputation, less nine
+    tenths: [N, m].
+    """
     return np.ptp(uniform(case, values), axis=1) - (NUM_IMPUTATIONS - 1) / (NUM_IMPUTATIONS + 1)
 
 
 def order_p_values(case: Case, values: np.ndarray) -> np.ndarray:
     """Of tests that imputations are exchangeable, all with the same false-alarm rate: [3 m].
 
-    By their index, whether each one's place and its squared distance from the middle differ (Hotelling's T^2 of the
-    differences from the last); and whether neighbours are more alike, or less, than any two (a z-score).
+    By their index, whether each one's place and its squared distance from the middle differ
+    (Hotelling's T^2 of the differences from the last); and whether neighbours are more alike, or
+    less, than any two (a z-score).
     """
     places = uniform(case, values) - 0.5
     num, size = values.shape[:2]
@@ -158,21 +195,32 @@ def order_p_values(case: Case, values: np.ndarray) -> np.ndarray:
         contrasts = each[:, :-1] - each[:, -1:]
         mean = contrasts.mean(axis=0)
         square = num * mean @ np.linalg.solve(np.cov(contrasts.T), mean)
-        found.append(scipy.stats.f.sf(square * (num - size + 1) / ((num - 1) * (size - 1)), size - 1, num - size + 1))
+        found.append(
+            scipy.stats.f.sf(
+                square * (num - size + 1) / ((num - 1) * (size - 1)), size - 1, num - size + 1
+            )
+        )
     return np.array(found)
 
 
-def excess(case: Case, mean: np.ndarray, stddev: np.ndarray, ess: np.ndarray) -> tuple[float, np.ndarray]:
-    """The bound (a false alarm in a million) on mean squares of the errors of `mean`, and they: [m].
+def excess(
+    case: Case, mean: np.ndarray, stddev: np.ndarray, ess: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The bound (a false alarm in a million) on mean squares of the errors of `mean`, and they:
+    [m].
 
-    In units of stddev / sqrt(ess), which a mean over conditional means stays below: 1 at most, but for noise.
+    In units of stddev / sqrt(ess), which a mean over conditional means stays below: 1 at most, but
+    for noise.
     """
     found = (np.square((mean - case.mean) / stddev) * ess[:, np.newaxis]).mean(axis=0)
     return scipy.stats.chi2.ppf(1 - 1e-6 / len(found), len(mean)) / len(mean), found
 
 
-RIGHT = [(m, s) for m in ("linear", "plane", "gaussian", "grey") for s in SAMPLERS if s != "pseudo_gibbs"]
-RIGHT.remove(("grey", "metropolis_within_gibbs"))  # x_mis tells z too well for it to move: an ESS of 6 in 1,200 draws
+RIGHT = [
+    (m, s) for m in ("linear", "plane", "gaussian", "grey") for s in SAMPLERS if s != "pseudo_gibbs"
+]
+# x_mis tells z too well for it to move: an ESS of 6 in 1,200 draws
+RIGHT.remove(("grey", "metropolis_within_gibbs"))
 RIGHT += [("exact", "pseudo_gibbs")]
 WRONG = [(model, "pseudo_gibbs") for model in ("linear", "gaussian", "grey")]
 every = pytest.mark.parametrize("model, name", RIGHT)
@@ -207,7 +255,9 @@ def test_imputations_are_exchangeable(model, name):
 
 @every
 def test_mean_is_as_precise_as_the_effective_size_says(model, name):
-    """Mean squares of its errors in units of stddev / sqrt(ess_bulk), at most 1.5 of 1; see `excess`."""
+    """Mean squares of its errors in units of stddev / sqrt(ess_bulk), at most 1.5 of 1; see
+    `excess`.
+    """
     found = outcome(model, name)
     bound, squares = excess(found.case, found.mean, found.stddev, found.ess)
     assert squares.max() < bound, (squares, bound)
@@ -246,7 +296,9 @@ def test_spread_that_is_a_tenth_too_small_is_seen(model):
 def test_values_that_are_independent_of_each_other_are_seen(model):
     """Every mean and spread as it is, and imputations mixed value by value."""
     found = outcome(model, "latent_hmc")
-    values = np.stack([np.roll(found.values[..., k], k, axis=0) for k in range(found.values.shape[2])], axis=2)
+    values = np.stack(
+        [np.roll(found.values[..., k], k, axis=0) for k in range(found.values.shape[2])], axis=2
+    )
     assert largest(of_products(found.case, values)) > LIMIT
     assert largest(of_coverage(found.case, values)) < LIMIT
 

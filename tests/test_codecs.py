@@ -1,4 +1,7 @@
-"""Values and masks as bytes: round trips, and what counts as finite. Whole records are in test_record.py."""
+"""Values and masks as bytes: round trips, and what counts as finite.
+
+Whole records are in test_record.py.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +25,10 @@ def test_values_come_back(dtype, data):
 
 @given(arrays(np.bool_, SHAPE))
 def test_masks_come_back_from_bytes_and_from_pictures(mask):
-    for content in (mask.astype(np.uint8).tobytes(), codecs.encode_png(mask.astype(np.uint8) * 255)):
+    for content in (
+        mask.astype(np.uint8).tobytes(),
+        codecs.encode_png(mask.astype(np.uint8) * 255),
+    ):
         np.testing.assert_array_equal(codecs.decode_mask(content, SHAPE), mask, strict=True)
 
 
@@ -33,7 +39,9 @@ def test_real_values_are_little_endian_whatever_the_array():
 
 def test_only_needed_values_must_be_finite():
     needed, bad = np.array([True, False, True]), np.array([1, np.nan, 3], np.float32)
-    np.testing.assert_array_equal(codecs.finite_where(needed, bad), np.array([1, 0, 3], np.float32), strict=True)
+    np.testing.assert_array_equal(
+        codecs.finite_where(needed, bad), np.array([1, 0, 3], np.float32), strict=True
+    )
     with pytest.raises(ValueError, match="1 values that are not finite"):
         codecs.finite_where(~needed, bad)
     grey = np.array([1, 2, 3], np.uint8)

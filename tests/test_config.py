@@ -25,7 +25,9 @@ def test_packaged_configurations_are_valid_by_name_and_path(name):
 
 
 def test_settings_override_the_file():
-    loaded = config.load("test.yaml", ["sampler.num_chains=8", "record.carry={label: bytes}", "model.hidden=[3, 4]"])
+    loaded = config.load(
+        "test.yaml", ["sampler.num_chains=8", "record.carry={label: bytes}", "model.hidden=[3, 4]"]
+    )
     assert loaded.sampler.num_chains == 8
     assert loaded.record.carry == {"label": "bytes"}
     assert loaded.model.hidden == (3, 4)
@@ -51,16 +53,32 @@ def test_the_configuration_is_frozen():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sampler.num_chain=4", "unknown key sampler.num_chain; the nearest known one is sampler.num_chains"),
+        (
+            "sampler.num_chain=4",
+            "unknown key sampler.num_chain; the nearest known one is sampler.num_chains",
+        ),
         ("trian.epochs=4", "unknown key trian; the nearest known one is train"),
         ("train.epochs=0", "train.epochs: Input should be greater than 0, got 0"),
         ("train.batch_size=2.5", "train.batch_size: Input should be a valid integer.*got 2.5"),
         ("sampler.slots=100", "sampler.slots: Input should be a multiple of 32, got 100"),
-        ("sampler.num_chains=1", "sampler.num_chains: Input should be greater than or equal to 2, got 1"),
-        ("sampler.max_sweeps=108", "max_sweeps must be at least num_start \\+ num_warmup \\+ 4 = 109, got 108"),
-        ("sampler.num_imputations=9999", "num_imputations: Input should be less than or equal to 4096, got 9999"),
-        ("sampler={max_sweeps: 205, num_imputations: 401}", "at most num_chains \\* \\(max.*\\) = 400, got 401"),
-        ("sampler={name: lair, max_sweeps: 110, num_imputations: 160}", None),  # 5 sweeps of 4 chains of 8 particles
+        (
+            "sampler.num_chains=1",
+            "sampler.num_chains: Input should be greater than or equal to 2, got 1",
+        ),
+        (
+            "sampler.max_sweeps=108",
+            "max_sweeps must be at least num_start \\+ num_warmup \\+ 4 = 109, got 108",
+        ),
+        (
+            "sampler.num_imputations=9999",
+            "num_imputations: Input should be less than or equal to 4096, got 9999",
+        ),
+        (
+            "sampler={max_sweeps: 205, num_imputations: 401}",
+            "at most num_chains \\* \\(max.*\\) = 400, got 401",
+        ),
+        # 5 sweeps of 4 chains of 8 particles
+        ("sampler={name: lair, max_sweeps: 110, num_imputations: 160}", None),
         (
             "sampler={name: lair, max_sweeps: 110, num_imputations: 161}",
             "at most num_chains \\* num_particles \\* \\(max.*\\) = 160, got 161",
@@ -114,19 +132,35 @@ def test_the_configuration_is_frozen():
         ),
         ("mask.mechanism=mcra", "mask.mechanism: Input should be 'mcar', .* got 'mcra'"),
         ("mask.mechanism=block", "mask.mechanism block needs mask.height"),
-        ("mask={rate: 0.5, slope: 1}", "mask.mechanism mcar does not take mask.slope; it takes rate"),
+        (
+            "mask={rate: 0.5, slope: 1}",
+            "mask.mechanism mcar does not take mask.slope; it takes rate",
+        ),
         ("mask.rate=1.5", "mask.rate: Input should be less than or equal to 1, got 1.5"),
         ("output.split=a b", "output.split: String should match pattern"),
         ("record.shape=[28, 28]", "record.shape.2: Field required"),
         ("train.epochs=.inf", "train.epochs: Input should be a finite number"),
-        ("model.likelihood=poisson", "model.likelihood: Input should be 'bernoulli', .* got 'poisson'"),
-        ("record.binarize=none", "^model.likelihood bernoulli needs record.binarize threshold or sample, got none$"),
-        ("record.dtype=float32", "^model.likelihood bernoulli needs record.dtype uint8, got float32$"),
+        (
+            "model.likelihood=poisson",
+            "model.likelihood: Input should be 'bernoulli', .* got 'poisson'",
+        ),
+        (
+            "record.binarize=none",
+            "^model.likelihood bernoulli needs record.binarize threshold or sample, got none$",
+        ),
+        (
+            "record.dtype=float32",
+            "^model.likelihood bernoulli needs record.dtype uint8, got float32$",
+        ),
         (
             "model.likelihood=discretized_logistic_mixture",
-            "^model.likelihood discretized_logistic_mixture needs record.binarize none, got threshold$",
+            "^model.likelihood discretized_logistic_mixture needs record.binarize "
+            "none, got threshold$",
         ),
-        ("model.likelihood=gaussian", "^model.likelihood gaussian needs record.dtype float32, got uint8$"),
+        (
+            "model.likelihood=gaussian",
+            "^model.likelihood gaussian needs record.dtype float32, got uint8$",
+        ),
         ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
         ("seed", "expected section.key=value"),
         ("seed.x=1", "seed: "),
@@ -182,7 +216,9 @@ def test_every_parameter_of_a_mechanism_is_a_setting_of_its_own_alone(mechanism)
                 config.validate({"mask": {key: mask[key] for key in mask if key != name}})
 
 
-@pytest.mark.parametrize(("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")])
+@pytest.mark.parametrize(
+    ("likelihood", "dtype"), [("discretized_logistic_mixture", "uint8"), ("gaussian", "float32")]
+)
 def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
     settings = [f"model.likelihood={likelihood}", f"record.dtype={dtype}", "record.binarize=none"]
     assert config.load("test.yaml", settings).record.binarize == "none"
@@ -195,7 +231,8 @@ def test_a_mechanism_that_goes_by_grey_values_needs_them():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("- a\n- b\n", "expected sections of keys, got list"), ("a: [", "not YAML")]
+    ("content", "message"),
+    [("- a\n- b\n", "expected sections of keys, got list"), ("a: [", "not YAML")],
 )
 def test_files_that_are_no_configuration(tmp_path, content, message):
     path = tmp_path / "config.yaml"

@@ -43,9 +43,13 @@ def impute(model_directory, masked, out, *more: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_a_job_in_seconds_and_publish_nothing(model_directory, masked, tmp_path, number, code):
+def test_signals_end_a_job_in_seconds_and_publish_nothing(
+    model_directory, masked, tmp_path, number, code
+):
     metrics = tmp_path / "metrics"
-    arguments = impute(model_directory, masked, tmp_path / "out", *SLOW, "--log-json", "--metrics", str(metrics))
+    arguments = impute(
+        model_directory, masked, tmp_path / "out", *SLOW, "--log-json", "--metrics", str(metrics)
+    )
     process = start(*arguments, log=tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (tmp_path / "out.staging" / "computed" / "hashes.npy").exists():
@@ -63,7 +67,9 @@ def test_signals_end_a_job_in_seconds_and_publish_nothing(model_directory, maske
     assert read(metrics)["vaefill_exit_code", "impute"] == code
 
 
-def test_a_full_disk_is_one_line_and_the_old_result_stays(model_directory, masked, config, tmp_path):
+def test_a_full_disk_is_one_line_and_the_old_result_stays(
+    model_directory, masked, config, tmp_path
+):
     out = tmp_path / "out"
     jobs.mask(config, "digits/test[:3]", str(out))
     before = integrity.verify(str(out))
@@ -80,7 +86,12 @@ def test_where_nothing_can_be_written_is_one_line(model_directory, masked, tmp_p
     process = start(*impute(model_directory, masked, "/proc/vaefill/out"), log=tmp_path / "log")
     process.join(120)
     assert process.exitcode == EXIT_JOB
-    assert (tmp_path / "log").read_text().splitlines()[-1].startswith("vaefill: [Errno 2] No such file or directory")
+    assert (
+        (tmp_path / "log")
+        .read_text()
+        .splitlines()[-1]
+        .startswith("vaefill: [Errno 2] No such file or directory")
+    )
 
 
 def stuck(arguments, log: str) -> None:
@@ -95,13 +106,18 @@ def stuck(arguments, log: str) -> None:
 
 
 def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, masked, tmp_path):
-    arguments = impute(model_directory, masked, tmp_path / "out", "--set", "limits.device_call_seconds=20")
+    arguments = impute(
+        model_directory, masked, tmp_path / "out", "--set", "limits.device_call_seconds=20"
+    )
     process = kill.CONTEXT.Process(target=stuck, args=(arguments, str(tmp_path / "log")))
     process.start()
     process.join(100)
     assert process.exitcode == EXIT_JOB
     last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert "a call of the device has given no answer for 20 s" in last and "limits.device_call_seconds" in last
+    assert (
+        "a call of the device has given no answer for 20 s" in last
+        and "limits.device_call_seconds" in last
+    )
 
 
 @pytest.mark.parametrize(

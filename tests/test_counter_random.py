@@ -33,7 +33,9 @@ def test_known_answers_of_random123(counter, key, expected):
 def test_a_number_depends_on_its_place_alone():
     alone = counter_random.uniform(streams(1), tf.constant(3), Purpose.VALUES, 7)
     among = counter_random.uniform(streams(50), tf.constant(3), Purpose.VALUES, 7)
-    compiled = tf.function(counter_random.uniform, jit_compile=True)(streams(50), tf.constant(3), Purpose.VALUES, 7)
+    compiled = tf.function(counter_random.uniform, jit_compile=True)(
+        streams(50), tf.constant(3), Purpose.VALUES, 7
+    )
     np.testing.assert_array_equal(alone[0], among[0])
     np.testing.assert_array_equal(among, compiled)
 
@@ -44,7 +46,14 @@ def test_every_part_of_the_place_matters():
         place = Streams(key, tf.constant([chain], tf.uint32))
         return tuple(counter_random.uniform(place, tf.constant(sweep), purpose, 8)[0].numpy())
 
-    places = [{}, {"seed": 1}, {"record": b"b"}, {"chain": 1}, {"sweep": 1}, {"purpose": Purpose.LATENT}]
+    places = [
+        {},
+        {"seed": 1},
+        {"record": b"b"},
+        {"chain": 1},
+        {"sweep": 1},
+        {"purpose": Purpose.LATENT},
+    ]
     rows = [draw(**place) for place in places]
     assert len(set(rows)) == len(places)
     assert len({number for row in rows for number in row}) == 8 * len(places)
@@ -53,7 +62,9 @@ def test_every_part_of_the_place_matters():
 def test_derived_keys_depend_on_key_and_purpose_alone():
     """Of 1,000 records the same alone, and no key twice."""
     keys = np.stack([counter_random.record_key(0, b"%d" % row) for row in range(1000)])
-    first, second = (counter_random.derived_keys(keys, purpose) for purpose in (b"first", b"second"))
+    first, second = (
+        counter_random.derived_keys(keys, purpose) for purpose in (b"first", b"second")
+    )
     assert first.dtype == np.uint32 and first.shape == keys.shape
     np.testing.assert_array_equal(counter_random.derived_keys(keys[5:6], b"first"), first[5:6])
     assert len({key.tobytes() for key in (*keys, *first, *second)}) == 3000
@@ -68,15 +79,21 @@ def test_fields_of_the_counter_do_not_overlap():
 
 
 def test_uniform_law():
-    """Kolmogorov-Smirnov by the DKWM inequality; sees a shift of the distribution function of 0.009."""
-    numbers = np.sort(counter_random.uniform(streams(500), tf.constant(1), Purpose.VALUES, 801).numpy().ravel())
+    """Kolmogorov-Smirnov by the DKWM inequality; sees a shift of the distribution function of
+    0.009.
+    """
+    numbers = np.sort(
+        counter_random.uniform(streams(500), tf.constant(1), Purpose.VALUES, 801).numpy().ravel()
+    )
     bound = math.sqrt(math.log(2 / FALSE_ALARM) / (2 * len(numbers)))
     assert np.abs(numbers - np.arange(1, len(numbers) + 1) / len(numbers)).max() < bound
     assert 0 < numbers[0] and numbers[-1] < 1
 
 
 def test_normal_law():
-    """As for uniforms, through the normal distribution function; both words of a block are covered."""
+    """As for uniforms, through the normal distribution function; both words of a block are
+    covered.
+    """
     numbers = counter_random.normal(streams(500), tf.constant(1), Purpose.LATENT, 801).numpy()
     for part in (numbers[:, :401], numbers[:, 401:]):
         values = np.sort(0.5 * (1 + np.vectorize(math.erf)(part.ravel() / math.sqrt(2))))

@@ -23,7 +23,12 @@ def test_bundled_digits_by_name_and_by_directory():
         ("tfds:no_such_data_set", "test", (28, 28, 1), "neither a tfds data set nor a directory"),
         ("digits", "tset", (28, 28, 1), "has no split 'tset'; it has test, train, validation"),
         ("digits", "test[5:5]", (28, 28, 1), "is empty"),
-        ("digits", "test", (28, 28, 3), r"images of shape \(28, 28, 1\), record.shape is \(28, 28, 3\)"),
+        (
+            "digits",
+            "test",
+            (28, 28, 3),
+            r"images of shape \(28, 28, 1\), record.shape is \(28, 28, 3\)",
+        ),
     ],
 )
 def test_what_is_not_there_is_a_clear_error(name, split, shape, message):
@@ -36,7 +41,9 @@ def real(tmp_path):
     """float32 images, and beside them a split in which one value is not a number."""
     images = np.random.default_rng(0).normal(size=(6, 2, 3, 1)).astype(np.float32)
     broken = np.where(np.arange(36).reshape(images.shape) == 7, np.nan, images)
-    features = tfds.features.FeaturesDict({"image": tfds.features.Tensor(shape=(2, 3, 1), dtype=np.float32)})
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Tensor(shape=(2, 3, 1), dtype=np.float32)}
+    )
     splits = {
         name: tf.data.Dataset.from_tensor_slices({"image": values.astype(np.float32)})
         for name, values in (("train", images), ("broken", broken))
@@ -63,7 +70,10 @@ def test_real_values(real):
 
 def batches(seed=1, first=0, last=6):
     images = np.arange(10, dtype=np.uint8)[:, None]
-    return [batch.numpy().ravel() for _, batch in datasets.training_batches(images, 5, seed, first, last)]
+    return [
+        batch.numpy().ravel()
+        for _, batch in datasets.training_batches(images, 5, seed, first, last)
+    ]
 
 
 def test_every_epoch_is_a_permutation_of_its_own():

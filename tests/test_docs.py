@@ -1,6 +1,8 @@
-"""What the documents name is there: pages, files, commands, settings, names, and the test of every fault.
+"""What the documents name is there: pages, files, commands, settings, names, and the test of every
+fault.
 
-A paragraph, list item or table with `<!-- check -->` in it is of what is being built, and is left out.
+A paragraph, list item or table with `<!-- check -->` in it is of what is being built, and is left
+out.
 """
 
 import ast

@@ -21,7 +21,9 @@ def group() -> documents.Group:
     reliability = documents.Reliability(
         edges=(0.0, 0.5, 1.0), counts=(3, 0), predicted=(0.25, None), frequency=(1 / 3, None)
     )
-    truth = documents.TruthScores(num_unscored=0, num_values=3, nll=0.5, brier=0.1, f1=None, reliability=reliability)
+    truth = documents.TruthScores(
+        num_unscored=0, num_values=3, nll=0.5, brier=0.1, f1=None, reliability=reliability
+    )
     diagnostics = {"r_hat": statistics.quantiles([1.0, 1.5, np.inf, np.nan])}
     nothing = statistics.result(statistics.empty(2), SHAPE, True, diagnostics)
     return nothing.model_copy(update={"truth": truth})
@@ -37,7 +39,9 @@ def summary() -> Summary:
     )
 
 
-def write(directory: pathlib.Path, manifest: dict | None = None, content: dict | None = None) -> str:
+def write(
+    directory: pathlib.Path, manifest: dict | None = None, content: dict | None = None
+) -> str:
     """A result of these two documents, by default right ones."""
     (directory / "summary").mkdir(exist_ok=True)
     files = {"manifest.json": manifest or made.manifest().plain()}
@@ -50,7 +54,10 @@ def write(directory: pathlib.Path, manifest: dict | None = None, content: dict |
 @pytest.mark.parametrize(
     "manifest",
     [
-        made.manifest(work=Work(reused=1, skipped=2, chain_sweeps=3, network_passes=4), model={"latent_size": 2}),
+        made.manifest(
+            work=Work(reused=1, skipped=2, chain_sweeps=3, network_passes=4),
+            model={"latent_size": 2},
+        ),
         made.manifest(made.mask_identity()),
         made.manifest(made.mask_identity(inputs=("ab",), masks=("cd",))),
         made.manifest(config={"a": [1, 1.0, None, {"b": "ü"}], "large": 10**30}),
@@ -88,7 +95,10 @@ ALTERED = {
     "ragged_values": (("all", "imputed_values", "mean"), [[[0.5]], [[0.5, 0.5]]]),
     "values_of_another_shape": (("all", "imputed_values", "stddev"), [[[0.5]]]),
     "bins_without_counts": (("all", "missing_fraction", "counts"), [1]),
-    "no_bins": (("all", "truth", "reliability"), {"edges": [0], "counts": [], "predicted": [], "frequency": []}),
+    "no_bins": (
+        ("all", "truth", "reliability"),
+        {"edges": [0], "counts": [], "predicted": [], "frequency": []},
+    ),
     "another_version_of_another_type": (("format_version",), "2"),
 }
 
@@ -108,7 +118,9 @@ def test_broken_summaries_are_one_line(tmp_path, keys, value):
     assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 10**5, b'{"a": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 10**5, b'{"a": "\\ud800"}']
+)
 def test_what_is_no_json_object_is_one_line(tmp_path, content):
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ResultError, match=r"manifest\.json.*run `vaefill impute`") as error:
@@ -117,11 +129,18 @@ def test_what_is_no_json_object_is_one_line(tmp_path, content):
 
 
 def test_a_result_of_masking_has_no_summary(tmp_path):
-    with pytest.raises(ResultError, match="holds masked records; name a result of `vaefill impute`"):
+    with pytest.raises(
+        ResultError, match="holds masked records; name a result of `vaefill impute`"
+    ):
         read_summary(write(tmp_path, made.manifest(made.mask_identity()).plain()))
 
 
-VERSION_1 = {"identity": {"kind": "impute"}, "counts": {"written": 1}, "files": {}, "manifest_sha256": ""}
+VERSION_1 = {
+    "identity": {"kind": "impute"},
+    "counts": {"written": 1},
+    "files": {},
+    "manifest_sha256": "",
+}
 
 
 @pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 3}, 3)])
@@ -139,7 +158,9 @@ def test_results_of_other_versions_are_told_and_may_be_replaced(tmp_path, conten
 VERSIONS = ["null", "2.5", "true", "0", "-1", "1" + "0" * 1000, '"1"', "[2]"]
 
 
-@pytest.mark.parametrize("content", ["{}", *(f'{{"format_version": {version}}}' for version in VERSIONS)])
+@pytest.mark.parametrize(
+    "content", ["{}", *(f'{{"format_version": {version}}}' for version in VERSIONS)]
+)
 def test_what_has_no_version_is_none_of_ours(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ResultError, match="is not of vaefill: it has no format_version") as error:
@@ -154,11 +175,14 @@ def properties(schema: dict, part: dict) -> dict:
     return part["properties"]
 
 
-@pytest.mark.parametrize(("name", "document"), [("manifest", made.manifest()), ("summary", summary())])
+@pytest.mark.parametrize(
+    ("name", "document"), [("manifest", made.manifest()), ("summary", summary())]
+)
 def test_a_schema_has_every_key_of_its_document(name, document):
     schema = documents.json_schema(name)
     assert properties(schema, schema).keys() == document.plain().keys()
-    assert all("description" in part for part in schema["$defs"].values() if part)  # not of any JSON
+    # Not of any JSON
+    assert all("description" in part for part in schema["$defs"].values() if part)
     assert schema["additionalProperties"] is False and json.dumps(schema)
     assert properties(schema, schema)["format_version"]["const"] == documents.FORMAT_VERSION
 

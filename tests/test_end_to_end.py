@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 imputed = tfds.builder_from_directory(sys.argv[1]).as_dataset(split="train")
 masked = tfds.builder_from_directory(sys.argv[2]).as_dataset(split="train")
 masked = {example["id"]: example for example in tfds.as_numpy(masked)}
-facts = {"records": 0, "imputations": None, "labels_agree": True, "observed_agree": True, "values": set(), "extra": 0}
+facts = {"records": 0, "imputations": None, "labels_agree": True, "observed_agree": True}
+facts |= {"values": set(), "extra": 0}
 for example in tfds.as_numpy(imputed):
     source = masked[example["id"]]
     observed = example["observed"]
@@ -35,7 +36,9 @@ print("FACTS" + json.dumps(facts))
 
 def vaefill(*arguments: str, cwd) -> str:
     program = os.path.join(os.path.dirname(sys.executable), "vaefill")
-    done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -47,7 +50,15 @@ def workspace(tmp_path_factory):
     vaefill("train", "--config", "test.yaml", "--model", "model", cwd=directory)
     mask = ("mask", "--config", "test.yaml", "--input", "digits/test[:60]", "--output", "masked")
     vaefill(*mask, "--mechanism", "mcar", "--rate", "0.5", cwd=directory)
-    impute = ("impute", "--config", "test.yaml", "--model", "model", "--input", "masked/*.tfrecord-*")
+    impute = (
+        "impute",
+        "--config",
+        "test.yaml",
+        "--model",
+        "model",
+        "--input",
+        "masked/*.tfrecord-*",
+    )
     printed = vaefill(*impute, "--output", "imputed", cwd=directory)
     assert "60 of 60 records imputed in imputed, 0 dead letters" in printed
     return directory
@@ -55,7 +66,9 @@ def workspace(tmp_path_factory):
 
 def test_the_output_is_read_with_tfds_alone(workspace):
     arguments = [sys.executable, "-c", READER, "imputed/imputed", "masked"]
-    done = subprocess.run(arguments, cwd=workspace, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        arguments, cwd=workspace, capture_output=True, text=True, timeout=120, check=True
+    )
     facts = json.loads(done.stdout.split("FACTS")[1])
     assert facts == {
         "records": 60,
@@ -97,7 +110,13 @@ def test_demo_does_all_of_it(tmp_path):
         "sampler.max_sweeps=30",
         "sampler.num_evidence_draws=20",
     )
-    printed = vaefill("demo", "--output", "demo", *(word for pair in quick for word in ("--set", pair)), cwd=tmp_path)
+    printed = vaefill(
+        "demo",
+        "--output",
+        "demo",
+        *(word for pair in quick for word in ("--set", pair)),
+        cwd=tmp_path,
+    )
     assert "Open demo/report/index.html in a browser." in printed
     assert (tmp_path / "demo" / "report" / "index.html").stat().st_size > 50_000
     assert sorted(os.listdir(tmp_path / "demo" / "imputed")) == ["mcar", "top_three_quarters"]

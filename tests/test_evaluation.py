@@ -22,7 +22,10 @@ def test_scores_of_known_predictions():
 
 
 def test_grey_and_real_values_are_scored_by_their_squared_error():
-    mean, truth = np.array([[0.5, -2.0, 9.0], [1.0, 2.0, 3.0]]), np.array([[0.25, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    mean, truth = (
+        np.array([[0.5, -2.0, 9.0], [1.0, 2.0, 3.0]]),
+        np.array([[0.25, 1.0, 0.0], [0.0, 0.0, 0.0]]),
+    )
     missing = np.array([[True, True, False], [False, False, False]])
     scores = evaluation.score_real(mean, truth, missing)
     np.testing.assert_array_equal(scores.num_values, [2, 0])
@@ -47,9 +50,14 @@ def test_ratios_of_nothing_are_nan():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("score", [evaluation.score, evaluation.score_real])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_record_with_a_mean_that_is_no_finite_number_is_counted_and_the_others_are_scored(score, value):
+def test_a_record_with_a_mean_that_is_no_finite_number_is_counted_and_the_others_are_scored(
+    score, value
+):
     generator = np.random.default_rng(0)
-    mean, truth = generator.random((4, 6), np.float32), generator.integers(0, 2, (4, 6)).astype(np.float32)
+    mean, truth = (
+        generator.random((4, 6), np.float32),
+        generator.integers(0, 2, (4, 6)).astype(np.float32),
+    )
     missing = np.tile(np.arange(6) < 4, (4, 1))
     expected = score(mean, truth, missing)
     mean[1, 2], mean[2, 5] = value, value  # the second is not to be scored
@@ -66,7 +74,11 @@ def test_a_record_with_a_mean_that_is_no_finite_number_is_counted_and_the_others
 def test_dtypes_are_the_same_for_any_number_of_records(score, num, dtype):
     integers = {"num_unscored", "num_values", "true_positive", "false_positive", "false_negative"}
     integers |= {"reliability_count", "reliability_truth"}
-    scores = score(np.full((num, 2), 0.93, dtype), np.ones((num, 2), np.float32), np.ones((num, 2), np.bool_))
+    scores = score(
+        np.full((num, 2), 0.93, dtype), np.ones((num, 2), np.float32), np.ones((num, 2), np.bool_)
+    )
     for name, field in scores._asdict().items():
         assert field.dtype == (np.int64 if name in integers else np.float64), name
-        assert field.shape == ((num, evaluation.NUM_BINS) if name.startswith("reliability") else (num,)), name
+        assert field.shape == (
+            (num, evaluation.NUM_BINS) if name.startswith("reliability") else (num,)
+        ), name

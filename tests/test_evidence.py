@@ -1,4 +1,6 @@
-"""log p(x_obs) by importance sampling, against closed form and quadrature, from good proposals and bad ones."""
+"""log p(x_obs) by importance sampling, against closed form and quadrature, from good proposals and
+bad ones.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def summaries(oracle, x, observed, loc, factor, num_draws: int) -> list[evidence
     loc = tf.constant(np.tile(loc, (num_rows, 1)), tf.float32)
     factor = tf.constant(np.tile(factor, (num_rows, 1, 1)), tf.float32)
     program = tf.function(
-        lambda: evidence.log_weights(oracle.vae, rows, ROWS_PER_RECORD, loc, factor, num_draws, PURPOSES)
+        lambda: evidence.log_weights(
+            oracle.vae, rows, ROWS_PER_RECORD, loc, factor, num_draws, PURPOSES
+        )
     )
     return [evidence.estimate(each) for each in program().numpy()]
 
@@ -39,10 +43,14 @@ def score(found: np.ndarray) -> float:
 
 @pytest.mark.parametrize("observed", [OBSERVED, np.ones(6, bool)], ids=["some", "all"])
 def test_closed_form(observed):
-    """From the posterior itself, widened by a tenth: 64 draws estimate p(x_obs) to 5 % or so, without bias."""
+    """From the posterior itself, widened by a tenth: 64 draws estimate p(x_obs) to 5 % or so,
+    without bias.
+    """
     oracle = oracles.LinearGaussian()
     posterior = oracle.latent_posterior(X, observed)
-    found = estimates(oracle, X, observed, posterior.mean, np.linalg.cholesky(posterior.covariance), 64)
+    found = estimates(
+        oracle, X, observed, posterior.mean, np.linalg.cholesky(posterior.covariance), 64
+    )
     assert found.std() < 0.06
     assert abs(score(found)) < LIMIT
 
@@ -60,7 +68,9 @@ def test_quadrature(variant):
 def test_a_proposal_in_the_wrong_place_gives_no_bias():
     """A narrow one far off: the prior's share alone finds the target."""
     oracle = kernels.plane("easy")
-    found = estimates(oracle, oracle.x, oracle.observed, np.array([3.0, -3.0]), 0.1 * np.eye(2), 1000)
+    found = estimates(
+        oracle, oracle.x, oracle.observed, np.array([3.0, -3.0]), 0.1 * np.eye(2), 1000
+    )
     assert 0.02 < found.std() < 0.3
     assert abs(score(found)) < LIMIT
 
@@ -74,17 +84,23 @@ def test_more_draws_than_rows_divide_are_rounded_up():
 
 
 def test_a_decoder_that_leaves_the_numbers_gives_no_evidence_there():
-    """Of z_1 above 1, 16 % of the prior, nothing is known: 84 % is left of the probability 1 of nothing observed."""
+    """Of z_1 above 1, 16 % of the prior, nothing is known: 84 % is left of the probability 1 of
+    nothing observed.
+    """
     oracle = kernels.plane("easy")
 
     def decoder(z):
         return tf.where(z[:, :1] > 1.0, float("nan"), oracle.vae.decoder(z))
 
     class Broken:
-        vae = oracle.vae.__class__(oracle.vae.encoder, decoder, oracle.vae.likelihood, oracle.vae.data_shape, 2)
+        vae = oracle.vae.__class__(
+            oracle.vae.encoder, decoder, oracle.vae.likelihood, oracle.vae.data_shape, 2
+        )
         log_prob_observed = oracle.log_prob_observed
 
     observed = np.arange(8) < 3
     whole = estimates(oracle, oracle.x, observed, np.zeros(2), np.eye(2), 64)
     found = estimates(Broken, oracle.x, observed, np.zeros(2), np.eye(2), 64)
-    assert np.isfinite(found).all() and (found <= whole).all() and found.mean() < 0.95 * whole.mean()
+    assert (
+        np.isfinite(found).all() and (found <= whole).all() and found.mean() < 0.95 * whole.mean()
+    )

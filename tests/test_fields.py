@@ -40,7 +40,9 @@ def test_it_can_be_shown(field):
 def test_the_documentation_has_its_row(field):
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
-    assert lines.count(row_of(field)) == 1, f"exactly once the documentation must have\n{row_of(field)}"
+    assert lines.count(row_of(field)) == 1, (
+        f"exactly once the documentation must have\n{row_of(field)}"
+    )
 
 
 def row_of(field: Field) -> str:

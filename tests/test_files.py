@@ -1,4 +1,4 @@
-"""Files are read and written alike, and written whole or not at all, on this machine and in stores."""
+"""Files are read and written alike, whole or not at all, on this machine and in stores."""
 
 import json
 import os
@@ -197,7 +197,9 @@ def test_a_store_that_is_not_installed_is_named_with_the_fix(monkeypatch, scheme
         raise ImportError(f"Please install {name}fs")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(StoreError, match=rf"{scheme}://.*pip install 'vaefill\[{extra}\]'$") as error:
+    with pytest.raises(
+        StoreError, match=rf"{scheme}://.*pip install 'vaefill\[{extra}\]'$"
+    ) as error:
         files.exists(f"{scheme}://bucket/a")
     assert isinstance(error.value, OSError) and isinstance(error.value, ExpectedError)
     with pytest.raises(StoreError, match="ftp:// is not supported; name .*gs:// and s3://"):

@@ -1,4 +1,7 @@
-"""A thousand broken inputs; `python -m tests.fuzz` tries as many as one likes. What is found there belongs here."""
+"""A thousand broken inputs; `python -m tests.fuzz` tries as many as one likes.
+
+What is found there belongs here.
+"""
 
 import os
 
@@ -16,7 +19,8 @@ from vaefill.pipeline.store.tfrecord import Frame
 
 def test_a_thousand_broken_inputs_lose_no_good_record():
     num_records, num_dead = fuzz.run(range(1002), show_progress=False)
-    assert num_records > 3000 and num_dead > 500  # most inputs hold good records, and something that is not
+    # Most inputs hold good records, and something that is not
+    assert num_records > 3000 and num_dead > 500
 
 
 def lose_the_last(path, limit):

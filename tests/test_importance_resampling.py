@@ -1,4 +1,6 @@
-"""Importance resampling from the encoder and the prior: weights that are right whatever the fill."""
+"""Importance resampling from the encoder and the prior: weights that are right whatever the
+fill.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def scores(variant: str, prior_fraction: float = 0.3) -> np.ndarray:
         importance_resampling.Config(prior_fraction=prior_fraction),
     )
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 1)
-    start = tf.function(lambda: kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2])))()
+    start = tf.function(
+        lambda: kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2]))
+    )()
     state, info = kernels.sweeps(kernel, rows, start, 1)
     weights = np.exp(info.log_weight.numpy().astype(np.float64))[:, None]
     nodes, posterior = oracle.latent_posterior(oracle.x, oracle.observed)
@@ -48,7 +52,8 @@ def test_the_proposal_stays_and_the_priors_share_bounds_the_weights():
     )
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 2)
     start = kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2]))
-    start = start._replace(loc=start.loc + 2.0, scale=0.1 * start.scale)  # a narrow proposal in the wrong place
+    # a narrow proposal in the wrong place
+    start = start._replace(loc=start.loc + 2.0, scale=0.1 * start.scale)
     state, info = kernels.sweeps(kernel, rows, start, 2)
     assert info.log_weight.numpy().max() < np.log(1.001 / 0.5)
     for name in ("loc", "scale"):

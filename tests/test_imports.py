@@ -1,4 +1,6 @@
-"""`model` never imports Beam or `pipeline`; imports go one way, between packages and within them."""
+"""`model` never imports Beam or `pipeline`; imports go one way, between packages and within
+them.
+"""
 
 import ast
 import graphlib
@@ -6,7 +8,8 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Lower layers first; a module imports from its own layer and those before it. What names no module is a whole package.
+# Lower layers first; a module imports from its own layer and those before it. What names no module
+# is a whole package.
 LAYERS = [
     ("model",),
     ("model.samplers",),
@@ -70,7 +73,10 @@ def imports(path: pathlib.Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             members = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {member if member.removeprefix("vaefill.") in MODULES else node.module for member in members}
+            names |= {
+                member if member.removeprefix("vaefill.") in MODULES else node.module
+                for member in members
+            }
     return names
 
 
@@ -81,13 +87,20 @@ def own(path: pathlib.Path) -> set[str]:
 
 def layer(module: str) -> int:
     """That of the longest name of `LAYERS` that the module is or lies in."""
-    fits = [(len(n), i) for i, names in enumerate(LAYERS) for n in names if f"{module}.".startswith(f"{n}.")]
+    fits = [
+        (len(n), i)
+        for i, names in enumerate(LAYERS)
+        for n in names
+        if f"{module}.".startswith(f"{n}.")
+    ]
     assert fits, f"{module} has no layer yet"
     return max(fits)[1]
 
 
 def test_imports_go_one_way():
-    chosen = {name: path for name, path in MODULES.items() if name != "pipeline" and name not in SCRIPTS}
+    chosen = {
+        name: path for name, path in MODULES.items() if name != "pipeline" and name not in SCRIPTS
+    }
     above = {
         (name, used)
         for name, path in chosen.items()
@@ -98,17 +111,29 @@ def test_imports_go_one_way():
 
 
 def test_no_two_modules_need_each_other():
-    graph = {name: own(path) - {name} for name, path in MODULES.items() if name not in ("model", "pipeline")}
+    graph = {
+        name: own(path) - {name}
+        for name, path in MODULES.items()
+        if name not in ("model", "pipeline")
+    }
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_no_beam():
-    chosen = {n: p for n, p in MODULES.items() if f"{n}.".startswith(tuple(f"{m}." for m in WITHOUT_BEAM))}
-    assert not [n for n, path in chosen.items() if {name.split(".")[0] for name in imports(path)} & {"apache_beam"}]
+    chosen = {
+        n: p for n, p in MODULES.items() if f"{n}.".startswith(tuple(f"{m}." for m in WITHOUT_BEAM))
+    }
+    assert not [
+        n
+        for n, path in chosen.items()
+        if {name.split(".")[0] for name in imports(path)} & {"apache_beam"}
+    ]
 
 
 def test_there_is_one_name_to_import_by():
     """From a checkout `import model` would work too, and make a second copy of everything."""
     paths = [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
     others = {"model", "pipeline", "configs"}
-    assert not [str(path) for path in paths if {name.split(".")[0] for name in imports(path)} & others]
+    assert not [
+        str(path) for path in paths if {name.split(".")[0] for name in imports(path)} & others
+    ]

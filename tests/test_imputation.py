@@ -1,4 +1,6 @@
-"""The ModelHandler, and the job around it: the same bytes whatever the bundling, bad records apart."""
+"""The ModelHandler, and the job around it: the same bytes whatever the bundling, bad records
+apart.
+"""
 
 import hashlib
 import os
@@ -34,20 +36,31 @@ from vaefill.pipeline.store.resume import ResumeCache
 from vaefill.pipeline.store.spill import SpillReader
 from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
 
-REAL = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none", "record.shape=[2, 3, 1]"]
+REAL = [
+    "model.likelihood=gaussian",
+    "record.dtype=float32",
+    "record.binarize=none",
+    "record.shape=[2, 3, 1]",
+]
 GREY = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
 
 
 def hashes(out: str) -> dict[str, str]:
     files = read_manifest(out).files
     return {
-        path: digest for path, digest in files.items() if path.startswith(("imputed/", "summary/", "dead_letters/"))
+        path: digest
+        for path, digest in files.items()
+        if path.startswith(("imputed/", "summary/", "dead_letters/"))
     }
 
 
-def rewrite(masked: str, directory, num_files: int, order=lambda payloads: payloads, more=()) -> str:
+def rewrite(
+    masked: str, directory, num_files: int, order=lambda payloads: payloads, more=()
+) -> str:
     """The same records in other files and another order."""
-    payloads = [record.numpy() for record in tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked)))]
+    payloads = [
+        record.numpy() for record in tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked)))
+    ]
     payloads = order(payloads) + list(more)
     for index in range(num_files):
         options = tf.io.TFRecordOptions(compression_type="GZIP" if index % 2 else "")
@@ -57,7 +70,9 @@ def rewrite(masked: str, directory, num_files: int, order=lambda payloads: paylo
     return str(directory / "part-*")
 
 
-def test_the_same_bytes_from_other_files_in_another_order(config, model_directory, masked, result, tmp_path):
+def test_the_same_bytes_from_other_files_in_another_order(
+    config, model_directory, masked, result, tmp_path
+):
     pattern = rewrite(masked, tmp_path, 5, order=lambda payloads: payloads[::-1])
     out = str(tmp_path / "out")
     jobs.impute(config, model_directory, [pattern], out)
@@ -85,7 +100,8 @@ def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_p
     "options, cores, threads",
     [
         (["--direct_num_workers=2", "--direct_running_mode=multi_processing"], 8, "4"),
-        (["--direct_num_workers=0", "--direct_running_mode=multi_processing"], 8, "1"),  # as many as there are cores
+        # As many as there are cores
+        (["--direct_num_workers=0", "--direct_running_mode=multi_processing"], 8, "1"),
         (["--direct_num_workers=5", "--direct_running_mode=multi_processing"], 2, "1"),
         (["--direct_num_workers=2", "--direct_running_mode=multi_threading"], 8, None),
     ],
@@ -95,7 +111,9 @@ def test_worker_processes_share_the_cores(options, cores, threads, monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     found = []
     monkeypatch.setattr(
-        jobs.beam.Pipeline, "run", lambda self: found.append(os.environ.get("TF_NUM_INTRAOP_THREADS")) or Done()
+        jobs.beam.Pipeline,
+        "run",
+        lambda self: found.append(os.environ.get("TF_NUM_INTRAOP_THREADS")) or Done(),
     )
     jobs._run(lambda pipeline: None, options)
     assert found == [threads] and "TF_NUM_INTRAOP_THREADS" not in os.environ
@@ -115,7 +133,9 @@ class Done:
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "latent_hmc"])
-def test_every_sampler_gives_the_same_bytes_in_any_order(sampler, model_directory, masked, tmp_path, monkeypatch):
+def test_every_sampler_gives_the_same_bytes_in_any_order(
+    sampler, model_directory, masked, tmp_path, monkeypatch
+):
     settings = [f"sampler.name={sampler}", "sampler.max_sweeps=25"]
     if sampler == "annealed_smc":
         settings.append("sampler.num_start=0")  # it has no start
@@ -127,11 +147,17 @@ def test_every_sampler_gives_the_same_bytes_in_any_order(sampler, model_director
             loaded.append(load(handler))
         return loaded[0]
 
-    monkeypatch.setattr(ImputationHandler, "load_model", load_once)  # compiling takes longer than all else
-    for name, num_files, order in (("a", 1, lambda payloads: payloads[:7]), ("b", 3, lambda payloads: payloads[6::-1])):
+    # Compiling takes longer than all else
+    monkeypatch.setattr(ImputationHandler, "load_model", load_once)
+    for name, num_files, order in (
+        ("a", 1, lambda payloads: payloads[:7]),
+        ("b", 3, lambda payloads: payloads[6::-1]),
+    ):
         (tmp_path / name).mkdir()
         out = str(tmp_path / name / "out")
-        jobs.impute(config, model_directory, [rewrite(masked, tmp_path / name, num_files, order)], out)
+        jobs.impute(
+            config, model_directory, [rewrite(masked, tmp_path / name, num_files, order)], out
+        )
         found.append(hashes(out))
     assert found[0] == found[1]
     assert read_summary(out).all.num_records == 7
@@ -182,8 +208,12 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert summary.all.truth.brier == pytest.approx(np.mean((mean - truth) ** 2))
     assert summary.all.truth.nll == pytest.approx(-np.mean(np.log(np.where(truth, mean, 1 - mean))))
     r_hat = np.array([e["r_hat"] for e in examples])
-    assert summary.all.quantile("r_hat", "0.5") == pytest.approx(np.nanquantile(r_hat, 0.5, method="inverted_cdf"))
-    assert summary.all.converged_fraction == pytest.approx(np.mean([e["converged"] for e in examples]))
+    assert summary.all.quantile("r_hat", "0.5") == pytest.approx(
+        np.nanquantile(r_hat, 0.5, method="inverted_cdf")
+    )
+    assert summary.all.converged_fraction == pytest.approx(
+        np.mean([e["converged"] for e in examples])
+    )
     sweeps = np.array([e["num_sweeps"] for e in examples])
     assert len(set(sweeps.tolist())) > 1, "records stop by themselves"
     assert summary.all.misfit_fraction == pytest.approx(np.mean([e["misfit"] for e in examples]))
@@ -229,13 +259,19 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
     with pytest.raises(ModelError, match="is not a model directory"):
         jobs.impute(config, str(tmp_path), [masked], out)
     other = config_lib.load("test.yaml", ["record.shape=[14, 14, 1]"])
-    with pytest.raises(ModelError, match=r"a model of shape \[28, 28, 1\], record.shape is \[14, 14, 1\]"):
+    with pytest.raises(
+        ModelError, match=r"a model of shape \[28, 28, 1\], record.shape is \[14, 14, 1\]"
+    ):
         jobs.impute(other, model_directory, [masked], out)
     grey = config_lib.load("test.yaml", GREY)
-    with pytest.raises(ConfigError, match=r"model.likelihood bernoulli needs record.binarize .*, got none$"):
+    with pytest.raises(
+        ConfigError, match=r"model.likelihood bernoulli needs record.binarize .*, got none$"
+    ):
         jobs.impute(grey, model_directory, [masked], out)
     rare = config_lib.load("test.yaml", ["sampler.misfit_rate=0.001"])
-    with pytest.raises(ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 100 calibration"):
+    with pytest.raises(
+        ConfigError, match="sampler.misfit_rate 0.001 is out of reach .* 100 calibration"
+    ):
         jobs.impute(rare, model_directory, [masked], out)
     taken = config_lib.load("test.yaml", ["record.carry={mean: float32}"])
     with pytest.raises(ConfigError, match="mean is a feature of the output itself"):
@@ -246,7 +282,9 @@ def test_what_is_not_there_is_a_clear_error(config, model_directory, masked, tmp
 
 
 def test_grey_values(masked, tmp_path):
-    """Imputations are on all levels, observed bytes are untouched, scores are those of grey values."""
+    """Imputations are on all levels, observed bytes are untouched, scores are those of grey
+    values.
+    """
     config = config_lib.load("test.yaml", GREY)
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
@@ -254,17 +292,23 @@ def test_grey_values(masked, tmp_path):
     truth = found.summary.all.truth
     assert truth.brier > 0 and truth.nll is None and truth.reliability is None
     levels = set()
-    for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
+    for example in tfds.as_numpy(
+        tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")
+    ):
         observed = np.broadcast_to(example["observed"], example["imputations"].shape)
         given = np.broadcast_to(example["truth"], observed.shape)
         np.testing.assert_array_equal(example["imputations"][observed], given[observed])
         levels |= set(np.unique(example["imputations"][~observed]).tolist())
-        np.testing.assert_allclose(example["mean"][example["observed"]], given[0][observed[0]] / 255, rtol=1e-6)
+        np.testing.assert_allclose(
+            example["mean"][example["observed"]], given[0][observed[0]] / 255, rtol=1e-6
+        )
     assert len(levels) > 200
 
 
 def real_records(path: str, num: int) -> None:
-    """Records of 6 real values, about half of them missing and NaN; of record 3 an observed one is."""
+    """Records of 6 real values, about half of them missing and NaN; of record 3 an observed one
+    is.
+    """
     generator = np.random.default_rng(0)
     with tf.io.TFRecordWriter(path) as writer:
         for index in range(num):
@@ -275,13 +319,17 @@ def real_records(path: str, num: int) -> None:
                 image[0], observed[0] = np.nan, True
             features = {"id": b"%d" % index, "image": image.tobytes(), "truth": truth.tobytes()}
             example = tf.train.Example()
-            for name, value in (features | {"observed": observed.astype(np.uint8).tobytes()}).items():
+            for name, value in (
+                features | {"observed": observed.astype(np.uint8).tobytes()}
+            ).items():
                 example.features.feature[name].bytes_list.value.append(value)
             writer.write(example.SerializeToString())
 
 
 def test_real_values(tmp_path):
-    """Imputations are real numbers, observed ones are untouched, and what is not finite is a dead letter."""
+    """Imputations are real numbers, observed ones are untouched, and what is not finite is a dead
+    letter.
+    """
     config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5"])
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
@@ -289,12 +337,18 @@ def test_real_values(tmp_path):
     found = jobs.impute(config, model, [str(tmp_path / "in")], out)
     assert found.counts.dead_by_reason == {"bad_image": 1} and found.counts.written == 19
     assert found.summary.all.truth.brier > 0 and found.summary.all.truth.nll is None
-    for example in tfds.as_numpy(tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")):
-        assert example["imputations"].dtype == np.float32 and np.isfinite(example["imputations"]).all()
+    for example in tfds.as_numpy(
+        tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")
+    ):
+        assert (
+            example["imputations"].dtype == np.float32 and np.isfinite(example["imputations"]).all()
+        )
         observed = np.broadcast_to(example["observed"], example["imputations"].shape)
         given = np.broadcast_to(example["truth"], observed.shape)
         np.testing.assert_array_equal(example["imputations"][observed], given[observed])
-        np.testing.assert_array_equal(example["mean"][example["observed"]], example["truth"][example["observed"]])
+        np.testing.assert_array_equal(
+            example["mean"][example["observed"]], example["truth"][example["observed"]]
+        )
         assert (example["stddev"][~example["observed"]] > 0).all()
     write_report([out], str(tmp_path / "report"))
 
@@ -324,7 +378,9 @@ def make_handler(
 
 
 def make_reads(num: int) -> list[tuple[Frame, MaskedRecord]]:
-    """Records of an empty image, every second value of which is missing; the odd ones have a truth."""
+    """Records of an empty image, every second value of which is missing; the odd ones have a
+    truth.
+    """
     image = np.zeros((28, 28, 1), np.uint8)
     masks = [np.arange(784).reshape(28, 28, 1) % 2 == i % 2 for i in range(num)]
     schema, reads = Schema(image.shape, {}), []
@@ -341,8 +397,12 @@ def read_bytes(found) -> dict[bytes, bytes]:
 
 
 def test_a_record_without_numbers_is_reported_and_the_others_keep_their_bits(tmp_path):
-    """An observed value near the largest of float32: its squared distance from any mean is infinite."""
-    config = config_lib.load("test.yaml", [*REAL, "limits.max_bad_fraction=0.5", "output.num_shards=1"])
+    """An observed value near the largest of float32: its squared distance from any mean is
+    infinite.
+    """
+    config = config_lib.load(
+        "test.yaml", [*REAL, "limits.max_bad_fraction=0.5", "output.num_shards=1"]
+    )
     model = str(tmp_path / "model")
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     real_records(str(tmp_path / "in"), 20)
@@ -357,9 +417,14 @@ def test_a_record_without_numbers_is_reported_and_the_others_keep_their_bits(tmp
         out = str(tmp_path / f"out-{len(name)}")
         jobs.impute(config, model, [str(tmp_path / name)], out)
         (path,) = tf.io.gfile.glob(f"{out}/imputed/*.tfrecord-*")
-        schema, examples = jobs.schema_of(config), [each.numpy() for each in tf.data.TFRecordDataset(path)]
+        schema, examples = (
+            jobs.schema_of(config),
+            [each.numpy() for each in tf.data.TFRecordDataset(path)],
+        )
         found[name] = {decode_imputed(each, schema).masked.id: each for each in examples}
-    assert found["[im]*"].items() >= found["in"].items() and found["[im]*"].keys() - found["in"].keys() == {b"huge"}
+    assert found["[im]*"].items() >= found["in"].items() and found["[im]*"].keys() - found[
+        "in"
+    ].keys() == {b"huge"}
     diagnostics = decode_imputed(found["[im]*"][b"huge"], schema).diagnostics
     assert diagnostics["num_non_finite"] > 0 and not diagnostics["converged"]
 
@@ -372,7 +437,9 @@ def test_a_worker_refuses_another_model(config, model_directory, tmp_path):
 def test_a_handler_works_with_a_model_that_another_one_loaded(config, model_directory, tmp_path):
     """Beam shares a loaded model between the handlers of a process."""
     fingerprint = checkpoints.fingerprint(model_directory)
-    loader, worker = (make_handler(config, model_directory, tmp_path, fingerprint) for _ in range(2))
+    loader, worker = (
+        make_handler(config, model_directory, tmp_path, fingerprint) for _ in range(2)
+    )
     reads = make_reads(2)
     items = list(worker.run_inference(reads, loader.load_model()))
     expected = {(record.id, record.content_hash, frame.source) for frame, record in reads}
@@ -415,7 +482,9 @@ class Faulty:
 @pytest.fixture(scope="module")
 def loaded(config, model_directory, tmp_path_factory):
     fingerprint = checkpoints.fingerprint(model_directory)
-    return make_handler(config, model_directory, tmp_path_factory.mktemp("loader"), fingerprint).load_model()
+    return make_handler(
+        config, model_directory, tmp_path_factory.mktemp("loader"), fingerprint
+    ).load_model()
 
 
 @pytest.mark.parametrize("culprit", [0, 7, 19])
@@ -429,7 +498,11 @@ def test_a_record_that_fails_its_batch_is_found_and_the_others_keep_their_bits(
     faulty = Faulty(loaded, [b"%d" % culprit], ValueError("no such luck"))
     found = make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
     (dead,) = [each for each in found if isinstance(each, DeadLetter)]
-    assert (dead.record_id, dead.frame, dead.reason) == (b"%d" % culprit, reads[culprit][0], Reason.NOT_IMPUTED)
+    assert (dead.record_id, dead.frame, dead.reason) == (
+        b"%d" % culprit,
+        reads[culprit][0],
+        Reason.NOT_IMPUTED,
+    )
     assert dead.message == "ValueError: no such luck"
     del expected[b"%d" % culprit]
     assert read_bytes(found) == expected
@@ -456,7 +529,9 @@ def test_a_record_that_does_not_come_back_is_tried_again(config, model_directory
 def test_where_every_record_fails_it_is_not_the_records(config, model_directory, loaded, tmp_path):
     reads = make_reads(40)
     faulty = Faulty(loaded, [record.id for _, record in reads], ValueError("broken"))
-    with pytest.raises(DeviceError, match="9 records failed one by one, the last: ValueError: broken"):
+    with pytest.raises(
+        DeviceError, match="9 records failed one by one, the last: ValueError: broken"
+    ):
         make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
     assert faulty.calls < 30
 
@@ -470,15 +545,21 @@ def test_many_records_that_fail_are_found_also_when_the_others_were_computed_bef
     faulty = Faulty(loaded, budget, ValueError("no such luck"))
     for _ in range(2):
         found = make_handler(config, model_directory, tmp_path).run_inference(reads, faulty)
-        assert sorted(each.record_id for each in found if isinstance(each, DeadLetter)) == sorted(budget)
+        assert sorted(each.record_id for each in found if isinstance(each, DeadLetter)) == sorted(
+            budget
+        )
         assert len(read_bytes(found)) == 40 - len(budget)
 
 
-@pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError()]
+)
 def test_out_of_memory_names_the_slots_to_set(config, model_directory, loaded, tmp_path, error):
     faulty = Faulty(loaded, [b"3"], error)
     for slots, advice in ((32, "sampler.slots=32, the fewest"), (96, r"--set sampler.slots=32 ")):
-        larger = config.model_copy(update={"sampler": config.sampler.model_copy(update={"slots": slots})})
+        larger = config.model_copy(
+            update={"sampler": config.sampler.model_copy(update={"slots": slots})}
+        )
         with pytest.raises(DeviceError, match=f"out of memory with .*{advice}"):
             make_handler(larger, model_directory, tmp_path).run_inference(make_reads(5), faulty)
     assert faulty.calls == 2  # nothing else is tried
@@ -491,7 +572,9 @@ def test_a_device_that_gives_no_answer_ends_by_the_time_limit(config, model_dire
             time.sleep(60)
 
     handler, began = make_handler(config, model_directory, tmp_path, seconds=0.3), time.monotonic()
-    with pytest.raises(DeviceError, match="no answer for 0.3 s; .* raise limits.device_call_seconds"):
+    with pytest.raises(
+        DeviceError, match="no answer for 0.3 s; .* raise limits.device_call_seconds"
+    ):
         handler.run_inference(make_reads(5), Stuck())
     assert time.monotonic() - began < 10
 
@@ -512,19 +595,29 @@ def test_lines_of_progress_keep_their_distance(config, model_directory, loaded, 
 
 def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory, loaded, tmp_path):
     reads = make_reads(20)
-    first = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[:12], loaded))
+    first = read_bytes(
+        make_handler(config, model_directory, tmp_path).run_inference(reads[:12], loaded)
+    )
     counting = Faulty(loaded, [], ValueError())
     second = make_handler(config, model_directory, tmp_path).run_inference(reads[11::-1], counting)
     assert counting.calls == 0 and read_bytes(second) == first
-    third = read_bytes(make_handler(config, model_directory, tmp_path).run_inference(reads[::-1], counting))
+    third = read_bytes(
+        make_handler(config, model_directory, tmp_path).run_inference(reads[::-1], counting)
+    )
     assert counting.calls == 1 and third.items() >= first.items() and len(third) == 20
 
 
 def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_path, caplog):
     (tmp_path / "noise").write_bytes(b"no TFRecords" * 100)
-    config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"])
-    with pytest.raises(BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes") as error:
-        jobs.impute(config, model_directory, [masked, str(tmp_path / "noise")], str(tmp_path / "out"))
+    config = config_lib.load(
+        "test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"]
+    )
+    with pytest.raises(
+        BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes"
+    ) as error:
+        jobs.impute(
+            config, model_directory, [masked, str(tmp_path / "noise")], str(tmp_path / "out")
+        )
     assert error.value.outcome.counts.unreadable_stretches == 1
     assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
 
@@ -550,7 +643,18 @@ def test_input_that_changes_is_an_error(fails, model_directory, masked, tmp_path
 
 def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_path):
     pattern = rewrite(masked, tmp_path, 1, more=[b"\xff", b"\xff\xff"])
-    settings = ["limits.max_bad_fraction=1", "limits.max_bad_records=1", "sampler.name=pseudo_gibbs"]
-    with pytest.raises(BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "):
-        jobs.impute(config_lib.load("test.yaml", settings), model_directory, [pattern], str(tmp_path / "out"))
+    settings = [
+        "limits.max_bad_fraction=1",
+        "limits.max_bad_records=1",
+        "sampler.name=pseudo_gibbs",
+    ]
+    with pytest.raises(
+        BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "
+    ):
+        jobs.impute(
+            config_lib.load("test.yaml", settings),
+            model_directory,
+            [pattern],
+            str(tmp_path / "out"),
+        )
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,22 @@ NUM_RECORDS = 11
 
 
 def make_config(name: str, **settings) -> SamplerConfig:
-    """Records of 2 chains; up to 8 rows a record, so that 4 fit into the slots, and 4 rounds are needed."""
-    settings = {"num_chains": 2, "num_particles": 4, "num_evidence_draws": 8, "num_leapfrog_steps": 2} | settings
-    settings = {"num_start": 2, "num_warmup": 7, "max_sweeps": 24, "num_imputations": 5, "slots": 32} | settings
+    """Records of 2 chains; up to 8 rows a record, so that 4 fit into the slots, and 4 rounds are
+    needed.
+    """
+    settings = {
+        "num_chains": 2,
+        "num_particles": 4,
+        "num_evidence_draws": 8,
+        "num_leapfrog_steps": 2,
+    } | settings
+    settings = {
+        "num_start": 2,
+        "num_warmup": 7,
+        "max_sweeps": 24,
+        "num_imputations": 5,
+        "slots": 32,
+    } | settings
     return kernels.config_of(name, **settings)
 
 
@@ -58,7 +71,9 @@ def take(result: imputer.Imputed, index) -> imputer.Imputed:
 
 
 SINGLE, HALF = "float32", "bfloat16"
-EVERY = [(name, 3, SINGLE) for name in SAMPLERS] + [(name, 3, HALF) for name in ("latent_hmc", "pseudo_gibbs", "lair")]
+EVERY = [(name, 3, SINGLE) for name in SAMPLERS] + [
+    (name, 3, HALF) for name in ("latent_hmc", "pseudo_gibbs", "lair")
+]
 
 
 @pytest.fixture(
@@ -69,9 +84,12 @@ EVERY = [(name, 3, SINGLE) for name in SAMPLERS] + [(name, 3, HALF) for name in 
 def sampler(request):
     """An imputer, one of the same settings, and what the first makes of all records."""
     name, latent_size, precision = request.param
-    model = make_model(latent_size, (96, 96) if precision == HALF else (16,))  # wide enough for products to be rounded
+    # Wide enough for products to be rounded
+    model = make_model(latent_size, (96, 96) if precision == HALF else (16,))
     first, second = (
-        imputer.Imputer(model, make_config(name, precision=precision), Preprocessor(model.likelihood, seed=7))
+        imputer.Imputer(
+            model, make_config(name, precision=precision), Preprocessor(model.likelihood, seed=7)
+        )
         for _ in range(2)
     )
     return first, second, first(*subset(range(NUM_RECORDS)))
@@ -100,7 +118,11 @@ def test_every_sampler_gives_whole_results(sampler):
     _, _, together = sampler
     images, observed, _ = make_records(NUM_RECORDS)
     assert together.converged[2] and together.num_sweeps[2] == 0
-    assert set(np.unique(together.imputations[~np.broadcast_to(observed[:, None], together.imputations.shape)])) <= {
+    assert set(
+        np.unique(
+            together.imputations[~np.broadcast_to(observed[:, None], together.imputations.shape)]
+        )
+    ) <= {
         0,
         255,
     }
@@ -117,7 +139,9 @@ def test_every_sampler_gives_whole_results(sampler):
 
 @pytest.mark.parametrize("num_warmup", [0, 30])
 def test_what_has_converged_is_finite(num_warmup):
-    """Annealed SMC of grey values, which arrive late or early: where all weights came too late there is no mean."""
+    """Annealed SMC of grey values, which arrive late or early: where all weights came too late
+    there is no mean.
+    """
     config = ModelConfig(latent_size=2, hidden=(8,), likelihood="discretized_logistic_mixture")
     grey = vae.build(config, (2, 3, 1), seed=1)
     easy = {"target_ess": 1.0, "num_chains": 2, "num_particles": 16}
@@ -158,9 +182,13 @@ def run(model):
 
 @pytest.fixture(scope="module")
 def other(model):
-    """An imputer of another seed, without evidence, and its occupancy before and after it has seen 18 records."""
+    """An imputer of another seed, without evidence, and its occupancy before and after it has seen
+    18 records.
+    """
     run = imputer.Imputer(
-        model, CONFIG.model_copy(update={"num_evidence_draws": 0}), Preprocessor(model.likelihood, seed=8)
+        model,
+        CONFIG.model_copy(update={"num_evidence_draws": 0}),
+        Preprocessor(model.likelihood, seed=8),
     )
     before = run.occupancy
     run(*make_records(18))
@@ -189,23 +217,30 @@ def test_seed_and_id_matter(run, other, together):
 def test_observed_values_come_back_untouched_and_others_binary(together):
     images, observed, _ = make_records(27)
     where = np.broadcast_to(observed[:, None], together.imputations.shape)
-    np.testing.assert_array_equal(together.imputations[where], np.broadcast_to(images[:, None], where.shape)[where])
+    np.testing.assert_array_equal(
+        together.imputations[where], np.broadcast_to(images[:, None], where.shape)[where]
+    )
     assert set(np.unique(together.imputations[~where])) == {0, 255}
-    np.testing.assert_array_equal(together.mean[observed], (images[observed] / np.float32(255)).astype(np.float32))
+    np.testing.assert_array_equal(
+        together.mean[observed], (images[observed] / np.float32(255)).astype(np.float32)
+    )
     assert (together.stddev[observed] == 0).all() and (together.stddev[~observed] > 0).all()
 
 
 def test_imputations_differ_from_each_other(together):
     """Chains and kept sweeps have draws of their own."""
-    assert len({imputation.tobytes() for imputation in together.imputations[0]}) == CONFIG.num_imputations
+    assert (
+        len({imputation.tobytes() for imputation in together.imputations[0]})
+        == CONFIG.num_imputations
+    )
 
 
 def test_a_record_that_stops_early_has_a_latent_for_every_imputation(model):
     """More imputations than the draws after which it might have stopped."""
     settings = {"max_sweeps": 200, "target_r_hat": 9.0, "target_ess": 4.0, "num_imputations": 100}
-    result = imputer.Imputer(model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7))(
-        *make_records(1)
-    )
+    result = imputer.Imputer(
+        model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7)
+    )(*make_records(1))
     assert result.num_sweeps.tolist() == [9 + 40] and result.num_latents.tolist() == [100]
     assert result.imputations.shape[1] == 100
 
@@ -214,7 +249,9 @@ def test_nothing_missing_and_everything_missing(run):
     images, _, ids = make_records(2)
     observed = np.stack([np.ones(SHAPE, bool), np.zeros(SHAPE, bool)])
     result = run(images, observed, ids)
-    np.testing.assert_array_equal(result.imputations[0], np.repeat(images[:1], CONFIG.num_imputations, axis=0))
+    np.testing.assert_array_equal(
+        result.imputations[0], np.repeat(images[:1], CONFIG.num_imputations, axis=0)
+    )
     assert result.converged[0] and result.num_sweeps[0] == 0 and np.isnan(result.r_hat[0])
     assert np.isfinite([result.r_hat[1], result.ess_bulk[1], result.ess_tail[1]]).all()
     assert result.num_sweeps[1] == CONFIG.max_sweeps and not result.converged[1]
@@ -229,7 +266,10 @@ def test_no_records(run):
 
 
 def test_without_a_truth_or_without_evidence_log_probabilities_are_nan(run, other, together):
-    assert np.isnan(together.log_prob_missing).all() and np.isfinite(together.log_prob_observed[[0, 1, 3]]).all()
+    assert (
+        np.isnan(together.log_prob_missing).all()
+        and np.isfinite(together.log_prob_observed[[0, 1, 3]]).all()
+    )
     images, observed, ids = make_records(5)
     some = run(images, observed, ids, [images[0], None, None, None, images[4]])
     assert np.isfinite(some.log_prob_missing).tolist() == [True, False, False, False, True]
@@ -245,9 +285,12 @@ def test_occupancy(other):
 
 def test_results_come_once_and_no_later_than_after_some_calls(model, monkeypatch):
     """However many are handed over at once, they have the same bits."""
-    settings = {"max_sweeps": 200, "target_r_hat": 1.1, "target_ess": 20.0}  # records finish one by one
+    # Records finish one by one
+    settings = {"max_sweeps": 200, "target_r_hat": 1.1, "target_ess": 20.0}
     run, batch = (
-        imputer.Imputer(model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7)),
+        imputer.Imputer(
+            model, CONFIG.model_copy(update=settings), Preprocessor(model.likelihood, seed=7)
+        ),
         make_records(27),
     )
     whole, sizes = run(*batch), []
@@ -272,12 +315,16 @@ def test_wrong_shapes_are_refused(run):
 
 
 def test_precision_shows_and_changes_little():
-    """The rounding of bfloat16 products moves log p(x_obs) of 30 values by less than a tenth of a nat."""
+    """The rounding of bfloat16 products moves log p(x_obs) of 30 values by less than a tenth of a
+    nat.
+    """
     model, records = make_model(3, (96, 96)), subset(range(NUM_RECORDS))
     settings = dict(num_evidence_draws=2000, num_chains=16)
     single, half = (
         imputer.Imputer(
-            model, make_config("latent_hmc", precision=each, **settings), Preprocessor(model.likelihood, seed=7)
+            model,
+            make_config("latent_hmc", precision=each, **settings),
+            Preprocessor(model.likelihood, seed=7),
         )(*records)
         for each in (SINGLE, HALF)
     )

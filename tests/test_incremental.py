@@ -28,7 +28,11 @@ def later(config, model_directory, more, result, tmp_path_factory) -> tuple[str,
 
 def examples(*directories: str) -> list[bytes]:
     """What data sets hold, byte for byte."""
-    paths = [path for each in directories for path in sorted(tf.io.gfile.glob(f"{each}/imputed/*.tfrecord-*"))]
+    paths = [
+        path
+        for each in directories
+        for path in sorted(tf.io.gfile.glob(f"{each}/imputed/*.tfrecord-*"))
+    ]
     return [example.numpy() for example in tf.data.TFRecordDataset(paths)]
 
 
@@ -38,17 +42,25 @@ def test_only_what_is_new_is_imputed(later):
     assert integrity.verify(out).work.skipped == 30
 
 
-def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(config, model_directory, more, result, later, tmp_path):
+def test_the_parts_are_the_whole_and_tfds_reads_them_as_one(
+    config, model_directory, more, result, later, tmp_path
+):
     out = str(tmp_path / "whole")
     jobs.impute(config, model_directory, [more], out)
     assert sorted(examples(result, later[0])) == sorted(examples(out))
-    builder = tfds.builder_from_directories([os.path.join(each, "imputed") for each in (result, later[0])])
+    builder = tfds.builder_from_directories(
+        [os.path.join(each, "imputed") for each in (result, later[0])]
+    )
     ids = [example["id"] for example in tfds.as_numpy(builder.as_dataset(split="train"))]
     assert len(ids) == len(set(ids)) == 45
 
 
-def test_where_nothing_is_new_nothing_is_published(config, model_directory, masked, result, later, tmp_path):
-    found = jobs.impute(config, model_directory, [masked], str(tmp_path / "out"), since=[result, later[0]])
+def test_where_nothing_is_new_nothing_is_published(
+    config, model_directory, masked, result, later, tmp_path
+):
+    found = jobs.impute(
+        config, model_directory, [masked], str(tmp_path / "out"), since=[result, later[0]]
+    )
     assert found.counts.written == 0 and found.work.skipped == 30
     assert os.listdir(tmp_path) == []
 
@@ -59,7 +71,9 @@ def test_bad_records_alone_are_not_news(config, model_directory, masked, result,
     with tf.io.TFRecordWriter(bad) as writer:
         writer.write(b"\xff")
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.05"])
-    found = jobs.impute(lenient, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
+    found = jobs.impute(
+        lenient, model_directory, [masked, bad], str(tmp_path / "out"), since=[result]
+    )
     assert found.counts.dead == 1 and found.counts.written == 0 and not (tmp_path / "out").exists()
     with pytest.raises(BadInputError, match="1 of 31 records are bad"):
         jobs.impute(config, model_directory, [masked, bad], str(tmp_path / "out"), since=[result])
@@ -95,7 +109,9 @@ def test_an_earlier_result_is_not_the_output(config, model_directory, more, resu
     """It would be replaced by what is new alone."""
     before = integrity.verify(result)
     with pytest.raises(ResultError, match="is an earlier result itself"):
-        jobs.impute(config, model_directory, [more], f"{result}/../out", replace=True, since=[result])
+        jobs.impute(
+            config, model_directory, [more], f"{result}/../out", replace=True, since=[result]
+        )
     assert integrity.verify(result) == before
 
 
@@ -107,7 +123,9 @@ def seal(directory, identity) -> str:
 
 
 def test_what_is_no_result_of_imputation_is_refused(tmp_path):
-    with pytest.raises(ResultError, match="holds masked records; name a result of `vaefill impute`"):
+    with pytest.raises(
+        ResultError, match="holds masked records; name a result of `vaefill impute`"
+    ):
         incremental.check([seal(tmp_path, mask_identity())], record_identity(), "out")
     with pytest.raises(ResultError, match="is not a finished result"):
         incremental.check([str(tmp_path / "summary")], record_identity(), "out")
@@ -121,7 +139,9 @@ def test_every_part_that_differs_is_named(tmp_path):
 
 def test_an_altered_result_is_refused(tmp_path):
     """Else it would decide what is left out."""
-    assert len(incremental.check([seal(tmp_path, impute_identity())], record_identity(), "out")) == 1
+    assert (
+        len(incremental.check([seal(tmp_path, impute_identity())], record_identity(), "out")) == 1
+    )
     (tmp_path / "summary" / "records.parquet").write_bytes(b"another table")
     with pytest.raises(ResultError, match="summary/records.parquet: altered"):
         incremental.check([str(tmp_path)], record_identity(), "out")

@@ -66,14 +66,29 @@ def link(path) -> None:
         (lambda out: (out / "data" / "b").write_text(""), "data/b: altered$"),
         (lambda out: (out / "data" / "c").write_text("more"), "data/c: not part of it$"),
         (lambda out: link(out / "data" / "a"), "data/a: a link$"),
-        (lambda out: alter(out / "manifest.json", "data/a", "data/../../a"), "manifest.json: altered$"),
-        (lambda out: alter(out / "manifest.json", '"seed": 17', '"seed": 18'), "manifest.json: altered$"),
+        (
+            lambda out: alter(out / "manifest.json", "data/a", "data/../../a"),
+            "manifest.json: altered$",
+        ),
+        (
+            lambda out: alter(out / "manifest.json", '"seed": 17', '"seed": 18'),
+            "manifest.json: altered$",
+        ),
         (lambda out: (out / "manifest.json").unlink(), "not a finished result"),
         (lambda out: (out / "manifest.json").write_text("{"), "cannot read .*manifest.json"),
-        (lambda out: (out / "manifest.json").write_text("[" * 10**5), "cannot read .*manifest.json"),
+        (
+            lambda out: (out / "manifest.json").write_text("[" * 10**5),
+            "cannot read .*manifest.json",
+        ),
         (lambda out: (out / "manifest.json").write_text("[]"), "expected an object, got list"),
-        (lambda out: alter(out / "manifest.json", '"files"', '"more": 1, "files"'), "manifest.json: more: Extra"),
-        (lambda out: alter(out / "manifest.json", "data/a", "\\ud800"), "cannot read .*manifest.json"),
+        (
+            lambda out: alter(out / "manifest.json", '"files"', '"more": 1, "files"'),
+            "manifest.json: more: Extra",
+        ),
+        (
+            lambda out: alter(out / "manifest.json", "data/a", "\\ud800"),
+            "cannot read .*manifest.json",
+        ),
         (lambda out: shutil.rmtree(out / "data"), "data/a: missing; data/b: missing$"),
     ],
 )
@@ -86,7 +101,15 @@ def test_what_is_not_whole_is_refused_by_the_name_of_the_file(tmp_path, damage, 
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside", "/etc/hostname", "data/../../outside", "data//a", "./data/a", "a\0b", "x\x1b[2Jy"],
+    [
+        "../outside",
+        "/etc/hostname",
+        "data/../../outside",
+        "data//a",
+        "./data/a",
+        "a\0b",
+        "x\x1b[2Jy",
+    ],
 )
 def test_names_that_leave_the_result_are_not_followed(tmp_path, name):
     """Also where the manifest's own digest is right."""

@@ -13,13 +13,19 @@ LEVELS = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
 
 def make_outputs(likelihood, num_records=4, num_values=10, spread=3.0) -> tf.Tensor:
     size = likelihood.num_outputs(num_values)
-    return tf.constant(spread * np.random.default_rng(0).normal(size=(num_records, size)), tf.float32)
+    return tf.constant(
+        spread * np.random.default_rng(0).normal(size=(num_records, size)), tf.float32
+    )
 
 
 def log_masses(likelihood, outputs) -> np.ndarray:
     """log p of each level of one value [1, P] in float64: [256]."""
     rows = tf.repeat(outputs, 256, axis=0)
-    return likelihood.log_prob(rows, tf.constant(LEVELS), tf.ones([256, 1], tf.bool)).numpy().astype(np.float64)
+    return (
+        likelihood.log_prob(rows, tf.constant(LEVELS), tf.ones([256, 1], tf.bool))
+        .numpy()
+        .astype(np.float64)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,7 +46,9 @@ def test_the_distribution_draws_and_has_moments(name):
     distribution = likelihood.distribution(outputs)
     assert distribution.sample(5, seed=1).shape == [5, 4, 10]
     np.testing.assert_allclose(distribution.mean(), likelihood.moments(outputs)[0], rtol=1e-5)
-    np.testing.assert_allclose(distribution.variance(), likelihood.moments(outputs)[1], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        distribution.variance(), likelihood.moments(outputs)[1], rtol=1e-3, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,7 +58,9 @@ def test_log_prob_adds_up_over_parts_and_ignores_the_rest(name):
     x = likelihood.sample(outputs, tf.fill([4, 10], 0.3))
     chosen = tf.constant(np.arange(40).reshape(4, 10) % 3 == 0)
     parts = likelihood.log_prob(outputs, x, chosen) + likelihood.log_prob(outputs, x, ~chosen)
-    np.testing.assert_allclose(parts, likelihood.log_prob(outputs, x, tf.ones([4, 10], tf.bool)), rtol=1e-5)
+    np.testing.assert_allclose(
+        parts, likelihood.log_prob(outputs, x, tf.ones([4, 10], tf.bool)), rtol=1e-5
+    )
     poisoned = tf.where(chosen, x, np.nan)
     assert np.isfinite(likelihood.log_prob(outputs, poisoned, chosen)).all()
 
@@ -61,10 +71,15 @@ def test_moments_are_those_of_the_draws(name):
     likelihood = LIKELIHOODS[name]()
     outputs = make_outputs(likelihood)
     grid = np.tile((np.arange(1000, dtype=np.float32)[:, None, None] + 0.5) / 1000, (1, 4, 10))
-    draws = likelihood.sample(tf.tile(outputs, [1000, 1]), tf.reshape(grid, [4000, 10])).numpy().reshape(grid.shape)
+    draws = (
+        likelihood.sample(tf.tile(outputs, [1000, 1]), tf.reshape(grid, [4000, 10]))
+        .numpy()
+        .reshape(grid.shape)
+    )
     mean, variance = likelihood.moments(outputs)
     np.testing.assert_allclose(draws.mean(axis=0), mean, atol=2e-3)
-    np.testing.assert_allclose(draws.var(axis=0), variance, atol=2e-3, rtol=1e-2)  # a grid cuts the tails of a normal
+    # a grid cuts the tails of a normal
+    np.testing.assert_allclose(draws.var(axis=0), variance, atol=2e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,7 +92,9 @@ def test_xla_computes_the_same(name):
         x = likelihood.sample(outputs, uniform)
         return x, likelihood.log_prob(outputs, x, uniform < 0.7), *likelihood.moments(outputs)
 
-    for eager, compiled in zip(everything(outputs), tf.function(everything, jit_compile=True)(outputs)):
+    for eager, compiled in zip(
+        everything(outputs), tf.function(everything, jit_compile=True)(outputs)
+    ):
         np.testing.assert_allclose(eager, compiled, rtol=1e-4, atol=1e-6)
 
 
@@ -86,7 +103,9 @@ def test_xla_computes_the_same(name):
 def test_extreme_outputs_have_finite_log_probs_and_gradients(name, jit):
     likelihood = LIKELIHOODS[name]()
     size = likelihood.num_outputs(1)
-    extremes = np.stack(np.meshgrid(*[[-1e4, 0.0, 1e4]] * min(size, 3)), axis=-1).reshape(-1, min(size, 3))
+    extremes = np.stack(np.meshgrid(*[[-1e4, 0.0, 1e4]] * min(size, 3)), axis=-1).reshape(
+        -1, min(size, 3)
+    )
     outputs = tf.constant(np.tile(extremes, (1, size // min(size, 3))), tf.float32)
     num = len(extremes)
 
@@ -113,7 +132,9 @@ def test_bernoulli_gradients_are_those_of_its_distribution():
     with tf.GradientTape() as tape:
         tape.watch(outputs)
         value = LIKELIHOODS["bernoulli"]().log_prob(outputs, x, tf.ones_like(x, tf.bool))
-    np.testing.assert_allclose(tape.gradient(value, outputs), x - tf.sigmoid(outputs), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        tape.gradient(value, outputs), x - tf.sigmoid(outputs), rtol=1e-6, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,12 +154,17 @@ def test_bernoulli_binarises():
     bernoulli = LIKELIHOODS["bernoulli"]()
     image = np.array([[0, 127, 128, 255]], np.uint8)
     np.testing.assert_array_equal(bernoulli.from_data(image), [[0, 0, 1, 1]])
-    np.testing.assert_array_equal(bernoulli.from_data(image, np.full((1, 4), 0.499)), [[0, 0, 1, 1]])
-    np.testing.assert_array_equal(bernoulli.from_data(image, np.full((1, 4), 0.001)), [[0, 1, 1, 1]])
+    np.testing.assert_array_equal(
+        bernoulli.from_data(image, np.full((1, 4), 0.499)), [[0, 0, 1, 1]]
+    )
+    np.testing.assert_array_equal(
+        bernoulli.from_data(image, np.full((1, 4), 0.001)), [[0, 1, 1, 1]]
+    )
     np.testing.assert_array_equal(bernoulli.to_data(tf.constant([0.0, 1.0])), [0, 255])
 
 
-# Logits, locations and raw scales of three components: broad, sharp between and at levels, beyond both ends.
+# Logits, locations and raw scales of three components: broad, sharp between and at levels, beyond
+# both ends.
 MIXTURES = {
     "untrained": [0, 0, 0, 0, 0, 0, 0, 0, 0],
     "broad": [1, -1, 0, 2, -3, 0.5, 30, 9, 4],
@@ -184,7 +210,8 @@ def test_a_mixture_is_sampled_by_inversion(mixture):
 
 
 def test_draws_of_a_mixture_have_the_right_frequencies(mixture):
-    """The empirical distribution function, within the bound of Dvoretzky, Kiefer, Wolfowitz and Massart.
+    """The empirical distribution function, within the bound of Dvoretzky, Kiefer, Wolfowitz and
+    Massart.
 
     False alarms: one in a million.
     """
@@ -197,7 +224,9 @@ def test_draws_of_a_mixture_have_the_right_frequencies(mixture):
 
 
 def test_moments_of_a_mixture_are_sums_over_levels(mixture):
-    mean, variance = (float(moment[0, 0]) for moment in DiscretizedLogisticMixture().moments(mixture))
+    mean, variance = (
+        float(moment[0, 0]) for moment in DiscretizedLogisticMixture().moments(mixture)
+    )
     masses, levels = reference_masses(mixture), np.arange(256) / 255
     expected = masses @ levels
     assert mean == pytest.approx(expected, abs=2e-6)
@@ -211,7 +240,9 @@ def test_any_number_of_components(num_components):
     assert outputs.shape[1] == 3 * num_components
     masses = np.exp(log_masses(likelihood, outputs))
     assert masses.sum() == pytest.approx(1, abs=1e-5)
-    assert float(likelihood.moments(outputs)[0][0, 0]) == pytest.approx(masses @ LEVELS[:, 0], abs=1e-5)
+    assert float(likelihood.moments(outputs)[0][0, 0]) == pytest.approx(
+        masses @ LEVELS[:, 0], abs=1e-5
+    )
 
 
 def test_outputs_lie_parameter_by_parameter():
@@ -221,6 +252,11 @@ def test_outputs_lie_parameter_by_parameter():
     np.testing.assert_array_equal(mean, [loc])
     np.testing.assert_allclose(variance, [(np.log1p(np.exp(raw_scale)) + 1e-3) ** 2], rtol=1e-5)
     each = [MIXTURES["untrained"], MIXTURES["broad"]]
-    both = DiscretizedLogisticMixture().moments(tf.constant([np.transpose(each).ravel()], tf.float32))[0]
-    alone = [DiscretizedLogisticMixture().moments(tf.constant([one], tf.float32))[0][0, 0] for one in each]
+    both = DiscretizedLogisticMixture().moments(
+        tf.constant([np.transpose(each).ravel()], tf.float32)
+    )[0]
+    alone = [
+        DiscretizedLogisticMixture().moments(tf.constant([one], tf.float32))[0][0, 0]
+        for one in each
+    ]
     np.testing.assert_allclose(both[0], alone, rtol=1e-6)

@@ -29,8 +29,11 @@ if len(sys.argv) == 2:
 
 def said(kind: str) -> list[str]:
     run = [sys.executable, "-c", PROGRAM, kind]
-    env = {name: value for name, value in os.environ.items() if name != "VAEFILL_LOGS"}  # of another test
-    done = subprocess.run(run, input=PROGRAM, env=env, capture_output=True, text=True, check=True, timeout=60)
+    # Of another test
+    env = {name: value for name, value in os.environ.items() if name != "VAEFILL_LOGS"}
+    done = subprocess.run(
+        run, input=PROGRAM, env=env, capture_output=True, text=True, check=True, timeout=60
+    )
     return done.stderr.splitlines()
 
 

@@ -34,11 +34,17 @@ def mask(output, settings, source="digits/test[:20]") -> dict[bytes, dict]:
 def test_masked_data_sets(tmp_path, mechanism):
     examples = mask(tmp_path / "out", SETTINGS[mechanism])
     assert len(examples) == 20
-    digits = tfds.as_numpy(tfds.builder_from_directory("model/digits").as_dataset(split="test[:20]"))
-    assert sorted(e["truth"].tobytes() for e in examples.values()) == sorted(d["image"].tobytes() for d in digits)
+    digits = tfds.as_numpy(
+        tfds.builder_from_directory("model/digits").as_dataset(split="test[:20]")
+    )
+    assert sorted(e["truth"].tobytes() for e in examples.values()) == sorted(
+        d["image"].tobytes() for d in digits
+    )
     for example in examples.values():
         assert 0 < example["observed"].mean() < 1
-        np.testing.assert_array_equal(example["image"], np.where(example["observed"], example["truth"], 0))
+        np.testing.assert_array_equal(
+            example["image"], np.where(example["observed"], example["truth"], 0)
+        )
         assert 0 <= example["label"] <= 9
 
 
@@ -94,14 +100,19 @@ def write_complete(directory) -> str:
 
 
 def test_masking_records_from_files(tmp_path):
-    """The records of one masked data set, complete again, are masked anew: ids, labels and extras stay."""
+    """The records of one masked data set, complete again, are masked anew: ids, labels and extras
+    stay.
+    """
     path, out = write_complete(tmp_path), tmp_path / "out"
     examples = mask(out, [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
     assert {i: e["label"] for i, e in examples.items()} == {b"r0": 0, b"r1": 1, b"r2": 2}
     assert read_manifest(str(out)).counts.dead_by_reason == {"not_an_example": 1}
     shards = [str(out / name) for name in os.listdir(out) if ".tfrecord-" in name]
     for record in tf.data.TFRecordDataset(shards):
-        assert tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0] == b"kept"
+        assert (
+            tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0]
+            == b"kept"
+        )
 
 
 def test_input_that_changes_is_an_error(tmp_path, monkeypatch):
@@ -119,7 +130,12 @@ def test_input_that_changes_is_an_error(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-REAL = ["record.dtype=float32", "record.binarize=none", "model.likelihood=gaussian", "record.shape=[2, 3, 1]"]
+REAL = [
+    "record.dtype=float32",
+    "record.binarize=none",
+    "model.likelihood=gaussian",
+    "record.shape=[2, 3, 1]",
+]
 
 
 def test_masking_real_values(tmp_path):
@@ -140,19 +156,27 @@ def test_masking_real_values(tmp_path):
         if i != 7:
             example = examples[b"r%d" % i]
             np.testing.assert_array_equal(example["truth"], image, strict=True)
-            np.testing.assert_array_equal(example["image"], np.where(example["observed"], image, np.float32(0)))
+            np.testing.assert_array_equal(
+                example["image"], np.where(example["observed"], image, np.float32(0))
+            )
     assert 0 < np.mean([example["observed"] for example in examples.values()]) < 1
 
 
 def test_a_mechanism_sees_grey_values_when_the_model_does(tmp_path):
     grey = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
-    as_grey, as_binary = (mask(tmp_path / str(more), [*SETTINGS["mar"], *more]) for more in (grey, []))
-    assert any(not np.array_equal(as_grey[i]["observed"], as_binary[i]["observed"]) for i in as_grey)
+    as_grey, as_binary = (
+        mask(tmp_path / str(more), [*SETTINGS["mar"], *more]) for more in (grey, [])
+    )
+    assert any(
+        not np.array_equal(as_grey[i]["observed"], as_binary[i]["observed"]) for i in as_grey
+    )
 
 
 def test_masking_masked_records_starts_from_their_truth(tmp_path):
     first = mask(tmp_path / "a", SETTINGS["half"])
-    again = mask(tmp_path / "b", SETTINGS["top_three_quarters"], str(tmp_path / "a" / "*.tfrecord-*"))
+    again = mask(
+        tmp_path / "b", SETTINGS["top_three_quarters"], str(tmp_path / "a" / "*.tfrecord-*")
+    )
     for record_id, example in again.items():
         np.testing.assert_array_equal(example["truth"], first[record_id]["truth"])
         assert example["observed"].mean() == 0.25
@@ -167,9 +191,17 @@ def test_a_split_is_read_whole_whatever_its_size(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        (["mask={mechanism: block, height: 29, width: 3}"], ConfigError, "mask.mechanism block: height"),
+        (
+            ["mask={mechanism: block, height: 29, width: 3}"],
+            ConfigError,
+            "mask.mechanism block: height",
+        ),
         (["mask={mechanism: rows, first: 4, last: 40}"], ConfigError, "mask.mechanism rows: last"),
-        (["record.carry={label: bytes}"], DatasetError, "'label' of data set 'digits' is .*declares one bytes"),
+        (
+            ["record.carry={label: bytes}"],
+            DatasetError,
+            "'label' of data set 'digits' is .*declares one bytes",
+        ),
         (["record.shape=[27, 28, 1]"], DatasetError, "images of shape"),
     ],
 )

@@ -29,7 +29,9 @@ def outcome() -> Outcome:
 
 def read(path) -> dict[tuple, float]:
     families = text_string_to_metric_families(path.read_text())
-    return {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
+    return {
+        (s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples
+    }
 
 
 def test_what_a_run_came_to(tmp_path):
@@ -60,21 +62,33 @@ def test_what_a_run_came_to(tmp_path):
 @pytest.mark.parametrize("code", [2, 3, 4, None])
 def test_a_run_that_fails_says_so_and_replaces_what_was_there(tmp_path, code):
     (tmp_path / "file").write_text("of yesterday")
-    with pytest.raises(ValueError), RunMetrics(str(tmp_path / "file"), "mask").written(lambda error: code):
+    with (
+        pytest.raises(ValueError),
+        RunMetrics(str(tmp_path / "file"), "mask").written(lambda error: code),
+    ):
         raise ValueError
     assert read(tmp_path / "file")["vaefill_exit_code", "mask"] == (code or 1)
 
 
 def test_a_run_that_fails_leaves_what_it_came_to(tmp_path):
     error = BadInputError("bad", Outcome(counts=COUNTS))
-    with pytest.raises(BadInputError), RunMetrics(str(tmp_path / "file"), "impute").written(lambda error: 3):
+    with (
+        pytest.raises(BadInputError),
+        RunMetrics(str(tmp_path / "file"), "impute").written(lambda error: 3),
+    ):
         raise error
     found = read(tmp_path / "file")
-    assert found["vaefill_exit_code", "impute"] == 3 and found["vaefill_dead_letters", "impute", "no_id"] == 1
+    assert (
+        found["vaefill_exit_code", "impute"] == 3
+        and found["vaefill_dead_letters", "impute", "no_id"] == 1
+    )
 
 
 def test_a_file_that_cannot_be_written_is_not_what_a_run_ends_with(tmp_path, caplog):
-    with pytest.raises(KeyError), RunMetrics(str(tmp_path / "no" / "file"), "impute").written(lambda error: 4):
+    with (
+        pytest.raises(KeyError),
+        RunMetrics(str(tmp_path / "no" / "file"), "impute").written(lambda error: 4),
+    ):
         raise KeyError
     with RunMetrics(str(tmp_path / "no" / "file"), "impute").written(lambda error: 4):
         pass

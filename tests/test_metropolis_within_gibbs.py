@@ -15,7 +15,9 @@ def kernel(oracle) -> base.Kernel:
 
 @pytest.mark.parametrize("variant", ["easy", "valley"])
 def test_conserves_exact_draws(variant):
-    """A CDF that moved by 0.03, twice the bound, would be seen; `init` draws x_mis given z, exactly."""
+    """A CDF that moved by 0.03, twice the bound, would be seen; `init` draws x_mis given z,
+    exactly.
+    """
     oracle = kernels.plane(variant)
     found = kernels.movement(oracle, kernel(oracle), FALSE_ALARM)
     assert found.conserved, found
@@ -36,5 +38,7 @@ def test_observed_values_never_change_and_rejections_keep_z():
     tf.debugging.assert_equal(state.x[:, :2], rows.x_observed[:, :2])
     stayed = tf.reduce_all(state.z == start.z, axis=1)
     assert 0 < tf.reduce_sum(tf.cast(stayed, tf.int32)) < 512
-    tf.debugging.assert_near(tf.where(stayed[:, None], state.outputs, oracle.vae.decoder(state.z)), state.outputs)
+    tf.debugging.assert_near(
+        tf.where(stayed[:, None], state.outputs, oracle.vae.decoder(state.z)), state.outputs
+    )
     assert not info.non_finite.numpy().any()

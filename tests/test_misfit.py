@@ -1,4 +1,6 @@
-"""The test of fit: it keeps its rate, finds out what is no digit, and depends on the record alone."""
+"""The test of fit: it keeps its rate, finds out what is no digit, and depends on the record
+alone.
+"""
 
 import dataclasses
 import math
@@ -28,7 +30,9 @@ def samples(model: vae.VAE, num: int, seed: int) -> np.ndarray:
     """Draws of the model: [num, D]."""
     generator = np.random.default_rng(seed)
     outputs = model.decoder(tf.constant(generator.normal(size=(num, 3)).astype(np.float32)))
-    return (generator.random((num, math.prod(SHAPE))) < tf.sigmoid(outputs).numpy()).astype(np.float32)
+    return (generator.random((num, math.prod(SHAPE))) < tf.sigmoid(outputs).numpy()).astype(
+        np.float32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,28 +45,36 @@ def masks(num: int) -> np.ndarray:
 
 
 def most_misfits(num: int, rate: float, num_calibration: int) -> int:
-    """What the number of misfits among records like those of calibration exceeds with probability `FALSE_ALARM`.
+    """What the number of misfits among records like those of calibration exceeds with probability
+    `FALSE_ALARM`.
 
-    Under one mask their share is that below the k-th smallest of the set, k = rate (M + 1): it has a
-    Beta(k, M + 1 - k) distribution, and the number of misfits is beta-binomial.
+    Under one mask their share is that below the k-th smallest of the set, k = rate (M + 1): it has
+    a Beta(k, M + 1 - k) distribution, and the number of misfits is beta-binomial.
     """
     k = math.floor(rate * (num_calibration + 1) + 1e-9)
     return int(scipy.stats.betabinom.ppf(1 - FALSE_ALARM, num, k, num_calibration + 1 - k))
 
 
-NUM_SETS, NUM_FRESH, RATE = 500, 100, 0.01  # sets of 200 calibration records, and others beside each
+# Sets of 200 calibration records, and others beside each
+NUM_SETS, NUM_FRESH, RATE = 500, 100, 0.01
 
 
 @pytest.fixture(scope="module")
 def real() -> vae.VAE:
     """A VAE of `NUM_SETS` real values."""
-    return vae.build(ModelConfig(latent_size=2, hidden=(8,), likelihood="gaussian"), (1, NUM_SETS, 1), seed=1)
+    return vae.build(
+        ModelConfig(latent_size=2, hidden=(8,), likelihood="gaussian"), (1, NUM_SETS, 1), seed=1
+    )
 
 
-def p_values_of_many(real: vae.VAE, num_calibration: int, step: float = 0, fitted: float = 1) -> np.ndarray:
-    """p-values of `NUM_FRESH` records beside each of `NUM_SETS` independent calibration sets, by one `FitTest`.
+def p_values_of_many(
+    real: vae.VAE, num_calibration: int, step: float = 0, fitted: float = 1
+) -> np.ndarray:
+    """p-values of `NUM_FRESH` records beside each of `NUM_SETS` independent calibration sets, by
+    one `FitTest`.
 
-    Values are independent and each mask shows one of its own, so that the calibration set is another under every mask.
+    Values are independent and each mask shows one of its own, so that the calibration set is
+    another under every mask.
 
     Args:
         step: values are multiples of it, so that there are ties; 0: they are not rounded.
@@ -70,33 +82,46 @@ def p_values_of_many(real: vae.VAE, num_calibration: int, step: float = 0, fitte
     """
     generator = np.random.default_rng(4)
     calibration, fresh = (
-        generator.normal(size=(num, NUM_SETS)).astype(np.float32) for num in (num_calibration, NUM_FRESH)
+        generator.normal(size=(num, NUM_SETS)).astype(np.float32)
+        for num in (num_calibration, NUM_FRESH)
     )
     if step:
-        calibration, fresh = (step * np.round(values / np.float32(step)) for values in (calibration, fresh))
+        calibration, fresh = (
+            step * np.round(values / np.float32(step)) for values in (calibration, fresh)
+        )
     fit_test = FitTest(real, np.float32(fitted) * calibration, slots=1024)
-    return fit_test(np.repeat(fresh, NUM_SETS, axis=0), np.tile(np.eye(NUM_SETS, dtype=np.bool_), (NUM_FRESH, 1)))
+    return fit_test(
+        np.repeat(fresh, NUM_SETS, axis=0),
+        np.tile(np.eye(NUM_SETS, dtype=np.bool_), (NUM_FRESH, 1)),
+    )
 
 
 def most_misfits_of_many(rate: float, num_calibration: int) -> int:
-    """As `most_misfits`, for the sum over the sets; the share of .01 among 200 is exceeded from .0127 on."""
+    """As `most_misfits`, for the sum over the sets; the share of .01 among 200 is exceeded from
+    .0127 on.
+    """
     k, num = math.floor(rate * (num_calibration + 1) + 1e-9), NUM_SETS * NUM_FRESH
-    of_one = scipy.stats.betabinom.pmf(np.arange(NUM_FRESH + 1), NUM_FRESH, k, num_calibration + 1 - k)
-    of_all = np.fft.irfft(np.fft.rfft(of_one, num + 1) ** NUM_SETS, num + 1)  # of a sum: the convolution
+    of_one = scipy.stats.betabinom.pmf(
+        np.arange(NUM_FRESH + 1), NUM_FRESH, k, num_calibration + 1 - k
+    )
+    # Of a sum: the convolution
+    of_all = np.fft.irfft(np.fft.rfft(of_one, num + 1) ** NUM_SETS, num + 1)
     return int(np.argmax(np.cumsum(of_all) >= 1 - FALSE_ALARM))
 
 
 def test_records_like_the_calibration_are_misfits_at_the_stated_rate(real):
-    """Of 50,000 records, 100 beside each of 500 calibration sets: 1.5 % instead of 1 % would be seen.
+    """Of 50,000 records, 100 beside each of 500 calibration sets: 1.5 % instead of 1 % would be
+    seen.
 
-    Not seen with a probability of at most 1e-3: the number has then a standard deviation of 33, and is 750 on
-    average where 636 are allowed.
+    Not seen with a probability of at most 1e-3: the number has then a standard deviation of 33, and
+    is 750 on average where 636 are allowed.
     """
     p_values = p_values_of_many(real, 199)
     assert p_values.min() == np.float32(1 / 200) and p_values.max() == 1
     for rate in (0.01, 0.05, 0.5):
         assert np.sum(misfit.is_misfit(p_values, rate)) <= most_misfits_of_many(rate, 199)
-    assert np.sum(p_values > 0.5) <= most_misfits_of_many(0.5, 199)  # the other half: they are not too large
+    # The other half: they are not too large
+    assert np.sum(p_values > 0.5) <= most_misfits_of_many(0.5, 199)
     assert np.sum(misfit.is_misfit(p_values, 0.015)) > most_misfits_of_many(RATE, 199)
     tied = p_values_of_many(real, 199, step=0.5)
     assert np.sum(misfit.is_misfit(tied, RATE)) <= most_misfits_of_many(RATE, 199)
@@ -107,7 +132,9 @@ def without_one(value: float, calibration: np.ndarray) -> np.float32:
 
 
 def without_ties(value: float, calibration: np.ndarray) -> np.float32:
-    return np.float32((1 + np.searchsorted(calibration, value, side="left")) / (len(calibration) + 1))
+    return np.float32(
+        (1 + np.searchsorted(calibration, value, side="left")) / (len(calibration) + 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +152,9 @@ def test_a_wrong_rank_or_calibration_is_seen(real, monkeypatch, mistake, setting
 def test_misfits_are_those_whose_published_p_value_is_at_most_the_rate():
     """k of M + 1 still is at the rate k / (M + 1), and k + 1 is not, however either is rounded."""
     for size in (*range(2, 300), 999, 1000, 4096, 99_999):
-        ranks = np.unique(np.clip([1, 2, 3, size // 100, size // 20, size // 7, size // 2, size - 1], 1, size - 1))
+        ranks = np.unique(
+            np.clip([1, 2, 3, size // 100, size // 20, size // 7, size // 2, size - 1], 1, size - 1)
+        )
         for k in ranks.tolist():
             calibration = np.arange(1, size, dtype=np.float32)  # of M = size - 1
             at, above = (misfit.p_value(np.float32(rank), calibration) for rank in (k - 1, k))
@@ -141,11 +170,15 @@ def test_inverted_digits_are_misfits_and_digits_are_not(model_directory):
     digits = datasets.load_images("digits", "test[:200]", (28, 28, 1))
     to_model = loaded.vae.likelihood.from_data
     num_calibration = len(loaded.calibration)
-    fit_test = FitTest(loaded.vae, to_model(loaded.calibration.reshape(num_calibration, -1)), slots=256)
+    fit_test = FitTest(
+        loaded.vae, to_model(loaded.calibration.reshape(num_calibration, -1)), slots=256
+    )
     half = np.tile(np.random.default_rng(0).random(784) < 0.5, (200, 1))
     bottom_quarter = np.tile(np.arange(784) >= 21 * 28, (200, 1))
     for observed in (half, bottom_quarter):
-        assert np.sum(fit_test(to_model(digits), observed) <= 0.01) <= most_misfits(200, 0.01, num_calibration)
+        assert np.sum(fit_test(to_model(digits), observed) <= 0.01) <= most_misfits(
+            200, 0.01, num_calibration
+        )
         assert np.mean(fit_test(to_model(255 - digits), observed) <= 0.01) > 0.95
 
 
@@ -174,7 +207,10 @@ def test_a_mask_that_is_remembered_costs_nothing(model, monkeypatch):
 
 def test_values_where_missing_are_ignored(model, fit_test):
     x, observed = samples(model, 9, seed=7), masks(9)
-    assert fit_test(x, observed).tobytes() == fit_test(np.where(observed, x, np.nan), observed).tobytes()
+    assert (
+        fit_test(x, observed).tobytes()
+        == fit_test(np.where(observed, x, np.nan), observed).tobytes()
+    )
 
 
 def test_nothing_observed_is_no_misfit(model, fit_test):
@@ -183,7 +219,9 @@ def test_nothing_observed_is_no_misfit(model, fit_test):
 
 
 def test_what_overflows_is_a_misfit():
-    real = vae.build(ModelConfig(latent_size=2, hidden=(8,), likelihood="gaussian"), (2, 3, 1), seed=1)
+    real = vae.build(
+        ModelConfig(latent_size=2, hidden=(8,), likelihood="gaussian"), (2, 3, 1), seed=1
+    )
     calibration = np.random.default_rng(0).normal(size=(99, 6)).astype(np.float32)
     x = np.array([[0.1] * 6, [3e38] * 6], np.float32)
     p_values = FitTest(real, calibration, slots=32)(x, np.ones((2, 6), np.bool_))
@@ -192,26 +230,43 @@ def test_what_overflows_is_a_misfit():
 
 def test_a_rate_out_of_reach_is_an_error():
     misfit.check_rate(0.01, 99)
-    with pytest.raises(ValueError, match=r"^sampler.misfit_rate 0.01 is out of reach of a model with 98 .* is 0.0101$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^sampler.misfit_rate 0.01 is out of reach of a model with 98 .* is 0.0101$",
+    ):
         misfit.check_rate(0.01, 98)
 
 
 def test_imputed_records_say_how_they_fit(model):
-    """Those of which nothing is missing too, and a rate that float32 alone makes equal; without calibration none."""
+    """Those of which nothing is missing too, and a rate that float32 alone makes equal; without
+    calibration none.
+    """
     config = samplers.sampler_config(
-        name="pseudo_gibbs", num_chains=2, num_start=1, num_warmup=1, max_sweeps=8, num_evidence_draws=0, slots=32
+        name="pseudo_gibbs",
+        num_chains=2,
+        num_start=1,
+        num_warmup=1,
+        max_sweeps=8,
+        num_evidence_draws=0,
+        slots=32,
     )
-    calibration = (255 * samples(model, NUM_CALIBRATION, seed=2)).astype(np.uint8).reshape(-1, *SHAPE)
+    calibration = (
+        (255 * samples(model, NUM_CALIBRATION, seed=2)).astype(np.uint8).reshape(-1, *SHAPE)
+    )
     images = (255 * samples(model, 2, seed=9)).astype(np.uint8).reshape(2, *SHAPE)
     observed = np.stack([masks(1)[0].reshape(SHAPE), np.ones(SHAPE, np.bool_)])
     ids = [b"a", b"b"]
     x = images.reshape(2, -1) / np.float32(255)
-    expected = FitTest(model, samples(model, NUM_CALIBRATION, seed=2), slots=32)(x, observed.reshape(2, -1))
+    expected = FitTest(model, samples(model, NUM_CALIBRATION, seed=2), slots=32)(
+        x, observed.reshape(2, -1)
+    )
     just_below = np.nextafter(round(float(expected[0]) * 200) / 200, 0)
     config = config.model_copy(update={"misfit_rate": float(just_below)})
     result = imputer.Imputer(model, config, calibration=calibration)(images, observed, ids)
     np.testing.assert_array_equal(result.fit_p_value, expected)
     assert result.misfit[0]
-    np.testing.assert_array_equal(result.misfit, result.fit_p_value <= np.float32(config.misfit_rate))
+    np.testing.assert_array_equal(
+        result.misfit, result.fit_p_value <= np.float32(config.misfit_rate)
+    )
     without = imputer.Imputer(model, config)(images, observed, ids)
     assert np.isnan(without.fit_p_value).all() and not without.misfit.any()

@@ -215,7 +215,9 @@ def test_rows_keeps_the_half_open_range():
     assert observed[:, 0, 0].tolist() == [False, True, True, False, False]
 
 
-@pytest.mark.parametrize(("height", "stay"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (7, 2), (8, 2), (28, 7)])
+@pytest.mark.parametrize(
+    ("height", "stay"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (7, 2), (8, 2), (28, 7)]
+)
 def test_top_three_quarters_keeps_the_bottom_quarter(height, stay):
     observed = mask("top_three_quarters", random_image((height, 3, 1)), {})
     assert observed[:, 0, 0].tolist() == [False] * (height - stay) + [True] * stay

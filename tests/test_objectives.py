@@ -19,8 +19,12 @@ def oracle():
 def log_prob_by_quadrature(oracle: oracles.TinyBernoulli, x: np.ndarray) -> float:
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     z = tf.constant(nodes[:, None], tf.float32)
-    log_likelihood = oracle.vae.log_likelihood(z, tf.constant(np.tile(x, (60, 1)), tf.float32)).numpy()
-    return float(np.log(np.sum(weights / weights.sum() * np.exp(log_likelihood.astype(np.float64)))))
+    log_likelihood = oracle.vae.log_likelihood(
+        z, tf.constant(np.tile(x, (60, 1)), tf.float32)
+    ).numpy()
+    return float(
+        np.log(np.sum(weights / weights.sum() * np.exp(log_likelihood.astype(np.float64))))
+    )
 
 
 @pytest.mark.parametrize("x", [[0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]])
@@ -41,7 +45,9 @@ def test_closed_form_kl_agrees_with_the_sampled_one(oracle):
     """The ELBO and the one-sample IWAE bound have the same expectation."""
     rows = tf.constant(np.tile([1.0, 0, 1, 1], (100_000, 1)), tf.float32)
     noise = tf.random.stateless_normal([1, 100_000, 1], [3, 4])
-    difference = (objectives.elbo(oracle.vae, rows, noise[0]) - objectives.iwae(oracle.vae, rows, noise)).numpy()
+    difference = (
+        objectives.elbo(oracle.vae, rows, noise[0]) - objectives.iwae(oracle.vae, rows, noise)
+    ).numpy()
     assert abs(difference.mean()) < 4.9 * difference.std() / np.sqrt(len(difference))
 
 

@@ -87,30 +87,49 @@ def make_record(
 
 
 def write_result(
-    directory: pathlib.Path, records: Sequence[ImputedRecord], sampler=SAMPLER, score=evaluation.score
+    directory: pathlib.Path,
+    records: Sequence[ImputedRecord],
+    sampler=SAMPLER,
+    score=evaluation.score,
 ) -> str:
-    """Writes an output directory as the pipeline lays it out, labels carried if any record has one."""
+    """Writes an output directory as the pipeline lays it out, labels carried if any record has
+    one.
+    """
     shape = records[0].masked.image.shape
     has_labels = any(record.masked.carried for record in records)
-    schema = Schema(shape, {"label": CarriedFeature("int64")} if has_labels else {}, NUM_IMPUTATIONS)
+    schema = Schema(
+        shape, {"label": CarriedFeature("int64")} if has_labels else {}, NUM_IMPUTATIONS
+    )
     write_imputed(directory / "imputed", records, schema)
     (directory / "summary").mkdir()
     missing = np.stack([~record.masked.observed.ravel() for record in records])
     scored = missing & np.array([[record.masked.truth is not None] for record in records])
-    truths = np.stack([np.zeros(shape) if r.masked.truth is None else r.masked.truth / 255 for r in records])
-    scored_as = score(np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored)
+    truths = np.stack(
+        [np.zeros(shape) if r.masked.truth is None else r.masked.truth / 255 for r in records]
+    )
+    scored_as = score(
+        np.stack([record.mean.ravel() for record in records]), truths.reshape(missing.shape), scored
+    )
     binary = score is evaluation.score
-    rows = [statistics.row(record, scored_as, index, binary) for index, record in enumerate(records)]
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), directory / "summary" / "records.parquet")
+    rows = [
+        statistics.row(record, scored_as, index, binary) for index, record in enumerate(records)
+    ]
+    pyarrow.parquet.write_table(
+        pa.Table.from_pylist(rows), directory / "summary" / "records.parquet"
+    )
     summary = summarise(records, scored_as, shape, binary)
     (directory / "summary" / "summary.json").write_text(json.dumps(summary.plain()))
     (directory / "manifest.json").write_text(
-        json.dumps(made.manifest(made.impute_identity(sampler=documents.Sampler(**sampler))).plain())
+        json.dumps(
+            made.manifest(made.impute_identity(sampler=documents.Sampler(**sampler))).plain()
+        )
     )
     return str(directory)
 
 
-def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], schema: Schema) -> None:
+def write_imputed(
+    directory: pathlib.Path, records: Sequence[ImputedRecord], schema: Schema
+) -> None:
     directory.mkdir(parents=True)
     template = tfds.core.ShardedFileTemplate(
         data_dir=directory,
@@ -131,10 +150,15 @@ def write_imputed(directory: pathlib.Path, records: Sequence[ImputedRecord], sch
 
 
 def summarise(
-    records: Sequence[ImputedRecord], scored_as: evaluation.Scores, shape: Sequence[int], binary: bool
+    records: Sequence[ImputedRecord],
+    scored_as: evaluation.Scores,
+    shape: Sequence[int],
+    binary: bool,
 ) -> documents.Summary:
     def describe(group, accumulator):
-        chosen = [record for record in records if group is None or statistics.group_of(record) == group]
+        chosen = [
+            record for record in records if group is None or statistics.group_of(record) == group
+        ]
         diagnostics = {
             field.name: statistics.quantiles([r.diagnostics[field.name] for r in chosen])
             for field in FIELDS
@@ -213,7 +237,11 @@ def test_truth_and_labels(labelled):
 def test_page_stands_alone(labelled):
     page = Page(labelled / "report" / "index.html")
     assert {"script", "iframe", "object", "embed"}.isdisjoint(page.tags)
-    assert all(image.startswith("data:image/png;base64,") for images in page.pictures.values() for image in images)
+    assert all(
+        image.startswith("data:image/png;base64,")
+        for images in page.pictures.values()
+        for image in images
+    )
     assert not re.search(r"""(src|href)\s*=\s*["'](?!data:|\#)|url\(|@import""", page.source)
 
 
@@ -249,7 +277,9 @@ def broken_record(index: int, **settings) -> ImputedRecord:
 def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_path):
     records = [make_record(i, label=i % 2) for i in range(4)]
     good = write_result(tmp_path / "good", records)
-    result = write_result(tmp_path / "out", [*records, broken_record(4, label=0), broken_record(5, label=7)])
+    result = write_result(
+        tmp_path / "out", [*records, broken_record(4, label=0), broken_record(5, label=7)]
+    )
     summary = read_summary(result)
     page = Page(write_report([result], str(tmp_path)))
     printed = evaluate.of_result(result, summary)
@@ -260,18 +290,24 @@ def test_records_that_could_not_be_scored_are_counted_and_the_others_scored(tmp_
         number = f"{score:.4f}"
         assert number in page.text and number in printed
     assert "Brier" in printed and "sq. error" not in printed and "reliability" in printed
-    assert "not scored" not in Page(write_report([good], str(tmp_path))).text + evaluate.of_result(good, of_good)
+    assert "not scored" not in Page(write_report([good], str(tmp_path))).text + evaluate.of_result(
+        good, of_good
+    )
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("score", [evaluation.score, evaluation.score_real])
 def test_nothing_could_be_scored(tmp_path, score):
-    result = write_result(tmp_path / "out", [broken_record(i, label=i) for i in range(2)], score=score)
+    result = write_result(
+        tmp_path / "out", [broken_record(i, label=i) for i in range(2)], score=score
+    )
     page = Page(write_report([result, result], str(tmp_path)))
     assert "2 records were not scored" in page.text and "No record could be scored" in page.text
     summary = read_summary(result)
     printed = evaluate.of_result(result, summary)
-    assert "2 records were not scored" in printed and ("Brier" in printed) == (score is evaluation.score)
+    assert "2 records were not scored" in printed and ("Brier" in printed) == (
+        score is evaluation.score
+    )
 
 
 def test_labels_that_were_left_out_are_counted(tmp_path):
@@ -291,7 +327,9 @@ def test_truth_of_some_only(tmp_path):
     assert len(page.pictures["truth"]) == 1 and len(page.pictures["given"]) == 2
 
 
-@pytest.mark.parametrize("shape", [(4, 5, 3), (1, 30, 1), (5, 4, 2)], ids=["rgb", "one_line", "two_channels"])
+@pytest.mark.parametrize(
+    "shape", [(4, 5, 3), (1, 30, 1), (5, 4, 2)], ids=["rgb", "one_line", "two_channels"]
+)
 def test_shapes(tmp_path, shape):
     result = write_result(tmp_path / "out", [make_record(i, shape) for i in range(2)])
     assert len(Page(write_report([result], str(tmp_path))).pictures["mean"]) == 2
@@ -300,10 +338,18 @@ def test_shapes(tmp_path, shape):
 def test_hostile_bytes_are_text(tmp_path):
     good = [b"<script>alert(1)</script>", "blume/é".encode(), b"&amp;", b"$" * 40]
     ids = [*good, b"\xff\x00<img>", "\u202e evil".encode()]
-    result = write_result(tmp_path / "<i>out", [make_record(i, record_id=name) for i, name in enumerate(ids)])
+    result = write_result(
+        tmp_path / "<i>out", [make_record(i, record_id=name) for i, name in enumerate(ids)]
+    )
     page = Page(write_report([result], str(tmp_path)))
     assert "script" not in page.tags and "<b>" not in page.tags and "<script>" not in page.source
-    names = ("<scrip…t(1)</script>", "0xff003c696d673e", "blume/é", "&amp;", "$" * 6 + "…" + "$" * 13)
+    names = (
+        "<scrip…t(1)</script>",
+        "0xff003c696d673e",
+        "blume/é",
+        "&amp;",
+        "$" * 6 + "…" + "$" * 13,
+    )
     for expected in (*names, "in/<b>.tfrecord"):
         assert expected in page.text
     assert "\u202e" not in page.source
@@ -311,8 +357,14 @@ def test_hostile_bytes_are_text(tmp_path):
 
 def test_no_diagnostics(tmp_path):
     """Importance samplers have no R-hat, complete records no chains at all."""
-    nothing = dict.fromkeys({f.name for f in FIELDS if f.has_quantiles and f.dtype is np.float32}, np.nan)
-    records = [make_record(0, r_hat=np.nan), make_record(1, r_hat=np.inf), make_record(2, **nothing)]
+    nothing = dict.fromkeys(
+        {f.name for f in FIELDS if f.has_quantiles and f.dtype is np.float32}, np.nan
+    )
+    records = [
+        make_record(0, r_hat=np.nan),
+        make_record(1, r_hat=np.inf),
+        make_record(2, **nothing),
+    ]
     result = write_result(tmp_path / "out", records)
     page = Page(write_report([result], str(tmp_path)))
     assert any(name.startswith("R-hat against") for name in page.pictures)
@@ -331,14 +383,19 @@ def test_many_labels_are_capped(tmp_path):
 
 
 def test_least_trusted_first(tmp_path):
-    records = [make_record(i, r_hat=1 + i / 100) for i in range(30)] + [make_record(30, r_hat=np.nan)]
+    records = [make_record(i, r_hat=1 + i / 100) for i in range(30)] + [
+        make_record(30, r_hat=np.nan)
+    ]
     page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
     listed = re.findall(r"test/\d+", page.text.split("Records to trust least")[1])
     assert listed[:3] == ["test/030", "test/029", "test/028"]
 
 
 def test_misfits_are_not_to_be_trusted_though_they_converge(tmp_path):
-    records = [make_record(i, r_hat=1 + i / 1000, misfit=i == 5, fit_p_value=0.015 * (i + 1)) for i in range(10)]
+    records = [
+        make_record(i, r_hat=1 + i / 1000, misfit=i == 5, fit_p_value=0.015 * (i + 1))
+        for i in range(10)
+    ]
     page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
     listed = page.text.split("Records to trust least")[1]
     assert re.findall(r"test/\d+", listed)[:3] == ["test/005", "test/009", "test/008"]
@@ -407,11 +464,16 @@ def test_incomplete_result(labelled, tmp_path, damaged, content):
         write_report([result], str(tmp_path / "report"))
     message = str(error.value)
     assert str(path) in message or str(path.parent) in message
-    assert re.search("run `vaefill impute`( or `vaefill mask`)? again", message) and "\n" not in message
+    assert (
+        re.search("run `vaefill impute`( or `vaefill mask`)? again", message)
+        and "\n" not in message
+    )
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize("results, named", [([], "no result"), (["nowhere/at/all"], "nowhere/at/all")])
+@pytest.mark.parametrize(
+    "results, named", [([], "no result"), (["nowhere/at/all"], "nowhere/at/all")]
+)
 def test_no_result(tmp_path, results, named):
     with pytest.raises(ResultError, match=named):
         write_report(results, str(tmp_path))
@@ -457,7 +519,15 @@ def test_large_pictures_are_thinned():
 
 @pytest.mark.parametrize(
     "value, expected",
-    [(None, "–"), (np.nan, "–"), (0.0, "0 %"), (1e-9, "<0.1 %"), (0.5, "50.0 %"), (1 - 1e-9, ">99.9 %"), (1, "100 %")],
+    [
+        (None, "–"),
+        (np.nan, "–"),
+        (0.0, "0 %"),
+        (1e-9, "<0.1 %"),
+        (0.5, "50.0 %"),
+        (1 - 1e-9, ">99.9 %"),
+        (1, "100 %"),
+    ],
 )
 def test_percent(value, expected):
     assert text.percent(value) == expected
@@ -465,7 +535,13 @@ def test_percent(value, expected):
 
 @pytest.mark.parametrize(
     "value, spec, expected",
-    [(None, "d", "–"), (np.nan, "d", "–"), (np.inf, "d", "∞"), (-2.55, ".1f", "−2.5"), (12345, ",d", "12,345")],
+    [
+        (None, "d", "–"),
+        (np.nan, "d", "–"),
+        (np.inf, "d", "∞"),
+        (-2.55, ".1f", "−2.5"),
+        (12345, ",d", "12,345"),
+    ],
 )
 def test_number(value, spec, expected):
     assert text.number(value, spec) == expected

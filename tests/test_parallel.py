@@ -16,7 +16,9 @@ def test_everything_comes_and_of_each_in_its_order():
     made = list(parallel.side_by_side([iter(range(first, first + 50)) for first in (0, 100, 200)]))
     assert sorted(made) == [*range(50), *range(100, 150), *range(200, 250)]
     for first in (0, 100, 200):
-        assert [each for each in made if first <= each < first + 50] == list(range(first, first + 50))
+        assert [each for each in made if first <= each < first + 50] == list(
+            range(first, first + 50)
+        )
 
 
 def wait_until_lanes_end():
@@ -52,15 +54,25 @@ def test_a_single_one_runs_in_this_thread():
 
 
 def test_a_process_at_work_has_one_lane():
-    np.testing.assert_array_equal(vae.build(ModelConfig(), (6, 5, 1)).decoder(np.zeros((1, 32))).shape, (1, 30))
+    np.testing.assert_array_equal(
+        vae.build(ModelConfig(), (6, 5, 1)).decoder(np.zeros((1, 32))).shape, (1, 30)
+    )
     parallel.share_cores()
     assert parallel.available() == 1
 
 
 def test_the_same_bits_in_any_number_of_lanes():
-    """Of 60 records 8 fit into the slots at once, so that lanes share what waits; they finish one by one."""
+    """Of 60 records 8 fit into the slots at once, so that lanes share what waits; they finish one
+    by one.
+    """
     model = vae.build(ModelConfig(latent_size=3, hidden=(16,)), (6, 5, 1), seed=1)
-    settings = {"target_r_hat": 1.02, "target_ess": 40.0, "max_sweeps": 200, "num_start": 2, "num_warmup": 7}
+    settings = {
+        "target_r_hat": 1.02,
+        "target_ess": 40.0,
+        "max_sweeps": 200,
+        "num_start": 2,
+        "num_warmup": 7,
+    }
     config = samplers.sampler_config(
         name="pseudo_gibbs",
         num_chains=4,

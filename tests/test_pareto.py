@@ -22,15 +22,18 @@ def test_equals_arviz(num_draws, scale):
     """Log-normal weights, whose level is that of log p(x) of many values, in float32."""
     rng = np.random.default_rng(num_draws)
     log_weight = (-700 + scale * rng.normal(size=num_draws)).astype(np.float32)
-    assert pareto.shape_of_weights(log_weight) == pytest.approx(arviz(log_weight.astype(np.float64)), rel=1e-9)
+    assert pareto.shape_of_weights(log_weight) == pytest.approx(
+        arviz(log_weight.astype(np.float64)), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.0, 0.3, 0.7, 1.0, 1.5])
 def test_exact_draws_of_the_distribution(shape):
-    """The mean of 200 estimates from 2,000 excesses each; its standard error is (1 + k) / sqrt(400,000).
+    """The mean of 200 estimates from 2,000 excesses each; its standard error is
+    (1 + k) / sqrt(400,000).
 
-    The prior of ten draws pulls it by half a per cent of its distance from 1/2, and a bias of a few thousandths is left
-    to the estimator: 5.5 standard errors and .01.
+    The prior of ten draws pulls it by half a per cent of its distance from 1/2, and a bias of a few
+    thousandths is left to the estimator: 5.5 standard errors and .01.
     """
     draws = scipy.stats.genpareto(shape, scale=3.0).rvs((200, 2000), random_state=1)
     found = np.mean([pareto.shape(np.sort(each)) for each in draws])
@@ -38,7 +41,9 @@ def test_exact_draws_of_the_distribution(shape):
 
 
 def test_weights_of_known_tails():
-    """Of 100,000 weights u^-k, a Pareto distribution's, k within 5.5 standard errors: (1 + k) / sqrt(948)."""
+    """Of 100,000 weights u^-k, a Pareto distribution's, k within 5.5 standard errors:
+    (1 + k) / sqrt(948).
+    """
     log_uniform = np.log(np.random.default_rng(2).random(100_000))
     for shape in (0.2, 0.5, 0.9):
         found = pareto.shape_of_weights(-shape * log_uniform)
@@ -48,7 +53,9 @@ def test_weights_of_known_tails():
 def test_scale_and_order_are_of_no_consequence():
     log_weight = np.random.default_rng(3).normal(size=1000)
     moved = np.random.default_rng(4).permutation(log_weight) - 4096.0
-    assert pareto.shape_of_weights(moved) == pytest.approx(pareto.shape_of_weights(log_weight), abs=1e-9)
+    assert pareto.shape_of_weights(moved) == pytest.approx(
+        pareto.shape_of_weights(log_weight), abs=1e-9
+    )
 
 
 @pytest.mark.filterwarnings("error")

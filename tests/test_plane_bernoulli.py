@@ -1,4 +1,6 @@
-"""Samplers against quadrature: p(x_mis | x_obs) of two small Bernoulli VAEs, one of them with a valley."""
+"""Samplers against quadrature: p(x_mis | x_obs) of two small Bernoulli VAEs, one of them with a
+valley.
+"""
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from vaefill.model.engine import chain
 
 LARGEST_JSD = 0.005  # nats
 NUM_ROWS = 1024
-SETTINGS = {  # of four estimates, from a quarter of the rows each: 256 chains, 32 groups of LAIR, 4 of annealed SMC
+# Of four estimates, from a quarter of the rows each: 256 chains, 32 groups of LAIR, 4 of annealed
+# SMC
+SETTINGS = {
     "latent_hmc": {"num_warmup": 60, "max_sweeps": 580},
     "ac_mwg": {"num_warmup": 300, "max_sweeps": 820},
     "lair": {"num_warmup": 0, "max_sweeps": 120, "num_particles": 8},
@@ -28,12 +32,21 @@ def run(name: str, variant: str, num_rows: int = NUM_ROWS, **settings) -> chain.
 
 
 def divergences(variant: str, trace: chain.Trace, num_estimates: int) -> list[float]:
-    """Of p(x_mis | x_obs) over completions, by p(x_mis | z) at every kept z and its weight, from quadrature."""
+    """Of p(x_mis | x_obs) over completions, by p(x_mis | z) at every kept z and its weight, from
+    quadrature.
+    """
     oracle = kernels.plane(variant)
     exact, found = oracle.missing_posterior(oracle.x, oracle.observed), []
-    for z, log_weight in zip(*(np.split(field, num_estimates, axis=1) for field in (trace.z, trace.log_weight))):
-        z, weights = z.reshape(-1, 2).astype(np.float64), np.exp(log_weight.ravel().astype(np.float64))
-        found.append(oracles.jsd(oracle.rao_blackwell(z, oracle.x, oracle.observed, weights), exact))
+    for z, log_weight in zip(
+        *(np.split(field, num_estimates, axis=1) for field in (trace.z, trace.log_weight))
+    ):
+        z, weights = (
+            z.reshape(-1, 2).astype(np.float64),
+            np.exp(log_weight.ravel().astype(np.float64)),
+        )
+        found.append(
+            oracles.jsd(oracle.rao_blackwell(z, oracle.x, oracle.observed, weights), exact)
+        )
     return found
 
 

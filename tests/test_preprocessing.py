@@ -24,14 +24,21 @@ def test_sampled_binarisation_depends_on_the_record_alone():
 )
 def test_calibration_records_look_the_same_to_every_seed(likelihood, value, seen):
     values = np.full((3, 2, 2, 1), value, np.uint8)
-    found = [Preprocessor(likelihoods.LIKELIHOODS[likelihood](), seed=seed).calibration(values) for seed in (0, 9)]
+    found = [
+        Preprocessor(likelihoods.LIKELIHOODS[likelihood](), seed=seed).calibration(values)
+        for seed in (0, 9)
+    ]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], np.full((3, 4), seen), rtol=1e-6)
 
 
 def test_scores_are_those_of_the_likelihoods_values():
     """Of grey values there is a squared error, and no probability of a 1 to score."""
-    mean, truth, missing = np.float32([[0.25, 0.5]]), np.float32([[0.75, 0.5]]), np.ones((1, 2), np.bool_)
+    mean, truth, missing = (
+        np.float32([[0.25, 0.5]]),
+        np.float32([[0.75, 0.5]]),
+        np.ones((1, 2), np.bool_),
+    )
     binary = Preprocessor(likelihoods.Bernoulli()).score(mean, np.float32([[1, 0]]), missing)
     np.testing.assert_allclose(binary.nll, -np.log(0.25) - np.log(0.5))
     grey = Preprocessor(likelihoods.DiscretizedLogisticMixture()).score(mean, truth, missing)

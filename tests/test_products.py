@@ -14,9 +14,8 @@ def test_the_products_are_those_of_a_network():
 
 def test_beside_numpy_there_is_no_tensorflow():
     """What the process of `numpy_alone` imports: this module, and that of the command."""
-    code = (
-        "import sys, vaefill.pipeline.experiments.products, vaefill.pipeline.cli; sys.exit('tensorflow' in sys.modules)"
-    )
+    imports = "import sys, vaefill.pipeline.experiments.products, vaefill.pipeline.cli"
+    code = f"{imports}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -26,7 +26,10 @@ def frequencies(oracle: oracles.TinyBernoulli, step, num_sweeps: int = 20) -> np
     @tf.function
     def run():
         state = pseudo_gibbs.init(
-            oracle.vae, rows, base.everywhere(rows, 0), tf.random.stateless_normal([NUM_CHAINS, 1], [1, 2])
+            oracle.vae,
+            rows,
+            base.everywhere(rows, 0),
+            tf.random.stateless_normal([NUM_CHAINS, 1], [1, 2]),
         )
         for sweep in tf.range(1, num_sweeps + 1):
             state, _ = step(oracle.vae, rows, base.everywhere(rows, sweep), state)
@@ -55,10 +58,14 @@ def test_a_wrong_sampler_fails_the_same_test():
         zeros = tf.zeros_like(state.z)
         z = base.draw_latent(rows, sweep, Purpose.LATENT, zeros, tf.ones_like(zeros))
         outputs = vae.decoder(z)
-        return pseudo_gibbs.State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs), None
+        return pseudo_gibbs.State(
+            base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs
+        ), None
 
     expected = oracle.pseudo_gibbs_stationary(X, OBSERVED)
-    assert np.abs(frequencies(oracle, step) - expected).max() > oracles.hoeffding(NUM_CHAINS, 8, FALSE_ALARM)
+    assert np.abs(frequencies(oracle, step) - expected).max() > oracles.hoeffding(
+        NUM_CHAINS, 8, FALSE_ALARM
+    )
 
 
 def test_chains_start_from_draws_of_the_model():
@@ -73,14 +80,16 @@ def test_chains_start_from_draws_of_the_model():
 
 
 def test_mean_of_the_imputer_is_the_stationary_mean():
-    """Means over 256 records, 2 chains and 100 sweeps: within 0.02, nine times 0.5 / sqrt(51,200)."""
+    """Means over 256 records, 2 chains and 100 sweeps: within 0.02, nine times
+    0.5 / sqrt(51,200).
+    """
     oracle = oracles.TinyBernoulli(encoder_slope=4.0)
     num = 256
     images = np.tile((X * 255).astype(np.uint8).reshape(1, 1, 4, 1), (num, 1, 1, 1))
     observed = np.tile(OBSERVED.reshape(1, 1, 4, 1), (num, 1, 1, 1))
     config = samplers.sampler_config(
-        name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120, num_imputations=2,
-        num_evidence_draws=0, target_ess=1e9, slots=512,
+        name="pseudo_gibbs", num_chains=2, num_start=20, num_warmup=0, max_sweeps=120,
+        num_imputations=2, num_evidence_draws=0, target_ess=1e9, slots=512,
     )  # fmt: skip
     result = Imputer(oracle.vae, config, Preprocessor(oracle.vae.likelihood, seed=2))(
         images, observed, [b"%d" % i for i in range(num)]

@@ -1,4 +1,6 @@
-"""The codecs: encode and decode are inverse, tfds reads both formats, bad Examples say what is wrong."""
+"""The codecs: encode and decode are inverse, tfds reads both formats, bad Examples say what is
+wrong.
+"""
 
 import dataclasses
 import io
@@ -15,10 +17,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vaefill.pipeline.records import record as record_lib
-from vaefill.pipeline.records.record import CarriedFeature, ImputedRecord, MaskedRecord, Reason, RecordError, Schema
+from vaefill.pipeline.records.record import (
+    CarriedFeature,
+    ImputedRecord,
+    MaskedRecord,
+    Reason,
+    RecordError,
+    Schema,
+)
 
 SHAPE = (3, 4, 1)
-CARRIED = {"label": CarriedFeature("int64"), "weight": CarriedFeature("float32"), "site": CarriedFeature("bytes")}
+CARRIED = {
+    "label": CarriedFeature("int64"),
+    "weight": CarriedFeature("float32"),
+    "site": CarriedFeature("bytes"),
+}
 SCHEMA = Schema(SHAPE, CARRIED, num_imputations=2)
 RGB = Schema((3, 4, 3), CARRIED, num_imputations=2)
 REAL = Schema(SHAPE, CARRIED, num_imputations=2, dtype=np.dtype(np.float32))
@@ -45,7 +58,9 @@ def masked(schema: Schema = SCHEMA, **changes) -> MaskedRecord:
 
 def imputed(schema: Schema = SCHEMA, **changes) -> ImputedRecord:
     generator = np.random.default_rng(1)
-    diagnostics = {name: dtype(index) for index, (name, dtype) in enumerate(record_lib.DIAGNOSTICS.items())}
+    diagnostics = {
+        name: dtype(index) for index, (name, dtype) in enumerate(record_lib.DIAGNOSTICS.items())
+    }
     return ImputedRecord(
         masked(schema, **changes),
         some_values(generator, schema, (2, *schema.shape)),
@@ -59,18 +74,26 @@ def assert_equal(first: MaskedRecord, second: MaskedRecord):
     assert (first.id, first.extra) == (second.id, second.extra)
     assert dict(first.carried) == dict(second.carried)
     for name in ("image", "observed", "truth"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name, strict=True)
+        np.testing.assert_array_equal(
+            getattr(first, name), getattr(second, name), err_msg=name, strict=True
+        )
 
 
 @st.composite
 def masked_records(draw, schema: Schema) -> MaskedRecord:
     """Any record that the format allows."""
     finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
-    values = arrays(schema.dtype, schema.shape, elements=None if schema.dtype == np.uint8 else finite)
+    values = arrays(
+        schema.dtype, schema.shape, elements=None if schema.dtype == np.uint8 else finite
+    )
     extra = tf.train.Features()
-    for name in draw(st.sets(st.text(max_size=9).filter(lambda name: name not in record_lib.OWN_FEATURES))):
+    for name in draw(
+        st.sets(st.text(max_size=9).filter(lambda name: name not in record_lib.OWN_FEATURES))
+    ):
         if name not in schema.carried:
-            extra.feature[name].bytes_list.value.extend(draw(st.lists(st.binary(max_size=9), max_size=2)))
+            extra.feature[name].bytes_list.value.extend(
+                draw(st.lists(st.binary(max_size=9), max_size=2))
+            )
     carried = {
         "label": st.integers(-(1 << 63), (1 << 63) - 1),
         "weight": st.floats(allow_nan=False, width=32),
@@ -100,10 +123,16 @@ def test_masked_records_come_back(schema, data):
 @given(st.data())
 def test_an_imputed_record_has_the_content_hash_of_the_masked_one(schema, data):
     original = data.draw(masked_records(schema))
-    decoded = record_lib.decode_imputed(record_lib.encode_imputed(_with_results(original, schema), schema), schema)
-    known = dataclasses.replace(original, image=np.where(original.observed, original.image, 0).astype(schema.dtype))
+    decoded = record_lib.decode_imputed(
+        record_lib.encode_imputed(_with_results(original, schema), schema), schema
+    )
+    known = dataclasses.replace(
+        original, image=np.where(original.observed, original.image, 0).astype(schema.dtype)
+    )
     assert_equal(decoded.masked, known)
-    assert record_lib.content_hash(decoded.masked, schema) == record_lib.content_hash(original, schema)
+    assert record_lib.content_hash(decoded.masked, schema) == record_lib.content_hash(
+        original, schema
+    )
 
 
 def _with_results(record: MaskedRecord, schema: Schema) -> ImputedRecord:
@@ -126,13 +155,20 @@ def test_whatever_a_result_can_depend_on_changes_the_content_hash(schema):
         {"carried": {**original.carried, "label": 8}},
         {"extra": b"x"},
     ]
-    hashes = [record_lib.content_hash(dataclasses.replace(original, **each), schema) for each in ({}, *changes)]
+    hashes = [
+        record_lib.content_hash(dataclasses.replace(original, **each), schema)
+        for each in ({}, *changes)
+    ]
     assert len(set(hashes)) == len(changes) + 1
     ignored = np.where(original.observed, original.image, original.image + 1).astype(schema.dtype)
-    assert record_lib.content_hash(dataclasses.replace(original, image=ignored), schema) == hashes[0]
+    assert (
+        record_lib.content_hash(dataclasses.replace(original, image=ignored), schema) == hashes[0]
+    )
 
 
-@given(st.binary(max_size=300) | st.builds(lambda start: start + bytes(784), st.binary(max_size=30)))
+@given(
+    st.binary(max_size=300) | st.builds(lambda start: start + bytes(784), st.binary(max_size=30))
+)
 def test_any_bytes_are_a_record_or_an_error_that_is_declared(payload):
     for decode in (record_lib.decode_masked, record_lib.decode_observed, record_lib.decode_imputed):
         try:
@@ -146,7 +182,12 @@ def test_absent_features():
     example.features.feature["id"].bytes_list.value.append(b"a")
     example.features.feature["image"].bytes_list.value.append(bytes(12))
     decoded = record_lib.decode_masked(example.SerializeToString(), SCHEMA)
-    assert decoded.observed.all() and decoded.truth is None and decoded.carried == {} and decoded.extra == b""
+    assert (
+        decoded.observed.all()
+        and decoded.truth is None
+        and decoded.carried == {}
+        and decoded.extra == b""
+    )
 
 
 def test_everything_else_is_carried_untouched():
@@ -157,7 +198,9 @@ def test_everything_else_is_carried_untouched():
     extra = tf.train.Features.FromString(decoded.extra).feature
     assert list(extra["note"].bytes_list.value) == [b"x", b"y"]
     assert list(extra["scores"].float_list.value) == [1.5, math.inf]
-    assert_equal(record_lib.decode_masked(record_lib.encode_masked(decoded, SCHEMA), SCHEMA), decoded)
+    assert_equal(
+        record_lib.decode_masked(record_lib.encode_masked(decoded, SCHEMA), SCHEMA), decoded
+    )
 
 
 @SCHEMAS
@@ -167,7 +210,10 @@ def test_imputed_records_come_back(schema, truth):
     decoded = record_lib.decode_imputed(record_lib.encode_imputed(original, schema), schema)
     hidden = np.where(original.masked.observed, original.masked.image, 0)
     np.testing.assert_array_equal(decoded.masked.image, hidden.astype(schema.dtype), strict=True)
-    assert decoded.masked.id == original.masked.id and decoded.masked.carried == original.masked.carried
+    assert (
+        decoded.masked.id == original.masked.id
+        and decoded.masked.carried == original.masked.carried
+    )
     assert (decoded.masked.truth is not None) == truth
     for name in ("imputations", "mean", "stddev"):
         np.testing.assert_array_equal(getattr(decoded, name), getattr(original, name), strict=True)
@@ -178,11 +224,15 @@ def test_imputed_records_come_back(schema, truth):
 @SCHEMAS
 def test_tfds_reads_both_formats(schema):
     record, result = masked(schema), imputed(schema)
-    read = record_lib.masked_features(schema).deserialize_example_np(record_lib.encode_masked(record, schema))
+    read = record_lib.masked_features(schema).deserialize_example_np(
+        record_lib.encode_masked(record, schema)
+    )
     assert read["id"] == record.id and read["label"] == 7 and read["site"] == b"\xfe"
     for name in ("image", "observed", "truth"):
         np.testing.assert_array_equal(read[name], getattr(record, name), strict=True)
-    read = record_lib.imputed_features(schema).deserialize_example_np(record_lib.encode_imputed(result, schema))
+    read = record_lib.imputed_features(schema).deserialize_example_np(
+        record_lib.encode_imputed(result, schema)
+    )
     np.testing.assert_array_equal(read["imputations"], result.imputations, strict=True)
     np.testing.assert_array_equal(read["mean"], result.mean)
     np.testing.assert_array_equal(read["truth"], record.truth, strict=True)
@@ -215,7 +265,12 @@ def test_a_mask_may_be_a_png():
 def huge_png(width: int, height: int) -> bytes:
     """A good signature and header that announce more pixels than there is memory for."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+    )
 
 
 def with_feature(name: str, *values) -> bytes:
@@ -246,7 +301,10 @@ def with_feature(name: str, *values) -> bytes:
         (with_feature("image", png(np.zeros((3, 4), np.uint8))[:-28]), Reason.BAD_IMAGE),
         (with_feature("image", b"\x89PNG\r\n\x1a\n"), Reason.BAD_IMAGE),
         (with_feature("image", huge_png(40_000, 40_000)), Reason.BAD_IMAGE),
-        (with_feature("image", GOOD_MASK_PNG[:33] + b"\0\0\0\1gAMA\0" + b"\0" * 4), Reason.BAD_IMAGE),
+        (
+            with_feature("image", GOOD_MASK_PNG[:33] + b"\0\0\0\1gAMA\0" + b"\0" * 4),
+            Reason.BAD_IMAGE,
+        ),
         (with_feature("observed", bytes(11)), Reason.BAD_OBSERVED),
         (with_feature("observed", bytes([2] * 12)), Reason.BAD_OBSERVED),
         (with_feature("observed", png(np.full((3, 4), 7, np.uint8))), Reason.BAD_OBSERVED),
@@ -268,7 +326,9 @@ def real_payload(name: str, *values: float) -> bytes:
     example = tf.train.Example()
     zeros = [0.0] * 12
     features = {"id": b"a", "observed": bytes([1, 1] + [0] * 10)}
-    features |= {key: struct.pack("<12f", *(values if key == name else zeros)) for key in ("image", "truth")}
+    features |= {
+        key: struct.pack("<12f", *(values if key == name else zeros)) for key in ("image", "truth")
+    }
     for key, value in features.items():
         example.features.feature[key].bytes_list.value.append(value)
     return example.SerializeToString()
@@ -278,7 +338,9 @@ def test_real_values_are_little_endian_and_anything_where_missing():
     values = [-1.5, 3e38, math.nan, math.inf, -math.inf, 0.25, *range(6)]
     image = record_lib.decode_masked(real_payload("image", *values), REAL).image
     assert image.dtype == np.float32
-    np.testing.assert_array_equal(image.ravel(), np.array([-1.5, 3e38, 0, 0, 0, 0.25, *range(6)], np.float32))
+    np.testing.assert_array_equal(
+        image.ravel(), np.array([-1.5, 3e38, 0, 0, 0, 0.25, *range(6)], np.float32)
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -290,7 +352,9 @@ def test_needed_values_that_are_not_finite_are_refused(bad):
         assert (error.value.reason, error.value.record_id) == (reason, b"a")
 
 
-@pytest.mark.parametrize("image", [bytes(12), png(np.zeros((3, 4), np.uint8))], ids=["uint8", "png"])
+@pytest.mark.parametrize(
+    "image", [bytes(12), png(np.zeros((3, 4), np.uint8))], ids=["uint8", "png"]
+)
 def test_bytes_are_no_real_values(image):
     with pytest.raises(RecordError, match="not float32 values, the 48 of shape") as error:
         record_lib.decode_masked(with_feature("image", image), REAL)

@@ -80,7 +80,10 @@ def test_damage_after_indexing_is_an_error(tmp_path):
 
 
 def test_hashes_are_told_apart_by_all_of_their_bytes(tmp_path):
-    alike = [bytes(8) + bytes([i]) + bytes(7) for i in range(5)] + [bytes(7) + b"\x01" + bytes(8), b"\xff" * 16]
+    alike = [bytes(8) + bytes([i]) + bytes(7) for i in range(5)] + [
+        bytes(7) + b"\x01" + bytes(8),
+        b"\xff" * 16,
+    ]
     order = HashIndex.write(str(tmp_path / "index.npy"), b"".join(alike[:4] + alike[5:]))
     index = HashIndex(str(tmp_path / "index.npy"))
     assert index.find(alike[4]) is None

@@ -19,15 +19,21 @@ def test_accept():
     numbers = tf.constant([0.999, 0.999, 0.36, 0.37, 1e-7, 1e-7, 1e-7])
     found = base.accept(numbers, log_ratio)
     np.testing.assert_array_equal(found.accepted, [True, True, True, False, False, False, False])
-    np.testing.assert_allclose(found.probability, [1, 1, math.exp(-1), math.exp(-1), 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        found.probability, [1, 1, math.exp(-1), math.exp(-1), 0, 0, 0], rtol=1e-6
+    )
     np.testing.assert_array_equal(found.non_finite, [0, 0, 0, 0, 1, 1, 1])
 
 
 def test_choose_takes_rows_of_any_shape():
     proposed = (tf.ones([3]), tf.ones([3, 2]), tf.ones([3, 2, 2]))
-    found = base.choose(tf.constant([True, False, True]), proposed, tf.nest.map_structure(tf.zeros_like, proposed))
+    found = base.choose(
+        tf.constant([True, False, True]), proposed, tf.nest.map_structure(tf.zeros_like, proposed)
+    )
     for each in found:
-        np.testing.assert_array_equal(each[:, ...].numpy().reshape(3, -1).all(axis=1), [True, False, True])
+        np.testing.assert_array_equal(
+            each[:, ...].numpy().reshape(3, -1).all(axis=1), [True, False, True]
+        )
 
 
 def test_weights_that_are_not_finite_are_none_and_counted():
@@ -42,7 +48,9 @@ def test_normal_densities_leave_out_the_same_constant():
     expected = scipy.stats.norm.logpdf(z, loc, scale).sum(axis=1) + constant
     np.testing.assert_allclose(base.normal_log_prob(z, loc, scale), expected, rtol=1e-5)
     np.testing.assert_allclose(
-        base.standard_normal_log_prob(z), scipy.stats.norm.logpdf(z).sum(axis=1) + constant, rtol=1e-5
+        base.standard_normal_log_prob(z),
+        scipy.stats.norm.logpdf(z).sum(axis=1) + constant,
+        rtol=1e-5,
     )
 
 
@@ -72,7 +80,8 @@ def test_draws_of_a_mixture(defensive):
             return 0.7 * normal_part[:, k] + 0.3 * prior[:, k]
 
         assert oracles.ks_distance_to(z[:, k], cdf) < oracles.dkwm(len(z), FALSE_ALARM)
-    near = np.abs(z - [2.0, -1.0]) < 5 * np.array([0.5, 0.1])  # of the normal part: both or, of the prior, either
+    # Of the normal part: both or, of the prior, either
+    near = np.abs(z - [2.0, -1.0]) < 5 * np.array([0.5, 0.1])
     assert abs((~near[:, 1]).mean() - 0.3 * (1 - 0.242)) < 0.03  # P(|z + 1| < 0.5) is 0.242
 
 
@@ -88,7 +97,9 @@ def test_density_of_a_mixture(defensive):
 
 @pytest.mark.parametrize("resample", [base.resample, base.resample_systematically])
 def test_resampling_takes_by_weight_and_from_the_own_group(resample):
-    """How often each of 5 rows of 8,000 groups is taken: within 4 % of its expectation, 6 standard errors or more."""
+    """How often each of 5 rows of 8,000 groups is taken: within 4 % of its expectation, 6 standard
+    errors or more.
+    """
     weights = np.array([0.1, 0.0, 0.4, 0.3, 0.2])
     log_weight = tf.constant(np.tile(np.log(np.maximum(weights, 1e-300)), 8000), tf.float32)
     log_weight = tf.where(log_weight < -500, -INF, log_weight) + 7.0  # weights of any sum
@@ -104,7 +115,9 @@ def test_resampling_takes_by_weight_and_from_the_own_group(resample):
 @pytest.mark.parametrize("first", [2.0**-24, 0.5, 1 - 2.0**-24])
 def test_systematic_resampling_leaves_equal_weights_where_they_are(first):
     for size in (2, 7, 100, 1000):
-        chosen = base.resample_systematically(tf.fill([2 * size], first), tf.fill([2 * size], -3.0), size)
+        chosen = base.resample_systematically(
+            tf.fill([2 * size], first), tf.fill([2 * size], -3.0), size
+        )
         np.testing.assert_array_equal(chosen, np.arange(2 * size))
 
 

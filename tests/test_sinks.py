@@ -27,7 +27,10 @@ def run(root, items, dead_letters=(), num_shards=3, num_bundles=1, **settings):
     prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         parts = (
-            tuple(pipeline | f"Items{i}" >> beam.Create(items[i::num_bundles]) for i in range(num_bundles))
+            tuple(
+                pipeline | f"Items{i}" >> beam.Create(items[i::num_bundles])
+                for i in range(num_bundles)
+            )
             | beam.Flatten()
         )
         dead = pipeline | "Dead" >> beam.Create(list(dead_letters))
@@ -82,7 +85,10 @@ def test_every_record_is_written_once_in_order(tmp_path):
 def test_the_same_bytes_in_any_order_and_bundling(tmp_path):
     twins = write_frames(tmp_path / "in", [b"other payload", b"another"])
     items = make_items(40) + [make_item(b"twin", frame.payload, frame) for frame in twins]
-    dead = [DeadLetter(Frame(b"x%d" % i, "file", 100 + i), Reason.NO_ID, "no id", b"", 0) for i in range(5)]
+    dead = [
+        DeadLetter(Frame(b"x%d" % i, "file", 100 + i), Reason.NO_ID, "no id", b"", 0)
+        for i in range(5)
+    ]
     first = content(run(tmp_path / "a", items, dead)[0])
     shuffled = random.Random(1).sample(items, len(items))
     assert content(run(tmp_path / "b", shuffled, dead[::-1], num_bundles=4)[0]) == first
@@ -101,7 +107,9 @@ def dead_letters(layout: Layout) -> list[dict]:
     found = []
     for record in records(layout.dead_letters):
         features = tf.train.Example.FromString(record).features.feature
-        found.append({name: list(getattr(f, f.WhichOneof("kind")).value) for name, f in features.items()})
+        found.append(
+            {name: list(getattr(f, f.WhichOneof("kind")).value) for name, f in features.items()}
+        )
     return found
 
 
@@ -156,7 +164,11 @@ def test_dead_letters_keep_payload_reason_and_place(tmp_path):
     found = dead_letters(layout)
     assert [letter["file"] for letter in found] == [[b"a"], [b"a"], [b"b"]]
     assert [letter["payload"] for letter in found] == [[b"worse"], [b""], [b"bad"]]
-    assert [letter["reason"] for letter in found] == [[b"bad_image"], [b"unreadable_rest"], [b"no_id"]]
+    assert [letter["reason"] for letter in found] == [
+        [b"bad_image"],
+        [b"unreadable_rest"],
+        [b"no_id"],
+    ]
     assert [letter["id"] for letter in found] == [[b"me"], [], []]
 
 

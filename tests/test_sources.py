@@ -48,7 +48,9 @@ def read(tmp_path, content: bytes, limit: int = LIMIT):
     found = list(read_frames(path, limit))
     good = [item for item in found if isinstance(item, Frame)]
     dead = [item for item in found if isinstance(item, DeadLetter)]
-    assert all((item.file if isinstance(item, Frame) else item.frame.file) == path for item in found)
+    assert all(
+        (item.file if isinstance(item, Frame) else item.frame.file) == path for item in found
+    )
     return good, dead
 
 
@@ -60,7 +62,10 @@ def test_good_files_with_any_name(tmp_path, content, compress):
     assert not dead
 
 
-@given(payloads=st.lists(st.binary(max_size=99), max_size=9), compress=st.sampled_from((bytes, gzip.compress)))
+@given(
+    payloads=st.lists(st.binary(max_size=99), max_size=9),
+    compress=st.sampled_from((bytes, gzip.compress)),
+)
 def test_any_payloads_come_back_from_our_frames_and_tensorflow_reads_them(payloads, compress):
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "file")
@@ -118,7 +123,9 @@ def test_a_cut_gzip_file_keeps_what_comes_before(tmp_path, content):
 
 
 def test_gzip_files_one_after_another_are_one(tmp_path, content):
-    good, dead = read(tmp_path, gzip.compress(content) + bytes(512) + gzip.compress(content) + bytes(7))
+    good, dead = read(
+        tmp_path, gzip.compress(content) + bytes(512) + gzip.compress(content) + bytes(7)
+    )
     assert [each.payload for each in good] == PAYLOADS * 2 and not dead
 
 
@@ -126,7 +133,9 @@ def test_gzip_files_one_after_another_are_one(tmp_path, content):
 def test_a_broken_gzip_file_is_read_up_to_the_byte_where_it_breaks(tmp_path, content, damage):
     """Blocks of one record each: those before the damage are not lost with it."""
     packer = zlib.compressobj(wbits=31)
-    blocks = [packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(40)] + [packer.flush()]
+    blocks = [packer.compress(content) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(40)] + [
+        packer.flush()
+    ]
     packed, place = bytearray(b"".join(blocks)), sum(map(len, blocks[:25])) + 3
     if damage == "checksum":
         place = len(packed) - 8
@@ -134,12 +143,16 @@ def test_a_broken_gzip_file_is_read_up_to_the_byte_where_it_breaks(tmp_path, con
     good, dead = read(tmp_path, bytes(packed[:place] if damage == "cut" else packed))
     assert len(good) >= len(PAYLOADS) * (40 if damage == "checksum" else 25)
     assert {each.payload for each in good} == set(PAYLOADS)
-    assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST] and "gzip" in dead[0].message
+    assert [letter.reason for letter in dead] == [Reason.UNREADABLE_REST] and "gzip" in dead[
+        0
+    ].message
 
 
 def test_what_is_not_tfrecord(tmp_path):
     good, dead = read(tmp_path, b"id,pixel\n" * 10)
-    assert not good and [(letter.reason, letter.num_bytes) for letter in dead] == [(Reason.UNREADABLE_REST, 90)]
+    assert not good and [(letter.reason, letter.num_bytes) for letter in dead] == [
+        (Reason.UNREADABLE_REST, 90)
+    ]
 
 
 def test_records_beyond_the_limit_are_skipped_unread(tmp_path, content):
@@ -169,7 +182,9 @@ def test_expand(tmp_path):
 
 def test_a_directory_is_no_file_but_may_stand_for_its_files(tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(SourceError, match=rf"^{tmp_path} is a directory; name its files, as '{tmp_path}/\*"):
+    with pytest.raises(
+        SourceError, match=rf"^{tmp_path} is a directory; name its files, as '{tmp_path}/\*"
+    ):
         expand((str(tmp_path),))
     assert [file.path for file in expand((f"{tmp_path}/",))] == [f"{tmp_path}/a"]
 

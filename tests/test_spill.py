@@ -44,7 +44,9 @@ def test_what_follows_a_close_goes_to_another_file(tmp_path):
     assert [SpillReader()(place) for place in (first, second)] == [b"one", b"two"]
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"X" + content[1:]])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-1], lambda content: b"X" + content[1:]]
+)
 def test_other_bytes_are_an_error(tmp_path, damage):
     writer = SpillWriter(str(tmp_path))
     place = writer.append(b"content")

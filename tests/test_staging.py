@@ -40,7 +40,9 @@ def test_a_published_result_is_whole_and_nothing_is_beside_it(tmp_path):
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
-def test_the_same_run_again_has_nothing_to_do_even_where_nothing_can_be_written(tmp_path, monkeypatch):
+def test_the_same_run_again_has_nothing_to_do_even_where_nothing_can_be_written(
+    tmp_path, monkeypatch
+):
     publish(tmp_path / "out")
     monkeypatch.setattr(os, "makedirs", None)
     with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
@@ -165,7 +167,8 @@ def test_object_stores_are_refused_for_now():
 def test_what_was_computed_is_kept_for_the_same_and_for_nothing_else(tmp_path):
     out, computed = tmp_path / "out", tmp_path / "out.staging" / "computed"
     compute(out, record_identity(seed=1), "first")
-    with staging.stage(str(out), OTHER, False, record_identity(seed=1)) as staged:  # other inputs, say
+    # Other inputs, say
+    with staging.stage(str(out), OTHER, False, record_identity(seed=1)) as staged:
         assert staged.computed == str(computed) and (computed / "file").read_text() == "first"
     with staging.stage(str(out), IDENTITY, False, record_identity(seed=2)):
         assert os.listdir(computed) == []
@@ -177,7 +180,9 @@ def test_attempts_of_killed_runs_are_removed_and_nothing_else(tmp_path):
     compute(tmp_path / "out", record_identity(seed=1), "first")
     before = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}
     with staging.stage(str(tmp_path / "out"), IDENTITY, False) as staged:
-        after = {name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")}
+        after = {
+            name for name in os.listdir(tmp_path / "out.staging") if name.startswith("attempt-")
+        }
         assert after == {os.path.basename(staged.root)} and not before & after
         make(staged, "content", IDENTITY)
         staging.publish(staged)

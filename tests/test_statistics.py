@@ -14,7 +14,8 @@ from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRe
 from vaefill.pipeline.summary import statistics
 
 SHAPE = (2, 3, 1)
-REALS = {"nll", "brier", "reliability_mean", "value_mean", "value_second_moment"}  # other sums are int64
+# Other sums are int64
+REALS = {"nll", "brier", "reliability_mean", "value_mean", "value_second_moment"}
 
 
 def make_records(num: int, label=lambda i: i % 3):
@@ -24,7 +25,9 @@ def make_records(num: int, label=lambda i: i % 3):
         observed = generator.random(SHAPE) < 0.5
         mean = generator.random(SHAPE, dtype=np.float32)
         truth = (generator.random(SHAPE) < mean).astype(np.uint8) * 255
-        diagnostics = {name: dtype(i) for name, dtype in DIAGNOSTICS.items()} | {"converged": np.bool_(i % 2)}
+        diagnostics = {name: dtype(i) for name, dtype in DIAGNOSTICS.items()} | {
+            "converged": np.bool_(i % 2)
+        }
         masked = MaskedRecord(b"%d" % i, truth, observed, truth, {"label": label(i)})
         records.append(ImputedRecord(masked, np.stack([truth]), mean, mean / 2, diagnostics))
     return records
@@ -61,14 +64,18 @@ RECORDS = make_records(30)
 
 @given(st.lists(st.integers(1, 29), max_size=6).map(sorted), st.permutations(range(30)))
 def test_parts_merged_in_any_grouping_are_the_whole(cuts, order):
-    """Of records in any order, cut into any parts, merged from the left, from the right, or in a tree."""
+    """Of records in any order, cut into any parts, merged from the left, from the right, or in a
+    tree.
+    """
     bounds = [0, *cuts, 30]
     parts = [
         accumulate([RECORDS[i] for i in order[begin:end]]) if end > begin else statistics.empty(6)
         for begin, end in zip(bounds, bounds[1:])
     ]
     from_left = functools.reduce(statistics.merge, parts)
-    from_right = functools.reduce(lambda whole, part: statistics.merge(part, whole), reversed(parts))
+    from_right = functools.reduce(
+        lambda whole, part: statistics.merge(part, whole), reversed(parts)
+    )
     half = len(parts) // 2
     tree = functools.reduce(statistics.merge, parts[half:])
     if half:
@@ -77,10 +84,15 @@ def test_parts_merged_in_any_grouping_are_the_whole(cuts, order):
         assert_close(merged, accumulate(RECORDS))
 
 
-@given(arrays(np.float32, (5, *SHAPE), elements=st.floats(0, 1, width=32)), arrays(np.bool_, (5, *SHAPE)))
+@given(
+    arrays(np.float32, (5, *SHAPE), elements=st.floats(0, 1, width=32)),
+    arrays(np.bool_, (5, *SHAPE)),
+)
 def test_means_are_those_of_numpy(means, observed):
     changed = [
-        dataclasses.replace(record, mean=mean, masked=dataclasses.replace(record.masked, observed=mask))
+        dataclasses.replace(
+            record, mean=mean, masked=dataclasses.replace(record.masked, observed=mask)
+        )
         for record, mean, mask in zip(RECORDS, means, observed)
     ]
     parts = (accumulate(changed[:2]), accumulate(changed[2:]))
@@ -95,7 +107,10 @@ def test_the_result_is_what_numpy_says():
     records = make_records(40)
     result = statistics.result(accumulate(records), SHAPE, True)
     missing = np.stack([~r.masked.observed for r in records])
-    mean, truth = np.stack([r.mean for r in records]), np.stack([r.masked.truth / 255 for r in records])
+    mean, truth = (
+        np.stack([r.mean for r in records]),
+        np.stack([r.masked.truth / 255 for r in records]),
+    )
     assert result.num_records == 40
     assert result.num_chain_sweeps == 4 * sum(range(40))
     assert result.converged_fraction == 0.5
@@ -170,12 +185,19 @@ def test_labels_with_the_most_records_are_kept_and_of_as_many_the_first_by_name(
 def test_every_sum_has_one_dtype(score):
     records = make_records(3)
     own = statistics.of(records, scores_of(records, score), num_chains=4)
-    accumulators = (statistics.empty(6), own, statistics.merge(statistics.empty(6), own), statistics.merge(own, own))
+    accumulators = (
+        statistics.empty(6),
+        own,
+        statistics.merge(statistics.empty(6), own),
+        statistics.merge(own, own),
+    )
     for accumulator in accumulators:
         sums = accumulator._asdict() | evaluation.Scores(*accumulator.scores)._asdict()
         del sums["scores"]
         assert {name for name, field in sums.items() if field.dtype == np.float64} == REALS
-        assert {name for name, field in sums.items() if field.dtype == np.int64} == set(sums) - REALS
+        assert {name for name, field in sums.items() if field.dtype == np.int64} == set(
+            sums
+        ) - REALS
 
 
 @pytest.mark.filterwarnings("error")
@@ -206,7 +228,10 @@ def test_a_stddev_that_is_no_number_voids_no_values():
     without = statistics.result(accumulate(records[:11]), SHAPE, True).imputed_values
     records[11].stddev[~records[11].masked.observed] = np.nan
     found = statistics.result(accumulate(records), SHAPE, True)
-    assert found.imputed_values == without.model_copy(update={"num_left_out": 1}) and found.truth.num_unscored == 0
+    assert (
+        found.imputed_values == without.model_copy(update={"num_left_out": 1})
+        and found.truth.num_unscored == 0
+    )
 
 
 def test_rows_and_quantiles():
@@ -223,7 +248,8 @@ def test_rows_and_quantiles():
 
 
 @pytest.mark.parametrize(
-    ("label", "group"), [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, None), (float("nan"), None)]
+    ("label", "group"),
+    [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, None), (float("nan"), None)],
 )
 def test_names_of_groups(label, group):
     assert statistics.group_name(label) == group

@@ -12,26 +12,39 @@ from vaefill.model.engine import stopping
 from vaefill.model.engine.stopping import Scouted, StoppingRule, Trace, Verdict
 from vaefill.model.samplers.base import SampleKind
 
-CONFIG = samplers.sampler_config(name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05)
+CONFIG = samplers.sampler_config(
+    name="pseudo_gibbs", num_chains=4, target_ess=200, target_r_hat=1.05
+)
 MAX_KEPT, NUM_KEPT = 400, 100
 INF = float("inf")
 
 
 def trace(
-    seed: int, num_kept: int = NUM_KEPT, offset: float = 0.0, correlation: float = 0.0, latent_size: int = 2
+    seed: int,
+    num_kept: int = NUM_KEPT,
+    offset: float = 0.0,
+    correlation: float = 0.0,
+    latent_size: int = 2,
 ) -> Trace:
     """4 chains of autoregressive draws; the first chain's first latent is off by `offset`."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(4, num_kept, latent_size + 1))
     for sweep in range(1, num_kept):
-        noise[:, sweep] = correlation * noise[:, sweep - 1] + math.sqrt(1 - correlation**2) * noise[:, sweep]
+        noise[:, sweep] = (
+            correlation * noise[:, sweep - 1] + math.sqrt(1 - correlation**2) * noise[:, sweep]
+        )
     noise[0, :, 0] += offset
     values = noise.astype(np.float32)
-    return Trace(values[..., :-1].copy(), values[..., -1].copy(), np.zeros((4, num_kept), np.float32))
+    return Trace(
+        values[..., :-1].copy(), values[..., -1].copy(), np.zeros((4, num_kept), np.float32)
+    )
 
 
 def no_scouts(traces) -> list[Scouted]:
-    return [Scouted(np.zeros((0, trace.z.shape[2]), np.float32), np.zeros(0, np.float32)) for trace in traces]
+    return [
+        Scouted(np.zeros((0, trace.z.shape[2]), np.float32), np.zeros(0, np.float32))
+        for trace in traces
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +59,8 @@ def examine():
 
 @pytest.mark.parametrize("draws", [SampleKind.CHAIN, SampleKind.POPULATION])
 @pytest.mark.parametrize(
-    "num_chains, target_ess, max_kept", [(4, 400, 1920), (4, 400, 1917), (64, 100, 300), (2, 9000, 77)]
+    "num_chains, target_ess, max_kept",
+    [(4, 400, 1920), (4, 400, 1917), (64, 100, 300), (2, 9000, 77)],
 )
 def test_check_points(draws, num_chains, target_ess, max_kept):
     config = samplers.sampler_config(num_chains=num_chains, target_ess=target_ess)
@@ -55,7 +69,9 @@ def test_check_points(draws, num_chains, target_ess, max_kept):
     assert all(point % stopping.BLOCK == 0 for point in points[:-1])
     if draws is SampleKind.CHAIN:
         assert points[0] * num_chains >= min(target_ess, max_kept * num_chains)
-    assert all(second <= 1.1 * first + stopping.BLOCK for first, second in zip(points, points[1:-1]))
+    assert all(
+        second <= 1.1 * first + stopping.BLOCK for first, second in zip(points, points[1:-1])
+    )
     assert len(points) <= 2 + math.log(max_kept / points[0]) / math.log(1.1)  # geometric: few looks
 
 
@@ -65,8 +81,12 @@ def test_a_record_that_nothing_can_finish_early_is_looked_at_once():
 
 
 @pytest.mark.parametrize("draws", [SampleKind.CHAIN, SampleKind.POPULATION])
-@pytest.mark.parametrize("name, num_imputations, first", [("latent_hmc", 321, 90), ("lair", 321, 20), ("lair", 4, 10)])
-def test_no_record_is_looked_at_before_it_has_a_draw_for_every_imputation(draws, name, num_imputations, first):
+@pytest.mark.parametrize(
+    "name, num_imputations, first", [("latent_hmc", 321, 90), ("lair", 321, 20), ("lair", 4, 10)]
+)
+def test_no_record_is_looked_at_before_it_has_a_draw_for_every_imputation(
+    draws, name, num_imputations, first
+):
     """Of 4 rows 81 sweeps, of 4 chains of 8 particles 11; in blocks of 10."""
     config = samplers.sampler_config(name, num_imputations=num_imputations, target_ess=40)
     assert stopping.check_points(config, draws, 300)[0] == first
@@ -82,7 +102,9 @@ def test_independent_draws_have_converged(examine):
     assert found.r_hat < 1.05 and found.ess_bulk > 200 and found.ess_tail > 200
 
 
-@pytest.mark.parametrize("settings", [{"offset": 1.0}, {"offset": 9.0}, {"correlation": 0.9}, {"correlation": 0.99}])
+@pytest.mark.parametrize(
+    "settings", [{"offset": 1.0}, {"offset": 9.0}, {"correlation": 0.9}, {"correlation": 0.99}]
+)
 def test_others_have_not(examine, settings):
     (found,) = examine([trace(1, **settings)])
     assert not found.finished and not found.converged
@@ -132,11 +154,18 @@ def test_the_same_bits_alone_and_in_any_company(examine):
 
 
 def test_looking_at_the_worst_first_changes_no_verdict(examine):
-    """Of chains a little apart, or a little slow, those pass whose diagnostics are within the targets."""
-    traces = [trace(100 + i, offset=0.02 * i, correlation=0.015 * (i % 20), latent_size=9) for i in range(40)]
+    """Of chains a little apart, or a little slow, those pass whose diagnostics are within the
+    targets.
+    """
+    traces = [
+        trace(100 + i, offset=0.02 * i, correlation=0.015 * (i % 20), latent_size=9)
+        for i in range(40)
+    ]
     found = examine(traces)
     for each, verdict in zip(traces, found):
-        draws = np.concatenate([each.z, each.log_likelihood[..., None]], axis=-1).swapaxes(0, 1)[:, None]
+        draws = np.concatenate([each.z, each.log_likelihood[..., None]], axis=-1).swapaxes(0, 1)[
+            :, None
+        ]
         r_hat, ess_bulk, ess_tail = (worst.item() for worst in diagnostics.diagnose(draws))
         assert verdict.converged == (r_hat < 1.05 and min(ess_bulk, ess_tail) >= 200)
         if verdict.converged:
@@ -157,7 +186,8 @@ def test_rules_leave_no_threads_behind_but_a_few_for_all():
 
 
 def two_modes(share: float, height: float) -> tuple[Trace, Scouted]:
-    """Chains that are in a standard normal mode, and for a share of all sweeps, here and there, in one 8 away.
+    """Chains that are in a standard normal mode, and for a share of all sweeps, here and there, in
+    one 8 away.
 
     Scouts stand at both peaks; the other is `height` nats higher than a standard normal peak.
     """
@@ -173,10 +203,18 @@ def two_modes(share: float, height: float) -> tuple[Trace, Scouted]:
 
 @pytest.mark.parametrize(
     "share, height, converged, num_unvisited",
-    [(0.0, 0.0, False, 1), (0.0, -3.0, False, 1), (0.0, -6.0, True, 0), (0.3, 0.0, True, 0), (0.0, np.nan, True, 0)],
+    [
+        (0.0, 0.0, False, 1),
+        (0.0, -3.0, False, 1),
+        (0.0, -6.0, True, 0),
+        (0.3, 0.0, True, 0),
+        (0.0, np.nan, True, 0),
+    ],
     ids=["unvisited", "and small", "and negligible", "visited", "not a number"],
 )
-def test_a_peak_that_no_chain_has_been_near_keeps_a_record_from_converging(share, height, converged, num_unvisited):
+def test_a_peak_that_no_chain_has_been_near_keeps_a_record_from_converging(
+    share, height, converged, num_unvisited
+):
     found, scouts = two_modes(share, height)
     (verdict,) = StoppingRule(CONFIG, SampleKind.CHAIN, MAX_KEPT)([found], [scouts])
     assert verdict.converged == converged and verdict.num_unvisited == num_unvisited, verdict
@@ -184,7 +222,9 @@ def test_a_peak_that_no_chain_has_been_near_keeps_a_record_from_converging(share
 
 
 def test_one_visit_to_a_peak_is_not_enough():
-    """A stay of ten sweeps of one chain: what is worth a few draws passes for none of the targets."""
+    """A stay of ten sweeps of one chain: what is worth a few draws passes for none of the
+    targets.
+    """
     found, scouts = two_modes(0.0, 0.0)
     found.z[0, 40:50, 0] += 8.0
     (verdict,) = StoppingRule(CONFIG, SampleKind.CHAIN, NUM_KEPT)([found], [scouts])
@@ -195,7 +235,9 @@ def test_one_visit_to_a_peak_is_not_enough():
 
 
 def weighted(log_weight: np.ndarray) -> Trace:
-    return Trace(np.zeros((*log_weight.shape, 2), np.float32), np.zeros_like(log_weight), log_weight)
+    return Trace(
+        np.zeros((*log_weight.shape, 2), np.float32), np.zeros_like(log_weight), log_weight
+    )
 
 
 def verdict(draws: SampleKind, log_weight: np.ndarray, max_kept: int = MAX_KEPT) -> Verdict:
@@ -204,21 +246,29 @@ def verdict(draws: SampleKind, log_weight: np.ndarray, max_kept: int = MAX_KEPT)
 
 
 def test_ess_of_weights_over_rows_and_sweeps():
-    """Equal weights count as draws, at any scale; of two that differ by a factor of 3, (1 + 3)^2 / (1 + 9) = 1.6."""
+    """Equal weights count as draws, at any scale; of two that differ by a factor of 3,
+    (1 + 3)^2 / (1 + 9) = 1.6.
+    """
     equal = verdict(SampleKind.WEIGHTED, np.full((8, 30), -5000.0), max_kept=30)
     assert equal.ess_bulk == equal.ess_tail == 240 and equal.converged and np.isnan(equal.r_hat)
-    unequal = verdict(SampleKind.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4), max_kept=4)
+    unequal = verdict(
+        SampleKind.WEIGHTED, np.array([[0.0, math.log(3), -INF, -INF]] * 4), max_kept=4
+    )
     assert unequal.ess_bulk == pytest.approx(6.4) and not unequal.converged and unequal.finished
 
 
 def test_weighted_draws_are_looked_at_once_at_the_end():
-    """An ESS looks best before a heavy weight has come: one that stops when it looks good is never right."""
+    """An ESS looks best before a heavy weight has come: one that stops when it looks good is never
+    right.
+    """
     assert stopping.check_points(CONFIG, SampleKind.WEIGHTED, MAX_KEPT) == [MAX_KEPT]
     assert not verdict(SampleKind.WEIGHTED, np.zeros((4, 300))).finished
 
 
 def test_heavy_tails_of_weights_have_not_converged():
-    """Pareto weights of shape 0.4 and 0.8, whose variance is finite and is not, and both look good by their ESS."""
+    """Pareto weights of shape 0.4 and 0.8, whose variance is finite and is not, and both look good
+    by their ESS.
+    """
     exponential = np.random.default_rng(0).exponential(size=(4, 4000))
     light, heavy = (verdict(SampleKind.WEIGHTED, shape * exponential, 4000) for shape in (0.4, 0.8))
     assert light.converged and light.ess_bulk > 400
@@ -226,17 +276,26 @@ def test_heavy_tails_of_weights_have_not_converged():
 
 
 def test_of_weights_that_are_all_zero_nothing_is_known():
-    for found in (verdict(SampleKind.WEIGHTED, np.full((8, 50), -INF)), population(128, np.full(256, -INF))):
+    for found in (
+        verdict(SampleKind.WEIGHTED, np.full((8, 50), -INF)),
+        population(128, np.full(256, -INF)),
+    ):
         assert found.ess_bulk == 0 and not found.converged and not found.finished
 
 
 def population(num_distinct: int, log_weight: np.ndarray) -> Verdict:
     """Of two groups of 128 particles, of which so many are different, copies side by side."""
-    z = np.random.default_rng(10).normal(size=(2, num_distinct, 3)).repeat(128 // num_distinct, axis=1)
+    z = (
+        np.random.default_rng(10)
+        .normal(size=(2, num_distinct, 3))
+        .repeat(128 // num_distinct, axis=1)
+    )
     rows = z.reshape(256, 1, 3).astype(np.float32)
     found = Trace(rows[..., :2], rows[..., 2], log_weight[:, np.newaxis].astype(np.float32))
     examiner = StoppingRule(
-        CONFIG.model_copy(update={"num_chains": 2, "target_ess": 150}), SampleKind.POPULATION, MAX_KEPT
+        CONFIG.model_copy(update={"num_chains": 2, "target_ess": 150}),
+        SampleKind.POPULATION,
+        MAX_KEPT,
     )
     return examiner([found], no_scouts([found]))[0]
 

@@ -1,4 +1,6 @@
-"""The summary of several shards: each group's diagnostics are of its own rows, in a table of few row groups."""
+"""The summary of several shards: each group's diagnostics are of its own rows, in a table of few
+row groups.
+"""
 
 from unittest import mock
 
@@ -41,17 +43,23 @@ def imputed(index: int, label, mean: float | None = None) -> ImputedRecord:
     """A record whose R-hat, 1 + index, tells it; with a mean it has a truth, of ones."""
     observed = np.arange(6).reshape(SHAPE) != index % 6
     truth = None if mean is None else np.full(SHAPE, 255, np.uint8)
-    masked = MaskedRecord(b"%d" % index, np.zeros(SHAPE, np.uint8), observed, truth, {"label": label}, b"")
+    masked = MaskedRecord(
+        b"%d" % index, np.zeros(SHAPE, np.uint8), observed, truth, {"label": label}, b""
+    )
     zeros = np.zeros(SHAPE, np.float32)
     diagnostics = dict.fromkeys(DIAGNOSTICS, 0) | {"r_hat": 1 + index}
-    return ImputedRecord(masked, np.zeros((1, *SHAPE), np.uint8), zeros + (mean or 0), zeros, diagnostics)
+    return ImputedRecord(
+        masked, np.zeros((1, *SHAPE), np.uint8), zeros + (mean or 0), zeros, diagnostics
+    )
 
 
 def summarize(root, kind: str, labels, num_shards: int = 3, means=None):
     """summary.json and the table of records, dealt out to shards of which the last is empty."""
     dealt = [range(shard, len(labels), num_shards - 1) for shard in range(num_shards - 1)]
     means = means or [None] * len(labels)
-    return summarize_shards(root, kind, [[imputed(i, labels[i], means[i]) for i in chosen] for chosen in dealt])
+    return summarize_shards(
+        root, kind, [[imputed(i, labels[i], means[i]) for i in chosen] for chosen in dealt]
+    )
 
 
 def summarize_shards(root, kind: str, shards):
@@ -65,7 +73,9 @@ def summarize_shards(root, kind: str, shards):
             observer.add(stored(record, schema))
         observer.close()
         files.write_whole(layout.part(f"shard-{shard:05d}.json"), b"{}")
-    found = summarizer.combine(layout, schema, samplers.sampler_config(), True, counts(sum(map(len, shards))))
+    found = summarizer.combine(
+        layout, schema, samplers.sampler_config(), True, counts(sum(map(len, shards)))
+    )
     assert Summary.model_validate_json((root / "summary" / "summary.json").read_text()) == found
     return found, pq.ParquetFile(root / "summary" / "records.parquet")
 
@@ -83,7 +93,10 @@ def hash_of(record_id: bytes) -> bytes:
 def test_the_diagnostics_of_a_group_are_those_of_its_records(tmp_path, kind):
     labels = LABELS[kind]
     found, _ = summarize(tmp_path, kind, labels)
-    names = [statistics.group_name(np.float32(label).item() if kind == "float32" else label) for label in labels]
+    names = [
+        statistics.group_name(np.float32(label).item() if kind == "float32" else label)
+        for label in labels
+    ]
     assert set(found.by_label) == set(names) - {None}
     for group, result in found.by_label.items():
         own = [1.0 + index for index, name in enumerate(names) if name == group]
@@ -106,55 +119,79 @@ def of_labels(labels, first: int = 0):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-def test_no_label_has_a_part_of_its_records_whatever_the_order_of_shards(tmp_path, monkeypatch, order):
-    """Of 7 two shards let records go and one kept them: it is left out, though only 9 has more records."""
+def test_no_label_has_a_part_of_its_records_whatever_the_order_of_shards(
+    tmp_path, monkeypatch, order
+):
+    """Of 7 two shards let records go and one kept them: it is left out, though only 9 has more
+    records.
+    """
     monkeypatch.setattr(statistics, "MAX_GROUPS", 2)
     monkeypatch.setattr(statistics, "BLOCK", 3)
-    shards = [of_labels([9, 9, 1, 1, 1, 9, 7, 9, 9, 7]), of_labels([7, 7, 7], 20), of_labels([9, 9, 7, 2, 2, 2], 40)]
+    shards = [
+        of_labels([9, 9, 1, 1, 1, 9, 7, 9, 9, 7]),
+        of_labels([7, 7, 7], 20),
+        of_labels([9, 9, 7, 2, 2, 2], 40),
+    ]
     found, _ = summarize_shards(tmp_path, "int64", [shards[i] for i in order])
     assert {name: group.num_records for name, group in found.by_label.items()} == {"9": 7, "1": 3}
     assert found.num_labels_left_out == 2 and found.all.num_records == 19
 
 
 def test_common_labels_are_kept_beside_many_that_are_met_once(tmp_path, monkeypatch):
-    """Wherever they come first, of 400 labels; a part holds no more accumulators than there may be labels."""
+    """Wherever they come first, of 400 labels; a part holds no more accumulators than there may be
+    labels.
+    """
     monkeypatch.setattr(statistics, "MAX_GROUPS", 20)
     monkeypatch.setattr(statistics, "BLOCK", 16)
     generator, sizes, encode = np.random.default_rng(0), [], summarizer.encode_groups
-    monkeypatch.setattr(summarizer, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups))
+    monkeypatch.setattr(
+        summarizer, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups)
+    )
     labels = generator.permutation([*range(100, 500), *np.repeat(np.arange(5), 80)]).tolist()
     found, _ = summarize(tmp_path, "int64", labels, num_shards=4)
     assert {found.by_label[str(label)].num_records for label in range(5)} == {80}
-    assert all(group.num_records == labels.count(int(name)) for name, group in found.by_label.items())
+    assert all(
+        group.num_records == labels.count(int(name)) for name, group in found.by_label.items()
+    )
     assert len(found.by_label) + found.num_labels_left_out == 405
     assert max(sizes) <= 21
 
 
 def test_what_the_reliability_table_predicts_is_no_integer(tmp_path):
-    found, _ = summarize(tmp_path, "int64", [0] * 100, num_shards=101, means=[np.float32(0.93)] * 100)
+    found, _ = summarize(
+        tmp_path, "int64", [0] * 100, num_shards=101, means=[np.float32(0.93)] * 100
+    )
     for truth in (found.all.truth, found.by_label["0"].truth):
         assert truth.reliability.predicted[9] == pytest.approx(0.93, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_record_of_no_numbers_is_counted_and_has_no_scores(tmp_path):
-    """One that has no truth, and one that has; both leave the others' scores and values as they are."""
+    """One that has no truth, and one that has; both leave the others' scores and values as they
+    are.
+    """
     means = [0.5, 0.75, np.nan, 0.25, None]
     found, table = summarize(tmp_path, "int64", [0] * 5, means=means)
-    expected, _ = summarize(tmp_path / "good", "int64", [0] * 2 + [1] + [0], means=[0.5, 0.75, None, 0.25])
+    expected, _ = summarize(
+        tmp_path / "good", "int64", [0] * 2 + [1] + [0], means=[0.5, 0.75, None, 0.25]
+    )
     assert found.all.truth == expected.all.truth.model_copy(update={"num_unscored": 1})
     assert found.all.imputed_values.num_left_out == 1
     rows = {row["id"]: row for row in table.read().to_pylist()}
     assert rows[b"1"]["nll"] == pytest.approx(-np.log(0.75))
     for score in ("nll", "brier", "f1"):
         assert rows[b"2"][score] is None and rows[b"4"][score] is None
-    without, _ = summarize_shards(tmp_path / "none", "int64", [[imputed_without_truth_or_numbers()]])
+    without, _ = summarize_shards(
+        tmp_path / "none", "int64", [[imputed_without_truth_or_numbers()]]
+    )
     assert without.all.truth is None and without.all.imputed_values.num_left_out == 1
 
 
 def imputed_without_truth_or_numbers() -> ImputedRecord:
     record = imputed(0, 0)
-    return ImputedRecord(record.masked, record.imputations, record.mean + np.nan, record.stddev, record.diagnostics)
+    return ImputedRecord(
+        record.masked, record.imputations, record.mean + np.nan, record.stddev, record.diagnostics
+    )
 
 
 LIKE = statistics.empty(NUM_VALUES)
@@ -165,7 +202,11 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1)
 @st.composite
 def accumulators(draw) -> statistics.Accumulator:
     def field(like):
-        return draw(arrays(like.dtype, np.shape(like), elements=INTEGERS if like.dtype == np.int64 else REALS))
+        return draw(
+            arrays(
+                like.dtype, np.shape(like), elements=INTEGERS if like.dtype == np.int64 else REALS
+            )
+        )
 
     return statistics.Accumulator(*map(field, LIKE[:-1]), tuple(map(field, LIKE.scores)))
 
@@ -179,15 +220,23 @@ def assert_same_bits(first: statistics.Accumulator, second: statistics.Accumulat
         np.testing.assert_array_equal(np.signbit(a) & ~np.isnan(a), np.signbit(b) & ~np.isnan(b))
 
 
-@given(st.dictionaries(st.none() | st.text(st.characters(exclude_categories=["Cs"])), accumulators(), max_size=3))
+@given(
+    st.dictionaries(
+        st.none() | st.text(st.characters(exclude_categories=["Cs"])), accumulators(), max_size=3
+    )
+)
 def test_accumulators_are_read_back_to_the_bit(groups):
     lines = summarizer.encode_groups(groups).splitlines(keepends=True)
     found = summarizer.decode_groups(lines, NUM_VALUES)
     assert found.keys() == groups.keys()
     for group, accumulator in groups.items():
         assert_same_bits(found[group], accumulator)
-    assert summarizer.decode_sizes(iter(lines)) == {group: int(own.num_records) for group, own in groups.items()}
-    assert summarizer.decode_groups(lines, NUM_VALUES, lambda group: group is None).keys() == groups.keys() & {None}
+    assert summarizer.decode_sizes(iter(lines)) == {
+        group: int(own.num_records) for group, own in groups.items()
+    }
+    assert summarizer.decode_groups(
+        lines, NUM_VALUES, lambda group: group is None
+    ).keys() == groups.keys() & {None}
 
 
 def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ def test_the_limit_in_bfloat16():
 
 def test_programs_run_in_turn_after_a_run_that_does_not_count():
     order = []
-    seconds = throughput.in_turn({name: lambda name=name: order.append(name) for name in "ab"}, num_rounds=3)
+    seconds = throughput.in_turn(
+        {name: lambda name=name: order.append(name) for name in "ab"}, num_rounds=3
+    )
     assert "".join(order) == "abababab"
     assert {name: values.shape for name, values in seconds.items()} == {"a": (3,), "b": (3,)}
     assert all((values >= 0).all() for values in seconds.values())

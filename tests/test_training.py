@@ -41,7 +41,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("validations", [1, 3])
-def test_killed_and_started_again_it_ends_with_the_same_model(finished, tmp_path, monkeypatch, validations):
+def test_killed_and_started_again_it_ends_with_the_same_model(
+    finished, tmp_path, monkeypatch, validations
+):
     original = training.Trainer._validate
     calls = []
 
@@ -70,7 +72,9 @@ def test_it_learns_and_says_so(finished):
 
 
 def test_some_validation_images_are_kept(finished, tmp_path):
-    """Half of what there is, or as many as asked for, each once; by the seed, not the first ones."""
+    """Half of what there is, or as many as asked for, each once; by the seed, not the first
+    ones.
+    """
     train(tmp_path, epochs=0.1, num_calibration=7)
     for directory, num in ((finished[0], 50), (tmp_path, 7)):
         places = places_of(checkpoints.load(str(directory)).calibration)
@@ -80,12 +84,16 @@ def test_some_validation_images_are_kept(finished, tmp_path):
 
 def places_of(images: np.ndarray) -> list[int]:
     """Where among the validation images each of these is."""
-    known = [image.tobytes() for image in datasets.load_images("digits", DATA.validation, RECORD.shape)]
+    known = [
+        image.tobytes() for image in datasets.load_images("digits", DATA.validation, RECORD.shape)
+    ]
     return [known.index(image.tobytes()) for image in images]
 
 
 def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
-    """A model is chosen by validation images that are not those kept in it, and by all the others."""
+    """A model is chosen by validation images that are not those kept in it, and by all the
+    others.
+    """
     seen, original = [], training.mean_bound
 
     def bound(vae, images, *args):
@@ -98,9 +106,15 @@ def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
     assert sorted(kept + places_of(seen[0])) == list(range(100))
 
 
-@pytest.mark.parametrize("binarize, least, most", [("threshold", -1.0, 0.0), ("sample", -5.0, -3.9)])
-def test_values_are_binarised_in_training_as_they_are_to_be_imputed(tmp_path, binarize, least, most):
-    """Of six values of 100 / 255 none is 1 under a threshold; drawn, they have 4.02 nats, which no model undercuts."""
+@pytest.mark.parametrize(
+    "binarize, least, most", [("threshold", -1.0, 0.0), ("sample", -5.0, -3.9)]
+)
+def test_values_are_binarised_in_training_as_they_are_to_be_imputed(
+    tmp_path, binarize, least, most
+):
+    """Of six values of 100 / 255 none is 1 under a threshold; drawn, they have 4.02 nats, which no
+    model undercuts.
+    """
     images = np.full((640, 6), 100, np.uint8)
     record = RecordConfig(binarize=binarize, shape=(2, 3, 1))
     train = TRAIN.model_copy(update={"epochs": 60.0, "learning_rate": 1e-2})
@@ -218,10 +232,14 @@ def test_settings_that_the_weights_depend_on_are_kept_beside_them(finished):
 
 
 def test_a_grey_vae_learns(tmp_path):
-    """An untrained model is no worse than the same probability for every level; a moment halves its loss."""
+    """An untrained model is no worse than the same probability for every level; a moment halves its
+    loss.
+    """
     record = RecordConfig(binarize="none")
     model = MODEL.model_copy(update={"likelihood": "discretized_logistic_mixture"})
-    settings = training.Settings(DATA, record, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3)
+    settings = training.Settings(
+        DATA, record, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3
+    )
     validation = datasets.load_images("digits", DATA.validation, record.shape)
     untrained = vae.build(model, record.shape, seed=3)
     start = training.mean_bound(untrained, validation, settings, k=1)
@@ -238,7 +256,11 @@ def test_a_gaussian_vae_learns(tmp_path):
     record = RecordConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
     model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
     settings = training.Settings(
-        DATA, record, model, TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}), seed=3
+        DATA,
+        record,
+        model,
+        TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}),
+        seed=3,
     )
     trainer = training.Trainer(settings, images[:512], str(tmp_path))
     start = training.mean_bound(trainer.vae, images[512:], settings, k=1)
@@ -250,4 +272,6 @@ def test_a_gaussian_vae_learns(tmp_path):
 def test_a_likelihood_of_other_data_is_refused(tmp_path):
     gaussian = MODEL.model_copy(update={"likelihood": "gaussian"})
     with pytest.raises(ValueError, match="model.likelihood gaussian needs record.dtype float32"):
-        training.train_and_evaluate(training.Settings(DATA, RECORD, gaussian, TRAIN, seed=3), str(tmp_path))
+        training.train_and_evaluate(
+            training.Settings(DATA, RECORD, gaussian, TRAIN, seed=3), str(tmp_path)
+        )

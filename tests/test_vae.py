@@ -18,13 +18,19 @@ def test_distributions_have_the_right_shapes(activation, shape):
     assert posterior.batch_shape == [2] and posterior.event_shape == [3]
     decoded = model.decode(posterior.mean())
     assert decoded.batch_shape == [2] and decoded.event_shape == [model.num_values]
-    np.testing.assert_allclose(decoded.log_prob(x), model.log_likelihood(posterior.mean(), x), rtol=1e-5)
+    np.testing.assert_allclose(
+        decoded.log_prob(x), model.log_likelihood(posterior.mean(), x), rtol=1e-5
+    )
     assert (posterior.stddev().numpy() > 0).all()
 
 
 def test_the_seed_makes_the_weights():
     def weights(seed):
-        return vae.build(ModelConfig(latent_size=2, hidden=(4,)), (2, 2, 1), seed).decoder(tf.ones([1, 2])).numpy()
+        return (
+            vae.build(ModelConfig(latent_size=2, hidden=(4,)), (2, 2, 1), seed)
+            .decoder(tf.ones([1, 2]))
+            .numpy()
+        )
 
     np.testing.assert_array_equal(weights(1), weights(1))
     assert not np.array_equal(weights(1), weights(2))

@@ -1,16 +1,17 @@
 """Bands: halves and quarters of an image that may hold all that is observed of a record.
 
-A sampler that needs p(x_obs | z) alone need not compute what the decoder says of values that are not observed. Which
-values are is each record's own business, and a product has one shape for all rows; but of a record whose observed
-values lie in one half or quarter of the image, such as of one whose top three quarters are missing, the rest can be
-left out. Such records have device programs of their own. A record's band depends on its own mask alone, and
-so do its bits.
+A sampler that needs p(x_obs | z) alone need not compute what the decoder says of values that are
+not observed. Which values are is each record's own business, and a product has one shape for all
+rows; but of a record whose observed values lie in one half or quarter of the image, such as of one
+whose top three quarters are missing, the rest can be left out. Such records have device programs of
+their own. A record's band depends on its own mask alone, and so do its bits.
 """
 
 import numpy as np
 
 WHOLE = 0  # the band of records whose observed values no other band holds
-_FEWEST_VALUES = 256  # of images so small all products are cheap, and one program is better than several
+# Of images so small all products are cheap, and one program is better than several
+_FEWEST_VALUES = 256
 _PARTS = (4, 2)
 
 
@@ -38,7 +39,9 @@ class Bands:
         found = np.full(len(observed), WHOLE)
         num_observed = observed.sum(axis=1)
         for band in range(len(self._values) - 1, WHOLE, -1):
-            found[(observed[:, self._values[band]].sum(axis=1) == num_observed) & (num_observed > 0)] = band
+            found[
+                (observed[:, self._values[band]].sum(axis=1) == num_observed) & (num_observed > 0)
+            ] = band
         return found
 
 

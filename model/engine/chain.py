@@ -1,8 +1,9 @@
-"""The chain driver: starts the chains of a sampler, runs them, and averages what a record's result needs.
+"""The chain driver: starts the chains of a sampler, runs them, and averages what a record's result
+needs.
 
-Two device programs, both at one shape [N, ...] with N the slots: `begin`, all that comes before the first
-kept sweep, and `advance`, a block of kept sweeps. Every row has its own clock, so that the records in the
-slots need not have begun together.
+Two device programs, both at one shape [N, ...] with N the slots: `begin`, all that comes before the
+first kept sweep, and `advance`, a block of kept sweeps. Every row has its own clock, so that the
+records in the slots need not have begun together.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ class Moments(NamedTuple):
     """Averages over kept sweeps, weighted by the draws' weights."""
 
     log_total: tf.Tensor  # [N] log of the sum of weights
-    mean: tf.Tensor  # [N, D] E[m(z)], with m and v the conditional mean and variance of the values given z
+    # [N, D] E[m(z)], with m and v the conditional mean and variance of the values given z
+    mean: tf.Tensor
     variance: tf.Tensor  # [N, D] E[v(z)] + Var[m(z)]
     acceptance: tf.Tensor  # [N] sum of acceptance probabilities
     non_finite: tf.Tensor  # [N] int32, ratios and weights that were not finite
@@ -67,7 +69,7 @@ class Schedule:
     num_warmup: int
     max_kept: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         num = self.num_start + self.num_warmup + self.max_kept
         if num >= _MOST_SWEEPS:
             raise ValueError(f"a chain has fewer than {_MOST_SWEEPS} sweeps, got {num}")
@@ -166,7 +168,8 @@ def advance(
         num_sweeps: B.
     """
     rows, state, moments, _ = chains
-    if vae.likelihood.binary:  # x^2 is x: the variance follows from the mean, and meanwhile would only be copied
+    # x^2 is x: the variance follows from the mean, and meanwhile would only be copied
+    if vae.likelihood.binary:
         moments = moments._replace(variance=())
     num_rows, latent_size = state.z.shape
     z = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows, latent_size])
@@ -187,11 +190,15 @@ def advance(
         log_weight = log_weight.write(index, info.log_weight)
     if vae.likelihood.binary:
         moments = moments._replace(variance=moments.mean * (1.0 - moments.mean))
-    return chains._replace(state=state, moments=moments), Trace(z.stack(), log_lik.stack(), log_weight.stack())
+    return chains._replace(state=state, moments=moments), Trace(
+        z.stack(), log_lik.stack(), log_weight.stack()
+    )
 
 
 def as_one_program() -> bool | None:
-    """Whether `advance` is to be compiled as a whole: on a GPU; on a CPU other libraries' products beat XLA's."""
+    """Whether `advance` is to be compiled as a whole: on a GPU; on a CPU other libraries' products
+    beat XLA's.
+    """
     return True if tf.config.list_physical_devices("GPU") else None
 
 
@@ -204,10 +211,13 @@ def _log_likelihood(vae: VAE, kernel: Kernel, rows: Rows, state: Any) -> tf.Tens
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor) -> Moments:
+def _average(
+    likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_weight: tf.Tensor
+) -> Moments:
     """Takes a sweep's conditional moments in; they vary less than its draws would (Rao-Blackwell).
 
-    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is large.
+    By the weighted form of the recurrence of West (1979), which keeps its digits where the mean is
+    large.
     """
     log_total = tf.reduce_logsumexp(tf.stack([moments.log_total, log_weight]), axis=0)
     share = tf.where(log_weight > float("-inf"), tf.exp(log_weight - log_total), 0.0)[:, tf.newaxis]
@@ -216,9 +226,15 @@ def _average(likelihood: Likelihood, moments: Moments, outputs: tf.Tensor, log_w
     moments = moments._replace(log_total=log_total, mean=moments.mean + share * change)
     if likelihood.binary:
         return moments
-    return moments._replace(variance=(1.0 - share) * (moments.variance + share * tf.square(change)) + share * variance)
+    return moments._replace(
+        variance=(1.0 - share) * (moments.variance + share * tf.square(change)) + share * variance
+    )
 
 
 def select(running: Any, fresh: Any, source: tf.Tensor) -> Any:
-    """Rows from two sets of chains: row i is running[source[i]], or from N on fresh[source[i] - N]."""
-    return tf.nest.map_structure(lambda old, new: tf.gather(tf.concat([old, new], axis=0), source), running, fresh)
+    """Rows from two sets of chains: row i is running[source[i]], or from N on
+    fresh[source[i] - N].
+    """
+    return tf.nest.map_structure(
+        lambda old, new: tf.gather(tf.concat([old, new], axis=0), source), running, fresh
+    )

@@ -1,11 +1,13 @@
-"""What is taken from finished chains: imputations and log-likelihoods, for many records at one shape.
+"""What is taken from finished chains: imputations and log-likelihoods, for many records at one
+shape.
 
-log p(x_mis | x_obs) of a truth is log p(x) - log p(x_obs), and importance sampling leans low by what its proposal
-lacks. So that the difference leans nowhere, both proposals are made alike: a normal distribution fitted to draws of
-chains, those of the record for x_obs, and for x those of `latent_hmc` on the complete record.
+log p(x_mis | x_obs) of a truth is log p(x) - log p(x_obs), and importance sampling leans low by
+what its proposal lacks. So that the difference leans nowhere, both proposals are made alike: a
+normal distribution fitted to draws of chains, those of the record for x_obs, and for x those of
+`latent_hmc` on the complete record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +24,12 @@ from vaefill.model.samplers.base import draw_values, everywhere, rows_of_records
 from vaefill.model.vae import VAE
 
 _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in draws
-# The chains of a complete record. A sweep of pseudo-Gibbs draws from the encoder there, one as well as many. Fewer kept
-# sweeps do not tell the covariance of 32 latents, and log p(x) leans low again; docs/method.md has the measurement.
+# The chains of a complete record. A sweep of pseudo-Gibbs draws from the encoder there, one as well
+# as many. Fewer kept sweeps do not tell the covariance of 32 latents, and log p(x) leans low again;
+# docs/method.md has the measurement.
 _COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 180
-_COMPLETE_KEYS = b"complete"  # under which its chains have their chance, which the record's own chains had before
+# Under which its chains have their chance, which the record's own chains had before
+_COMPLETE_KEYS = b"complete"
 _UNKNOWN = Estimate(*[float("nan")] * 3)
 
 
@@ -36,27 +40,47 @@ class CollectedDraws(NamedTuple):
     num_latents: np.ndarray  # [n] int64, different latents that the values were drawn from
     log_prob_observed: np.ndarray  # [n] float32 estimate of log p(x_obs), nats
     log_prob_observed_error: np.ndarray  # [n] float32, its standard error
-    log_prob_missing: np.ndarray  # [n] float32 estimate of log p(x_mis | x_obs) of the truth, NaN without one
+    # [n] float32 estimate of log p(x_mis | x_obs) of the truth, NaN without one
+    log_prob_missing: np.ndarray
     log_prob_missing_error: np.ndarray  # [n] float32, its standard error
-    pareto_k: np.ndarray  # [n] float32, of the weights behind the former; with a truth the larger of the two
+    # [n] float32, of the weights behind the former; with a truth the larger of the two
+    pareto_k: np.ndarray
 
 
 class DrawCollector:
-    """Draws x_mis ~ p(x_mis | z) at latents chosen from the kept sweeps, and estimates log-likelihoods."""
+    """Draws x_mis ~ p(x_mis | z) at latents chosen from the kept sweeps, and estimates
+    log-likelihoods.
+    """
 
     def __init__(self, vae: VAE, config: SamplerConfig):
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
         self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
         self._observed = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE))
+            lambda keys, x, observed, loc, factor: self._log_weights(
+                keys,
+                x,
+                observed,
+                loc,
+                factor,
+                (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE),
+            )
         )
         self._complete = tf.function(
-            lambda *of_records: self._log_weights(*of_records, (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE))
+            lambda keys, x, observed, loc, factor: self._log_weights(
+                keys,
+                x,
+                observed,
+                loc,
+                factor,
+                (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE),
+            )
         )
         self._complete_chains = _slots_of_complete(vae, config)
 
-    def __call__(self, records: Records, finished: Sequence[Finished], truth: np.ndarray | None) -> CollectedDraws:
+    def __call__(
+        self, records: Records, finished: Sequence[Finished], truth: np.ndarray | None
+    ) -> CollectedDraws:
         """Takes n records, at most as many as the slots hold.
 
         Args:
@@ -70,50 +94,90 @@ class DrawCollector:
         chance = (part[:num].numpy() for part in self._places(keys))
         chosen = np.stack([self._choose(*each) for each in zip(finished, shares, *chance)])
         num_latents = np.array([len({z.tobytes() for z in each}) for each in chosen])
-        values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[:num].numpy()
+        values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[
+            :num
+        ].numpy()
         of_observed = of_missing = [_UNKNOWN] * num
         if self._config.num_evidence_draws:
             of_observed = self._of_observed(records, finished, shares)
             if truth is not None:
                 of_missing = self._of_missing(records, truth, of_observed)
-        pareto_k = [np.fmax(first.pareto_k, second.pareto_k) for first, second in zip(of_observed, of_missing)]
-        columns = (*zip(*(each[:2] for each in of_observed)), *zip(*(each[:2] for each in of_missing)), pareto_k)
-        return CollectedDraws(values, num_latents, *(np.array(column, np.float32) for column in columns))
+        pareto_k = [
+            np.fmax(first.pareto_k, second.pareto_k)
+            for first, second in zip(of_observed, of_missing)
+        ]
+        columns = (
+            *zip(*(each[:2] for each in of_observed)),
+            *zip(*(each[:2] for each in of_missing)),
+            pareto_k,
+        )
+        return CollectedDraws(
+            values, num_latents, *(np.array(column, np.float32) for column in columns)
+        )
 
-    def _of_observed(self, records: Records, finished, shares) -> list[Estimate]:
+    def _of_observed(
+        self, records: Records, finished: Sequence[Finished], shares: Sequence[np.ndarray | None]
+    ) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
         found = self._estimates(self._observed, records, [each.trace for each in finished], shares)
         return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
 
-    def _of_missing(self, records: Records, truth: np.ndarray, observed: Sequence[Estimate]) -> list[Estimate]:
-        """log p(x_mis | x_obs) of those of n records that have a truth, by chains on the complete record."""
+    def _of_missing(
+        self, records: Records, truth: np.ndarray, observed: Sequence[Estimate]
+    ) -> list[Estimate]:
+        """log p(x_mis | x_obs) of those of n records that have a truth, by chains on the complete
+        record.
+        """
         known = np.flatnonzero(~np.isnan(truth).any(axis=1))
-        complete = Records(records.keys[known], truth[known], np.ones((len(known), truth.shape[1]), bool))
+        complete = Records(
+            records.keys[known], truth[known], np.ones((len(known), truth.shape[1]), bool)
+        )
         chains = complete._replace(keys=derived_keys(complete.keys, _COMPLETE_KEYS))
-        finished = sorted((each for call in self._complete_chains.run(chains) for each in call), key=lambda f: f.index)
+        finished = sorted(
+            (each for call in self._complete_chains.run(chains) for each in call),
+            key=lambda f: f.index,
+        )
         found = [_UNKNOWN] * len(observed)
         traces = [each.trace for each in finished]
-        for index, each in zip(known, self._estimates(self._complete, complete, traces, [None] * len(known))):
+        for index, each in zip(
+            known.tolist(), self._estimates(self._complete, complete, traces, [None] * len(known))
+        ):
             found[index] = evidence.difference(each, observed[index])
         return found
 
-    def _estimates(self, program, records: Records, traces: Sequence[Trace], shares) -> list[Estimate]:
-        """Of the weights of records, by normal proposals fitted to draws z of theirs and their shares."""
+    def _estimates(
+        self,
+        program: Callable[..., tf.Tensor],
+        records: Records,
+        traces: Sequence[Trace],
+        shares: Sequence[np.ndarray | None],
+    ) -> list[Estimate]:
+        """Of the weights of records, by normal proposals fitted to draws z of theirs and their
+        shares.
+        """
         fits = [_normal_fit(*each) for each in zip(traces, shares)]
         size = self._vae.latent_size
         fits += [(np.zeros(size), np.eye(size))] * (self._num_places - len(fits))
         loc, factor = (tf.constant(np.stack(part).astype(np.float32)) for part in zip(*fits))
-        log_weight = program(*(tf.constant(pad(field, self._num_places)) for field in records), loc, factor).numpy()
+        log_weight = program(
+            *(tf.constant(pad(field, self._num_places)) for field in records), loc, factor
+        ).numpy()
         return [evidence.estimate(each) for each in log_weight[: len(traces)]]
 
-    def _draw_places(self, keys):
+    def _draw_places(self, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""
         streams = Streams(keys, tf.zeros([self._num_places], tf.uint32))
         first = uniform(streams, tf.constant(0), Purpose.KEEP_LATENT, 1)[:, 0]
-        return first, bits(streams, tf.constant(0), Purpose.KEEP_ORDER, self._config.num_imputations)
+        return first, bits(
+            streams, tf.constant(0), Purpose.KEEP_ORDER, self._config.num_imputations
+        )
 
-    def _draw_values(self, keys, x, observed, z):
-        """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a pass."""
+    def _draw_values(
+        self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, z: tf.Tensor
+    ) -> tf.Tensor:
+        """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a
+        pass.
+        """
         per_record = self._config.rows_per_record
         rows = rows_of_records(keys, x, observed, per_record)
         parts = []
@@ -121,24 +185,41 @@ class DrawCollector:
             part = z[:, first : first + per_record]
             part = tf.pad(part, [(0, 0), (0, per_record - part.shape[1]), (0, 0)])
             outputs = self._vae.decoder(tf.reshape(part, [-1, self._vae.latent_size]))
-            streams = rows.streams._replace(chains=rows.streams.chains + tf.constant(first, tf.uint32))
+            streams = rows.streams._replace(
+                chains=rows.streams.chains + tf.constant(first, tf.uint32)
+            )
             drawn = draw_values(
-                self._vae, rows._replace(streams=streams), everywhere(rows, 0), Purpose.KEEP_VALUES, outputs
+                self._vae,
+                rows._replace(streams=streams),
+                everywhere(rows, 0),
+                Purpose.KEEP_VALUES,
+                outputs,
             )
             parts.append(tf.reshape(drawn, [-1, per_record, drawn.shape[1]]))
         return tf.concat(parts, axis=1)[:, : z.shape[1]]
 
-    def _log_weights(self, keys, x, observed, loc, factor, purposes):
+    def _log_weights(
+        self,
+        keys: tf.Tensor,
+        x: tf.Tensor,
+        observed: tf.Tensor,
+        loc: tf.Tensor,
+        factor: tf.Tensor,
+        purposes: tuple[Purpose, Purpose],
+    ) -> tf.Tensor:
         """Of R records with a proposal N(loc, factor factor') each: [R, S]."""
         per_record = self._config.rows_per_record
         loc, factor = (tf.repeat(tensor, per_record, axis=0) for tensor in (loc, factor))
         rows = rows_of_records(keys, x, observed, per_record)
-        return evidence.log_weights(self._vae, rows, per_record, loc, factor, self._config.num_evidence_draws, purposes)
+        return evidence.log_weights(
+            self._vae, rows, per_record, loc, factor, self._config.num_evidence_draws, purposes
+        )
 
     def _choose(
         self, finished: Finished, shares: np.ndarray | None, first: np.float32, words: np.ndarray
     ) -> np.ndarray:
-        """The latents [J, K] that imputations are drawn from, in an order by chance: none is unlike the others.
+        """The latents [J, K] that imputations are drawn from, in an order by chance: none is unlike
+        the others.
 
         Args:
             shares: weights of all draws, None if they are all the same.
@@ -148,7 +229,8 @@ class DrawCollector:
         z, draw = finished.trace.z, np.argsort(words, kind="stable")
         if shares is None:  # evenly over chains and sweeps, the last ones after the last sweep
             num_rows, num_kept = z.shape[:2]
-            per_chain = -(-len(draw) // num_rows)  # at most `num_kept`, before which nothing has finished
+            # At most `num_kept`, before which nothing has finished
+            per_chain = -(-len(draw) // num_rows)
             return z[draw % num_rows, (draw // num_rows + 1) * num_kept // per_chain - 1]
         cumulative = np.cumsum(shares)
         places = np.searchsorted(cumulative, (draw + first) / len(draw) * cumulative[-1])
@@ -190,4 +272,6 @@ def _normal_fit(trace: Trace, shares: np.ndarray | None) -> tuple[np.ndarray, np
         centred = z - mean
         covariance = (centred * shares[:, np.newaxis]).T @ centred
     identity = np.eye(len(mean))
-    return mean, np.linalg.cholesky((size * covariance + _PRIOR_DRAWS * identity) / (size + _PRIOR_DRAWS))
+    return mean, np.linalg.cholesky(
+        (size * covariance + _PRIOR_DRAWS * identity) / (size + _PRIOR_DRAWS)
+    )

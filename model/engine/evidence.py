@@ -1,4 +1,6 @@
-"""log p(x_obs) and log p(x) by importance sampling from a normal approximation of the latents' posterior."""
+"""log p(x_obs) and log p(x) by importance sampling from a normal approximation of the latents'
+posterior.
+"""
 
 import math
 from typing import NamedTuple
@@ -12,7 +14,8 @@ from vaefill.model.samplers.base import Rows, everywhere, log_likelihood, standa
 from vaefill.model.vae import VAE
 
 _PRIOR_FRACTION = 0.05  # bounds the weights: no region of the prior is left out
-_INFLATION = 1.1  # of the standard deviations: an importance proposal should be wider than its target
+# Of the standard deviations: an importance proposal should be wider than its target
+_INFLATION = 1.1
 
 
 class Estimate(NamedTuple):
@@ -45,7 +48,8 @@ def log_weights(
         purposes: what the normal and the uniform numbers are for, used for nothing else.
 
     Returns:
-        [R, S] nats, of independent draws; the first of every row are the same however many there are.
+        [R, S] nats, of independent draws; the first of every row are the same however many there
+        are.
     """
     factor = _INFLATION * factor
     log_det = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(factor)), axis=1)
@@ -69,16 +73,18 @@ def log_weights(
         log_joint = log_likelihood(vae.likelihood, vae.decoder(z), rows.x_observed, rows.observed)
         log_weight = log_joint + standard_normal_log_prob(z) - log_proposal
         # What is not a number is no evidence.
-        found = found.write(index, tf.where(tf.math.is_finite(log_weight), log_weight, float("-inf")))
+        found = found.write(
+            index, tf.where(tf.math.is_finite(log_weight), log_weight, float("-inf"))
+        )
     return tf.reshape(tf.transpose(found.stack()), [-1, rows_per_record * per_row])
 
 
 def estimate(log_weight: np.ndarray) -> Estimate:
     """What the weights [S] of one record say.
 
-    Their mean is without bias; its logarithm is too low by about half of the weights' relative variance over the
-    number of draws (Burda et al. 2016, arXiv:1509.00519, sec. 3). Its standard error is the root of that relative
-    variance over the number of draws, by the delta method.
+    Their mean is without bias; its logarithm is too low by about half of the weights' relative
+    variance over the number of draws (Burda et al. 2016, arXiv:1509.00519, sec. 3). Its standard
+    error is the root of that relative variance over the number of draws, by the delta method.
     """
     log_weight = log_weight.astype(np.float64)
     largest = log_weight.max()
@@ -87,11 +93,15 @@ def estimate(log_weight: np.ndarray) -> Estimate:
     weights = np.exp(log_weight - largest)
     mean = weights.mean()
     error = weights.std(ddof=1) / mean / math.sqrt(len(weights))
-    return Estimate(float(largest + math.log(mean)), float(error), pareto.shape_of_weights(log_weight))
+    return Estimate(
+        float(largest + math.log(mean)), float(error), pareto.shape_of_weights(log_weight)
+    )
 
 
 def difference(complete: Estimate, observed: Estimate) -> Estimate:
-    """log p(x_mis | x_obs) = log p(x) - log p(x_obs), of weights that are independent, as good as the worse of them."""
+    """log p(x_mis | x_obs) = log p(x) - log p(x_obs), of weights that are independent, as good as
+    the worse of them.
+    """
     return Estimate(
         complete.log_mean - observed.log_mean,
         math.hypot(complete.error, observed.error),

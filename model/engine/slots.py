@@ -1,8 +1,10 @@
-"""Which record occupies which slots: records fill them, retire when they have finished, and others refill them.
+"""Which record occupies which slots: records fill them, retire when they have finished, and others
+refill them.
 
-The device always works at one full shape. New records begin together, as many as the slots hold; they then
-wait, begun, until records that have finished make room. Since every row keeps its own clock and its own
-random numbers, a record's result does not depend on when it is let in or on who else is there.
+The device always works at one full shape. New records begin together, as many as the slots hold;
+they then wait, begun, until records that have finished make room. Since every row keeps its own
+clock and its own random numbers, a record's result does not depend on when it is let in or on who
+else is there.
 """
 
 import collections
@@ -10,7 +12,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,9 +20,11 @@ import tensorflow as tf
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine import chain, stopping
 from vaefill.model.samplers.base import Kernel, rows_of_records
+from vaefill.model.samplers.scouts import Scouts
 from vaefill.model.vae import VAE
 
 _EMPTY = -1
+_Entry = TypeVar("_Entry")
 
 
 class Records(NamedTuple):
@@ -38,7 +42,7 @@ class Records(NamedTuple):
 class Finished(NamedTuple):
     """What the chains of one record leave: P rows, T kept sweeps."""
 
-    index: int  # among the records
+    index: int  # type: ignore[assignment]  # among the records; it hides `tuple.index`
     trace: stopping.Trace
     verdict: stopping.Verdict
     mean: np.ndarray  # [D] float32 of the values given x_obs, on the model's scale
@@ -52,15 +56,16 @@ class Waiting:
 
     def __init__(self, records: Iterable[int]):
         self.new = collections.deque(records)
-        self.begun = collections.deque()  # (record, place in `fresh`, fresh)
+        # (record, place in `fresh`, fresh)
+        self.begun: collections.deque[tuple[int, int, chain.Chains]] = collections.deque()
 
     def __bool__(self) -> bool:
         return bool(self.new or self.begun)
 
 
-def _take(queue: collections.deque, most: int) -> list:
+def _take(queue: collections.deque[_Entry], most: int) -> list[_Entry]:
     """The first entries of a queue that others may take from at the same time."""
-    taken = []
+    taken: list[_Entry] = []
     with contextlib.suppress(IndexError):  # it is empty: to ask before would be no answer
         while len(taken) < most:
             taken.append(queue.popleft())
@@ -81,7 +86,9 @@ class Slots:
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
         schedule, per_record = self.schedule, self.rows_per_record
         self._begin = tf.function(
-            lambda *records: chain.begin(vae, kernel, rows_of_records(*records, per_record), schedule)
+            lambda keys, x, observed: chain.begin(
+                vae, kernel, rows_of_records(keys, x, observed, per_record), schedule
+            )
         )
         self._advance = tf.function(
             lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK),
@@ -90,17 +97,21 @@ class Slots:
         self._select = tf.function(chain.select)
 
     def compile(self, num_values: int) -> None:
-        """Traces and compiles the device programs on records of which nothing is known, for those who time them."""
+        """Traces and compiles the device programs on records of which nothing is known, for those
+        who time them.
+        """
         size = self.num_places
         unknown = Records(
-            np.zeros((0, 2), np.uint32), *(np.zeros((0, num_values), kind) for kind in (np.float32, bool))
+            np.zeros((0, 2), np.uint32),
+            *(np.zeros((0, num_values), kind) for kind in (np.float32, bool)),
         )
         chains = self._begin(*(tf.constant(field) for field in unknown.take(np.arange(0), size)))
         chains = self._select(chains, chains, tf.constant(self._of_rows(np.arange(size))))
         self._advance(chains, tf.zeros([size * self.rows_per_record], tf.int32))
 
     def run(self, records: Records, waiting: "Waiting | None" = None) -> Iterator[list[Finished]]:
-        """Runs records, all or those that are waiting; several runs side by side may share what is waiting.
+        """Runs records, all or those that are waiting; several runs side by side may share what is
+        waiting.
 
         Yields:
             After every device call the records that it has finished, most often none.
@@ -117,7 +128,9 @@ class Slots:
                 running = self._let_in(waiting, place_of, kept, running)
             if (place_of == _EMPTY).all():  # others took all that was waiting
                 continue
-            running, block = self._advance(running, tf.constant(np.repeat(kept, self.rows_per_record)))
+            running, block = self._advance(
+                running, tf.constant(np.repeat(kept, self.rows_per_record))
+            )
             self._record(traces, kept, block)
             kept = np.minimum(kept + stopping.BLOCK, self.schedule.max_kept).astype(np.int32)
             with self._counting:
@@ -125,36 +138,50 @@ class Slots:
                 self.passed += self.num_places
             finished = []
             for place, verdict in self._examined(traces, running.scouts, place_of, kept):
-                finished.append(self._finish(place_of[place], place, kept[place], traces, running.moments, verdict))
+                finished.append(
+                    self._finish(
+                        place_of[place], place, kept[place], traces, running.moments, verdict
+                    )
+                )
                 place_of[place] = _EMPTY
             yield finished
 
     def _begin_some(self, records: Records, waiting: Waiting) -> bool:
-        """Begins the chains of the next records, unless some that have begun still wait; whether the device worked."""
+        """Begins the chains of the next records, unless some that have begun still wait; whether
+        the device worked.
+        """
         if waiting.begun or not (starting := _take(waiting.new, self.num_places)):
             return False
-        fresh = self._begin(*(tf.constant(field) for field in records.take(np.array(starting), self.num_places)))
+        fresh = self._begin(
+            *(tf.constant(field) for field in records.take(np.array(starting), self.num_places))
+        )
         waiting.begun.extend((index, origin, fresh) for origin, index in enumerate(starting))
         return True
 
     def _let_in(
         self, waiting: Waiting, place_of: np.ndarray, kept: np.ndarray, running: chain.Chains | None
     ) -> chain.Chains | None:
-        """Moves records that wait, begun, to empty places, whose entries in `place_of` and `kept` it sets."""
+        """Moves records that wait, begun, to empty places, whose entries in `place_of` and `kept`
+        it sets.
+        """
         places = np.flatnonzero(place_of == _EMPTY)
         let_in = zip(places, _take(waiting.begun, len(places)))
         for _, together in itertools.groupby(let_in, key=lambda pair: id(pair[1][2])):
             source = np.arange(self.num_places)
             for place, (index, origin, fresh) in together:  # noqa: B007
                 place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
-            running = self._select(fresh if running is None else running, fresh, tf.constant(self._of_rows(source)))
+            running = self._select(
+                fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
+            )
         return running
 
     def _empty_traces(self) -> stopping.Trace:
         """Room for the traces of all places: [places, P, T, ...]."""
         room = (self.num_places, self.rows_per_record, self.schedule.max_kept)
         return stopping.Trace(
-            np.zeros((*room, self._latent_size), np.float32), np.zeros(room, np.float32), np.zeros(room, np.float32)
+            np.zeros((*room, self._latent_size), np.float32),
+            np.zeros(room, np.float32),
+            np.zeros(room, np.float32),
         )
 
     def _of_rows(self, places: np.ndarray) -> np.ndarray:
@@ -171,17 +198,29 @@ class Slots:
                 end = min(start + stopping.BLOCK, self.schedule.max_kept)
                 whole[place, :, start:end] = by_place[place, :, : end - start]
 
-    def _examined(self, traces, scouts, place_of, kept) -> Iterator[tuple[int, stopping.Verdict]]:
+    def _examined(
+        self, traces: stopping.Trace, scouts: Scouts, place_of: np.ndarray, kept: np.ndarray
+    ) -> Iterator[tuple[int, stopping.Verdict]]:
         """Places whose records have finished."""
-        scouts = [field.numpy().reshape(self.num_places, -1, *field.shape[2:]) for field in scouts]
+        ends = [field.numpy().reshape(self.num_places, -1, *field.shape[2:]) for field in scouts]
         for point in self._check_points:
-            places = np.flatnonzero((place_of != _EMPTY) & (kept == point))
-            if len(places):
-                found = [stopping.Scouted(*(field[place] for field in scouts)) for place in places]
+            places = np.flatnonzero((place_of != _EMPTY) & (kept == point)).tolist()
+            if places:
+                found = [stopping.Scouted(*(field[place] for field in ends)) for place in places]
                 verdicts = self._examine([_first(traces, place, point) for place in places], found)
-                yield from ((place, verdict) for place, verdict in zip(places, verdicts) if verdict.finished)
+                yield from (
+                    (place, verdict) for place, verdict in zip(places, verdicts) if verdict.finished
+                )
 
-    def _finish(self, index, place, num_kept, traces, moments, verdict) -> Finished:
+    def _finish(
+        self,
+        index: int,
+        place: int,
+        num_kept: int,
+        traces: stopping.Trace,
+        moments: chain.Moments,
+        verdict: stopping.Verdict,
+    ) -> Finished:
         rows = slice(place * self.rows_per_record, (place + 1) * self.rows_per_record)
         own = chain.Moments(*(field[rows].numpy() for field in moments))
         shares = np.exp(own.log_total - own.log_total.max(), dtype=np.float64)

@@ -1,9 +1,9 @@
 """When a record's chains have run long enough.
 
-A record is examined after numbers of kept sweeps that grow geometrically, by its own clock. Stopping on the
-draws that one keeps is only asymptotically valid: a record that is looked at often enough looks converged
-once. So there is a least number of draws, there are few looks, and calibration is tested with this rule in
-force.
+A record is examined after numbers of kept sweeps that grow geometrically, by its own clock.
+Stopping on the draws that one keeps is only asymptotically valid: a record that is looked at often
+enough looks converged once. So there is a least number of draws, there are few looks, and
+calibration is tested with this rule in force.
 """
 
 import concurrent.futures
@@ -20,15 +20,20 @@ from vaefill.model.samplers.base import SampleKind
 
 BLOCK = 10  # kept sweeps a device call; records are examined between calls
 _GROWTH = 1.1
-_HEAVIEST = 0.7  # Pareto shape up to which averages of weighted draws can be trusted (Vehtari et al. 2024)
-_NEGLIGIBLE = math.log(100.0)  # nats by which a peak is lower than another that has a hundred times its probability
-_NEAR = 0.75  # of the way from the draws' mean to a peak: half of it, the tail of a skewed mode may reach
+# Pareto shape up to which averages of weighted draws can be trusted (Vehtari et al. 2024)
+_HEAVIEST = 0.7
+# Nats by which a peak is lower than another that has a hundred times its probability
+_NEGLIGIBLE = math.log(100.0)
+# Of the way from the draws' mean to a peak: half of it, the tail of a skewed mode may reach
+_NEAR = 0.75
 _AWAY = 1.0  # standard deviations from the draws' mean beyond which a peak may be another mode's
 _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the expensive one
-_SUSPECTS = 2  # quantities that look worst by something cheap; where one of them fails the others need no look
+# Quantities that look worst by something cheap; where one of them fails the others need no look
+_SUSPECTS = 2
 # One for the process, however many rules there are: NumPy sorts without the interpreter lock.
 _POOL = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="examine")
-_UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")  # a decorator that threads share, since NumPy 2
+# a decorator that threads share, since NumPy 2
+_UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")
 
 
 class Trace(NamedTuple):
@@ -52,20 +57,24 @@ class Verdict(NamedTuple):
     finished: bool
     converged: bool
     r_hat: float  # the largest; NaN for weighted draws
-    ess_bulk: float  # the smallest, ways to scouted peaks included; the ESS of the weights for weighted draws
+    # The smallest, ways to scouted peaks included; the ESS of the weights for weighted draws
+    ess_bulk: float
     ess_tail: float
     num_unvisited: int = 0  # scouts at peaks that no chain has been near
 
 
 def check_points(config: SamplerConfig, draws: SampleKind, max_kept: int) -> list[int]:
-    """The numbers of kept sweeps after which a record is examined: multiples of `BLOCK`, and `max_kept`.
+    """The numbers of kept sweeps after which a record is examined: multiples of `BLOCK`, and
+    `max_kept`.
 
     None before there are as many draws as imputations are to be made of.
     """
     if draws is SampleKind.WEIGHTED:
         return [max_kept]
-    first = BLOCK if draws is SampleKind.POPULATION else config.target_ess / config.num_chains  # fewer cannot reach it
-    points, place = [], max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
+    # Fewer cannot reach it
+    first = BLOCK if draws is SampleKind.POPULATION else config.target_ess / config.num_chains
+    points: list[int] = []
+    place = max(first, -(-config.num_imputations // config.rows_per_record), 4.0)
     while place < max_kept:
         rounded = BLOCK * -(-int(place) // BLOCK)
         if rounded < max_kept and (not points or rounded > points[-1]):
@@ -92,7 +101,7 @@ class StoppingRule:
         at_end = trace.z.shape[1] >= self._max_kept
         quantities = _quantities(trace)
         if not at_end and self._is_hopeless(quantities):
-            return Verdict(False, False, *[float("nan")] * 3)
+            return Verdict(False, False, math.nan, math.nan, math.nan)
         r_hat, ess_bulk, ess_tail = (float(value[0]) for value in diagnostics.diagnose(quantities))
         of_peaks = _ess_of_peaks(trace, scouts)
         num_unvisited = int(np.count_nonzero(of_peaks == 0))
@@ -106,7 +115,8 @@ class StoppingRule:
         too_far = 1.0 + _HOPELESS * (self._config.target_r_hat - 1.0)
         plain = np.full(quantities.shape[-1], np.nan)
         for folded in (False, True):
-            plain = np.fmax(plain, diagnostics.plain_r_hat(quantities, folded)[0])  # equal distances say nothing
+            # Equal distances say nothing
+            plain = np.fmax(plain, diagnostics.plain_r_hat(quantities, folded)[0])
             if not plain.max() < too_far:
                 return True
         apart = quantities[..., np.argsort(plain)[-_SUSPECTS:]]
@@ -117,42 +127,66 @@ class StoppingRule:
         return not min(ess_bulk[0], ess_tail[0]) >= self._config.target_ess
 
     def _examine_weights(self, trace: Trace) -> Verdict:
-        """Of new weighted draws every sweep: at the end alone, as an ESS looks best before a heavy weight has come."""
+        """Of new weighted draws every sweep: at the end alone, as an ESS looks best before a heavy
+        weight has come.
+        """
         log_weight = trace.log_weight.astype(np.float64)
         at_end = log_weight.shape[1] >= self._max_kept
         ess = _effective_size(log_weight)
-        converged = ess >= self._config.target_ess and not pareto.shape_of_weights(log_weight.ravel()) >= _HEAVIEST
+        converged = (
+            ess >= self._config.target_ess
+            and not pareto.shape_of_weights(log_weight.ravel()) >= _HEAVIEST
+        )
         return Verdict(at_end, at_end and bool(converged), float("nan"), ess, ess)
 
     def _examine_population(self, trace: Trace) -> Verdict:
         """Of particles that move, which count once: where they are when all have arrived.
 
-        Systematic resampling leaves copies side by side, and moves part them: how much a group is worth is the ESS
-        of its particles in their order, as of a chain's sweeps, times what the weights of the groups leave of it.
+        Systematic resampling leaves copies side by side, and moves part them: how much a group is
+        worth is the ESS of its particles in their order, as of a chain's sweeps, times what the
+        weights of the groups leave of it.
         """
-        last = Trace(*(field[:, -1].reshape(self._config.num_chains, -1, *field.shape[2:]) for field in trace))
+        last = Trace(
+            *(
+                field[:, -1].reshape(self._config.num_chains, -1, *field.shape[2:])
+                for field in trace
+            )
+        )
         log_weight = last.log_weight.astype(np.float64)
         arrived = bool(np.isfinite(log_weight).all())
         share = _effective_size(log_weight) / log_weight.size
         _, *ess = diagnostics.diagnose(_quantities(last))
         ess_bulk, ess_tail = (share * float(value[0]) for value in ess)
-        converged = arrived and min(ess_bulk, ess_tail) >= self._config.target_ess  # NaN does not converge
-        return Verdict(arrived or trace.z.shape[1] >= self._max_kept, converged, float("nan"), ess_bulk, ess_tail)
+        # NaN does not converge
+        converged = arrived and min(ess_bulk, ess_tail) >= self._config.target_ess
+        return Verdict(
+            arrived or trace.z.shape[1] >= self._max_kept,
+            converged,
+            float("nan"),
+            ess_bulk,
+            ess_tail,
+        )
 
 
 def _ess_of_peaks(trace: Trace, scouts: Scouted) -> np.ndarray:
-    """How well the chains have mixed across the way to each peak that scouts found and that matters: ESS [Q] float64.
+    """How well the chains have mixed across the way to each peak that scouts found and that
+    matters: ESS [Q] float64.
 
-    A peak matters if the probability about it may be 1 % of all or more, were it as wide as what the chains have seen,
-    of which the peak is known from the mean of log p(z) p(x_obs | z): K / 2 below it for a normal distribution. And if
-    it is away from the draws' mean, in units of their covariance. The quantity is then whether a draw has come three
-    quarters of the way to the peak; of one to which none has it is 0.
+    A peak matters if the probability about it may be 1 % of all or more, were it as wide as what
+    the chains have seen, of which the peak is known from the mean of log p(z) p(x_obs | z): K / 2
+    below it for a normal distribution. And if it is away from the draws' mean, in units of their
+    covariance. The quantity is then whether a draw has come three quarters of the way to the peak;
+    of one to which none has it is 0.
     """
     z = trace.z.astype(np.float64)
     draws = z.reshape(-1, z.shape[2])
     if not np.isfinite(draws).all():
         return np.zeros(0)
-    level = trace.log_likelihood.mean(dtype=np.float64) - 0.5 * np.square(draws).sum(axis=1).mean() + 0.5 * z.shape[2]
+    level = (
+        trace.log_likelihood.mean(dtype=np.float64)
+        - 0.5 * np.square(draws).sum(axis=1).mean()
+        + 0.5 * z.shape[2]
+    )
     peaks = scouts.z[scouts.log_target > level - _NEGLIGIBLE].astype(np.float64)
     mean, covariance = draws.mean(axis=0), np.cov(draws.T, ddof=0).reshape(z.shape[2], -1)
     ridge = 1e-9 * np.trace(covariance) * np.eye(len(mean))
@@ -162,7 +196,9 @@ def _ess_of_peaks(trace: Trace, scouts: Scouted) -> np.ndarray:
     peaks, distance = peaks[distance > _AWAY], distance[distance > _AWAY]
     if not len(peaks):
         return np.zeros(0)
-    beyond = (whitened @ (peaks / distance[:, np.newaxis]).T > _NEAR * distance).reshape(*z.shape[:2], -1)
+    beyond = (whitened @ (peaks / distance[:, np.newaxis]).T > _NEAR * distance).reshape(
+        *z.shape[:2], -1
+    )
     return np.nan_to_num(diagnostics.ess_of_events(beyond.swapaxes(0, 1)[:, np.newaxis])[0])
 
 
@@ -177,7 +213,9 @@ def _quantities(trace: Trace) -> np.ndarray:
 
 @_UNDEFINED_IS_NAN
 def _variance_of_block_means(quantities: np.ndarray) -> np.ndarray:
-    """Of [T, 1, C, Q], in units of their variance [Q]: the slower a quantity moves, the more they vary."""
+    """Of [T, 1, C, Q], in units of their variance [Q]: the slower a quantity moves, the more they
+    vary.
+    """
     num = len(quantities) // BLOCK
     draws = quantities[: num * BLOCK, 0].astype(np.float64)
     draws -= draws.mean(axis=(0, 1))

@@ -47,9 +47,10 @@ class Sampler(Protocol):
         """The kernel for a VAE; the configuration is a `Config` of the same file."""
 
 
+# By name.
 SAMPLERS: dict[str, Sampler] = {
     name: importlib.import_module(f"vaefill.model.samplers.{name}") for name in _NAMES
-}  # by name
+}
 
 
 def sampler_config(name: str = DEFAULT, **settings: Any) -> SamplerConfig:
@@ -78,8 +79,9 @@ def config_type(values: Any) -> type[SamplerConfig]:
         `SamplerConfig` itself where there is no sampler of that name.
     """
     name = values.get("name", DEFAULT) if isinstance(values, Mapping) else None
-    known = isinstance(name, str) and name in SAMPLERS
-    return SAMPLERS[name].Config if known else SamplerConfig
+    if isinstance(name, str) and name in SAMPLERS:
+        return SAMPLERS[name].Config
+    return SamplerConfig
 
 
 def validate(values: Any) -> Any:
@@ -96,8 +98,14 @@ def validate(values: Any) -> Any:
     chosen = config_type(values)
     if chosen is SamplerConfig:
         expected = ", ".join(map(repr, SAMPLERS))
-        details = {"type": "literal_error", "loc": ("name",), "ctx": {"expected": expected}}
-        errors = [InitErrorDetails(**details, input=values["name"])]
+        errors = [
+            InitErrorDetails(
+                type="literal_error",
+                loc=("name",),
+                ctx={"expected": expected},
+                input=values["name"],
+            )
+        ]
     else:
         errors = _foreign(values, chosen)
     if errors:
@@ -129,6 +137,5 @@ def build(vae: VAE, config: SamplerConfig) -> Kernel:
     return SAMPLERS[config.name].build(vae, config)
 
 
-AnyConfig = Annotated[
-    pydantic.SerializeAsAny[SamplerConfig], pydantic.BeforeValidator(validate)
-]  # a field of a larger configuration, validated by the sampler that it names
+# A field of a larger configuration, validated by the sampler that it names.
+AnyConfig = Annotated[pydantic.SerializeAsAny[SamplerConfig], pydantic.BeforeValidator(validate)]

@@ -276,7 +276,7 @@ def accept(uniform_numbers: tf.Tensor, log_ratio: tf.Tensor) -> Decision:
 def choose(accepted: tf.Tensor, proposed: Any, current: Any) -> Any:
     """Rows of `proposed` where accepted [N], of `current` elsewhere: structures of [N, ...]."""
 
-    def one(new, old):
+    def one(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
         return tf.where(tf.reshape(accepted, [-1] + [1] * (new.shape.rank - 1)), new, old)
 
     return tf.nest.map_structure(one, proposed, current)

@@ -1,11 +1,13 @@
 """Hamiltonian moves on the latents, with the missing values integrated out.
 
-The target is p(z) p(x_obs | z)^beta: a density in K dimensions with a gradient, of which the decoder and
-the likelihood are all that is needed (Neal 2011, "MCMC using Hamiltonian dynamics", sec. 5.2 and 5.3).
+The target is p(z) p(x_obs | z)^beta: a density in K dimensions with a gradient, of which the
+decoder and the likelihood are all that is needed (Neal 2011, "MCMC using Hamiltonian dynamics",
+sec. 5.2 and 5.3).
 
-The Hamiltonian is split (Shahbaba, Lan, Johnson & Neal 2014, "Split Hamiltonian Monte Carlo", sec. 3.1): that
-of a normal distribution close to the target, whose dynamics are a rotation, is solved exactly, and only the
-rest of the force is stepped through. The closer to normal the target is, the longer a step can be.
+The Hamiltonian is split (Shahbaba, Lan, Johnson & Neal 2014, "Split Hamiltonian Monte Carlo",
+sec. 3.1): that of a normal distribution close to the target, whose dynamics are a rotation, is
+solved exactly, and only the rest of the force is stepped through. The closer to normal the target
+is, the longer a step can be.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def _restrict(vae: VAE, rows: base.Rows) -> _Seen:
     values = base.restricted_decoder(vae).values
     if len(values) == rows.observed.shape[1]:
         return _Seen(rows.x_observed, rows.observed)
-    return _Seen(tf.gather(rows.x_observed, values, axis=1), tf.gather(rows.observed, values, axis=1))
+    return _Seen(
+        tf.gather(rows.x_observed, values, axis=1), tf.gather(rows.observed, values, axis=1)
+    )
 
 
 def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
@@ -62,7 +66,9 @@ def evaluate(vae: VAE, rows: base.Rows, z: tf.Tensor) -> Point:
     return Point(z, features, log_likelihood, gradient)
 
 
-def _forward_and_backward(vae: VAE, seen: _Seen, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _forward_and_backward(
+    vae: VAE, seen: _Seen, z: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Features and outputs seen at z, and the gradient [N, K] of log p(x_obs | z).
 
     The value of that only the ends of a path need.
@@ -88,9 +94,9 @@ def move(
 ) -> tuple[Point, base.Decision]:
     """One trajectory and its acceptance; leaves the target unchanged, whatever the reference.
 
-    A step is half a kick by what the target's force has beyond the reference's, a rotation in (u, momentum), and
-    half a kick. Every trajectory has its own step size, within a fifth of `step_size`, since at a fixed length some
-    direction could come back to where it started.
+    A step is half a kick by what the target's force has beyond the reference's, a rotation in (u,
+    momentum), and half a kick. Every trajectory has its own step size, within a fifth of
+    `step_size`, since at a fixed length some direction could come back to where it started.
 
     Args:
         point: where the chains are.
@@ -99,13 +105,16 @@ def move(
         num_steps: steps; so many network passes.
         beta: [N] or a number, the power of the likelihood.
     """
-    momentum = start = base.draw_latent(rows, sweep, Purpose.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z))
+    momentum = start = base.draw_latent(
+        rows, sweep, Purpose.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z)
+    )
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Purpose.JITTER))
     beta = beta * tf.ones_like(step_size)
     seen, half, z, gradient = _restrict(vae, rows), 0.5 * time, point.z, point.gradient
     u = _whiten(split, z)
     z, u, momentum = _kick_and_rotate(split, half, time, beta, z, gradient, u, momentum)
-    for _ in tf.range(num_steps - 1):  # the second half of a step's kick and the first half of the next one's
+    # The second half of a step's kick and the first half of the next one's
+    for _ in tf.range(num_steps - 1):
         gradient = _forward_and_backward(vae, seen, z)[2]
         z, u, momentum = _kick_and_rotate(split, time, time, beta, z, gradient, u, momentum)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
@@ -132,15 +141,34 @@ def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
 
 
 @fused
-def _kick(split: GaussianSplit, time, beta, z, gradient, u, momentum) -> tf.Tensor:
+def _kick(
+    split: GaussianSplit,
+    time: tf.Tensor,
+    beta: tf.Tensor,
+    z: tf.Tensor,
+    gradient: tf.Tensor,
+    u: tf.Tensor,
+    momentum: tf.Tensor,
+) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
     force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
 @fused
-def _kick_and_rotate(split: GaussianSplit, kick_time, time, beta, z, gradient, u, momentum):
-    """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own dynamics."""
+def _kick_and_rotate(
+    split: GaussianSplit,
+    kick_time: tf.Tensor,
+    time: tf.Tensor,
+    beta: tf.Tensor,
+    z: tf.Tensor,
+    gradient: tf.Tensor,
+    u: tf.Tensor,
+    momentum: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own
+    dynamics.
+    """
     momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)
     cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
     u, momentum = u * cos + momentum * sin, momentum * cos - u * sin

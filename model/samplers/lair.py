@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import pydantic
 from pydantic import Field
@@ -46,7 +46,7 @@ class Config(SamplerConfig):
         return self.num_particles
 
     @pydantic.model_validator(mode="after")
-    def _has_particles(self):
+    def _has_particles(self) -> Self:
         most = self.num_particles - 1
         if self.num_replenishing > most:
             raise ValueError(

@@ -1,12 +1,15 @@
-"""`vaefill bench`: how fast it all is on this machine, each figure with its limit measured in the same run.
+"""`vaefill bench`: how fast it all is on this machine, each figure with its limit measured in the
+same run.
 
 Sections, each of which can be run by itself:
 
 - sweeps: chain-sweeps and gradients a second, beside the matrix products that they are made of.
 - training: images a second, likewise.
 - converged: records that converge a second with the default sampler; needs a trained model.
-- adaptive: records that each stop when they have converged, beside the same ones as long as the last of those takes.
-- job: the whole `impute` command beside the bare sampler on the same records, and how long it takes to start.
+- adaptive: records that each stop when they have converged, beside the same ones as long as the
+  last of those takes.
+- job: the whole `impute` command beside the bare sampler on the same records, and how long it takes
+  to start.
 - scaling: time and peak memory of the command for growing numbers of records, at a short chain.
 """
 
@@ -41,7 +44,8 @@ _SHAPE = (28, 28, 1)
 _DATA = "tfds:mnist"
 _JOB = {"name": "pseudo_gibbs", "num_start": 0, "num_warmup": 0, "max_sweeps": 200}
 _SHORT = {"name": "pseudo_gibbs", "num_start": 4, "num_warmup": 4, "max_sweeps": 20}
-_FIXED = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}  # nothing stops early
+# Nothing stops early
+_FIXED: dict[str, Any] = {"target_ess": 1e9, "target_r_hat": 1.0 + 1e-9, "num_evidence_draws": 0}
 _SIZES = (1_000, 10_000, 100_000)
 _FEW = 1_000  # records, which take less time than the start
 
@@ -83,7 +87,8 @@ def converged(model: str | None, num_records: int = 4000) -> Iterator[Row]:
 
 
 def adaptive(model: str | None, num_records: int = 512) -> Iterator[Row]:
-    """Of MNIST test digits, half of their pixels missing, each until it has converged and all equally long.
+    """Of MNIST test digits, half of their pixels missing, each until it has converged and all
+    equally long.
 
     Raises:
         ConfigError: there is no model, or no record converges.
@@ -103,7 +108,9 @@ def adaptive(model: str | None, num_records: int = 512) -> Iterator[Row]:
     adaptive_run = runs({}, "mcar_50")
     found = adaptive_run[0]
     if not found.converged.any():
-        raise ConfigError(f"of {num_records} records none converged with this model: nothing to compare with")
+        raise ConfigError(
+            f"of {num_records} records none converged with this model: nothing to compare with"
+        )
     yield row("adaptive", *adaptive_run)
     longest = int(found.num_sweeps[found.converged].max())
     yield row("fixed", *runs(_FIXED | {"max_sweeps": longest}, "mcar_50"))
@@ -125,18 +132,29 @@ class _Runs:
         few = self._records.first(2)
         comparison.run(imputer, few, few.observed(mask))  # compiles
         imputer.reset_occupancy()
-        return *comparison.run(imputer, self._records, self._records.observed(mask)), imputer.occupancy
+        return *comparison.run(
+            imputer, self._records, self._records.observed(mask)
+        ), imputer.occupancy
 
 
-def job(model: str | None, num_records: int = 10_000, num_rounds: int = 3, num_starts: int = 5) -> Iterator[Row]:
-    """Of pseudo-Gibbs, 4 chains of 200 sweeps: medians of rounds of command and sampler, and of the rounds' ratios."""
+def job(
+    model: str | None, num_records: int = 10_000, num_rounds: int = 3, num_starts: int = 5
+) -> Iterator[Row]:
+    """Of pseudo-Gibbs, 4 chains of 200 sweeps: medians of rounds of command and sampler, and of the
+    rounds' ratios.
+    """
     del model
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
         masked = _masked_records(directory, num_records)
         start = _start_seconds(directory, trained, _JOB | {"max_sweeps": 10}, num_starts)
         sampler_seconds = _sampler_alone(trained, num_records, _JOB)
-        rounds = np.array([(*_impute(directory, trained, masked, _JOB), sampler_seconds()) for _ in range(num_rounds)])
+        rounds = np.array(
+            [
+                (*_impute(directory, trained, masked, _JOB), sampler_seconds())
+                for _ in range(num_rounds)
+            ]
+        )
     seconds, peak, alone = rounds.T
     yield {
         "records": num_records,
@@ -149,7 +167,9 @@ def job(model: str | None, num_records: int = 10_000, num_rounds: int = 3, num_s
 
 
 def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 5) -> Iterator[Row]:
-    """Of pseudo-Gibbs, 4 chains of 20 sweeps; of few records, beside whose time the start's varies, a median."""
+    """Of pseudo-Gibbs, 4 chains of 20 sweeps; of few records, beside whose time the start's varies,
+    a median.
+    """
     del model
     with tempfile.TemporaryDirectory() as directory:
         trained = _untrained_model(directory)
@@ -157,9 +177,16 @@ def scaling(model: str | None, sizes: Sequence[int] = _SIZES, num_starts: int = 
         for size in sizes:
             masked = _masked_records(directory, size)
             num_runs = num_starts if size <= _FEW else 1
-            seconds, peak = np.median([_impute(directory, trained, masked, _SHORT) for _ in range(num_runs)], axis=0)
+            seconds, peak = np.median(
+                [_impute(directory, trained, masked, _SHORT) for _ in range(num_runs)], axis=0
+            )
             rate = size / (seconds - start)
-            yield {"records": size, "seconds": seconds, "records_per_second": rate, "peak_gib": peak}
+            yield {
+                "records": size,
+                "seconds": seconds,
+                "records_per_second": rate,
+                "peak_gib": peak,
+            }
 
 
 SECTIONS: dict[str, Callable[[str | None], Iterable[Row]]] = {
@@ -169,20 +196,26 @@ _IN_LANES = {"sweeps", "converged", "adaptive", "job"}
 
 
 def _untrained_model(directory: str) -> str:
-    """A model directory with the architecture of `mnist.yaml`: chains of fixed length are as fast with any weights."""
+    """A model directory with the architecture of `mnist.yaml`: chains of fixed length are as fast
+    with any weights.
+    """
     config, path = ModelConfig(), os.path.join(directory, "model")
     checkpoints.save(path, vae_lib.build(config, _SHAPE), config, {}, None)
     return path
 
 
 def _masked_records(directory: str, num_records: int) -> str:
-    """A TFRecord file of bundled digits, half of their pixels missing, again and again under new ids."""
+    """A TFRecord file of bundled digits, half of their pixels missing, again and again under new
+    ids.
+    """
     path = os.path.join(directory, f"masked-{num_records}.tfrecord")
     schema = Schema(_SHAPE, {"label": CarriedFeature("int64")}, 1, np.dtype(np.uint8))
     images, observed = _digits(num_records)
     with tf.io.TFRecordWriter(path) as writer:
         for index in range(num_records):
-            record = MaskedRecord(b"%08d" % index, images[index % len(images)], observed[index % len(images)])
+            record = MaskedRecord(
+                b"%08d" % index, images[index % len(images)], observed[index % len(images)]
+            )
             writer.write(encode_masked(record, schema))
     return path
 
@@ -204,7 +237,8 @@ def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[floa
         f"--model={model}",
         f"--input={masked}",
     ]
-    with tempfile.TemporaryDirectory(dir=directory) as fresh:  # beside a result of the same run nothing would be done
+    # Beside a result of the same run nothing would be done
+    with tempfile.TemporaryDirectory(dir=directory) as fresh:
         began = time.perf_counter()
         process = subprocess.Popen(
             [*command, f"--output={os.path.join(fresh, 'imputed')}"],
@@ -212,24 +246,33 @@ def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[floa
             stderr=subprocess.PIPE,
             text=True,
         )
+        assert process.stderr is not None
         with process.stderr:
             errors = process.stderr.read().splitlines()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise JobError(f"impute ended with {process.returncode}: {errors[-1] if errors else 'it said nothing'}")
+        raise JobError(
+            f"impute ended with {process.returncode}: {errors[-1] if errors else 'it said nothing'}"
+        )
     return seconds, usage.ru_maxrss / (1 << 20)
 
 
 def _start_seconds(directory: str, model: str, sampler: Row, num_starts: int) -> float:
-    """Seconds that the command takes for one record, which is next to nothing beside its start: the median."""
+    """Seconds that the command takes for one record, which is next to nothing beside its start: the
+    median.
+    """
     masked = _masked_records(directory, 1)
-    return float(np.median([_impute(directory, model, masked, sampler)[0] for _ in range(num_starts)]))
+    return float(
+        np.median([_impute(directory, model, masked, sampler)[0] for _ in range(num_starts)])
+    )
 
 
 def _sampler_alone(model: str, num_records: int, sampler: Row) -> Callable[[], float]:
-    """Takes the same records from arrays to arrays in this process, compiled before; returns the seconds."""
+    """Takes the same records from arrays to arrays in this process, compiled before; returns the
+    seconds.
+    """
     imputer = Imputer(checkpoints.load(model).vae, samplers.sampler_config(**_FIXED | sampler))
     images, observed = _digits(num_records)
     chosen = np.arange(num_records) % len(images)
@@ -244,7 +287,9 @@ def _sampler_alone(model: str, num_records: int, sampler: Row) -> Callable[[], f
     return seconds
 
 
-def run(directory: str, sections: Sequence[str], model: str | None, report: Callable[[str], None]) -> str:
+def run(
+    directory: str, sections: Sequence[str], model: str | None, report: Callable[[str], None]
+) -> str:
     """Runs sections, leaves `bench.json` and `bench.md` in a directory, and returns the tables.
 
     What an earlier run left of other sections stays.
@@ -264,19 +309,27 @@ def run(directory: str, sections: Sequence[str], model: str | None, report: Call
 
 
 def _in_a_process(name: str, model: str | None) -> list[Row]:
-    """A section's rows; what runs records to their end does it in lanes, which a process must begin with."""
+    """A section's rows; what runs records to their end does it in lanes, which a process must begin
+    with.
+    """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=console.start) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=context, initializer=console.start
+    ) as pool:
         return pool.submit(_rows, SECTIONS[name], model, name in _IN_LANES).result()
 
 
-def _rows(section: Callable[[str | None], Iterable[Row]], model: str | None, in_lanes: bool) -> list[Row]:
+def _rows(
+    section: Callable[[str | None], Iterable[Row]], model: str | None, in_lanes: bool
+) -> list[Row]:
     """A section's rows, each told as soon as it is there."""
     if in_lanes:
         share_cores()
     rows = []
     for row in section(model):
-        _LOGGER.info(", ".join(f"{title.replace('_', ' ')} {_cell(value)}" for title, value in row.items()))
+        _LOGGER.info(
+            ", ".join(f"{title.replace('_', ' ')} {_cell(value)}" for title, value in row.items())
+        )
         rows.append(row)
     return rows
 
@@ -286,10 +339,13 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):  # of the kernel, not a file of ours
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
         name = names[0] if names else name
     devices = [
-        tf.config.experimental.get_device_details(gpu)["device_name"] for gpu in tf.config.list_physical_devices("GPU")
+        tf.config.experimental.get_device_details(gpu)["device_name"]
+        for gpu in tf.config.list_physical_devices("GPU")
     ]
     return ", ".join([f"{name}, {os.cpu_count()} cores", *devices])
 
@@ -298,7 +354,11 @@ def _table(name: str, section: Row) -> str:
     titles = list(section["rows"][0])
     cells = [[_cell(row[title]) for title in titles] for row in section["rows"]]
     return "\n".join(
-        [f"{name}: {section['machine']}", "", *markdown_table([t.replace("_", " ") for t in titles], cells)]
+        [
+            f"{name}: {section['machine']}",
+            "",
+            *markdown_table([t.replace("_", " ") for t in titles], cells),
+        ]
     )
 
 

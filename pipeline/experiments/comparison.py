@@ -1,13 +1,16 @@
-"""`vaefill compare`: every sampler on the same records and masks, scored, timed, and set beside a reference.
+"""`vaefill compare`: every sampler on the same records and masks, scored, timed, and set beside a
+reference.
 
-Three experiments, each a list of cells whose results are kept in a JSON file of their own, so that a comparison
-that was stopped goes on:
+Three experiments, each a list of cells whose results are kept in a JSON file of their own, so that
+a comparison that was stopped goes on:
 
-- convergence: records run until they converge or reach `max_sweeps`; scores against the truth, the fraction
-  converged, sweeps, gradients and seconds.
-- distance: chains of fixed lengths; how far `mean` is from the model's own conditional mean, taken from long
-  chains of `latent_hmc`, against wall time. Unlike a score against the truth it is the sampler's error alone.
-- fit: how many of the records are misfits, whatever the sampler, and how many are once they are corrupted.
+- convergence: records run until they converge or reach `max_sweeps`; scores against the truth, the
+  fraction converged, sweeps, gradients and seconds.
+- distance: chains of fixed lengths; how far `mean` is from the model's own conditional mean, taken
+  from long chains of `latent_hmc`, against wall time. Unlike a score against the truth it is the
+  sampler's error alone.
+- fit: how many of the records are misfits, whatever the sampler, and how many are once they are
+  corrupted.
 """
 
 import functools
@@ -31,7 +34,7 @@ from vaefill.model.preprocessing import Preprocessor
 from vaefill.pipeline.report import figures
 from vaefill.pipeline.report.text import markdown_table
 
-MASKS = {
+MASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mcar_50": ("mcar", {"rate": 0.5}),
     "mcar_80": ("mcar", {"rate": 0.8}),
     "top_three_quarters": ("top_three_quarters", {}),
@@ -52,7 +55,9 @@ _LENGTHS = {
         {"max_sweeps": 1037},
     ),
     "annealed_smc": ({"num_particles": 32}, {}),
-    "lair": tuple({"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)),
+    "lair": tuple(
+        {"num_start": 10, "num_warmup": 5, "max_sweeps": sweeps} for sweeps in (31, 62, 125, 500)
+    ),
 }
 _PLAIN_LENGTHS = tuple({"max_sweeps": sweeps} for sweeps in (250, 500, 1000, 4000))
 _BLUR = 5  # pixels, the side of a box
@@ -75,7 +80,9 @@ class Task(NamedTuple):
         mechanism, parameters = MASKS[mask]
         return np.stack(
             [
-                missingness.generate(mechanism, image, missingness.record_generator(_SEED, record_id), parameters)
+                missingness.generate(
+                    mechanism, image, missingness.record_generator(_SEED, record_id), parameters
+                )
                 for image, record_id in zip(self.images, self.ids)
             ]
         )
@@ -105,7 +112,12 @@ def run(imputer: Imputer, records: Task, observed: np.ndarray) -> tuple[Imputed,
     imputer.compile(observed)
     began = time.perf_counter()
     with tqdm.tqdm(total=len(records.ids), unit="record", leave=False) as bar:
-        result = imputer(records.images, observed, records.ids, report=lambda converged: bar.update(len(converged)))
+        result = imputer(
+            records.images,
+            observed,
+            records.ids,
+            report=lambda converged: bar.update(len(converged)),
+        )
     return result, time.perf_counter() - began
 
 
@@ -137,7 +149,8 @@ def _of_binary(scores: evaluation.Scores) -> dict[str, float]:
     total = evaluation.Scores(*(field.sum(axis=0) for field in scores))
     scored = scores.num_values > 0
     per_record = scores.nll[scored] / scores.num_values[scored]
-    off = np.abs(total.reliability_mean - total.reliability_truth)  # in each bin, times its number of values
+    # In each bin, times its number of values
+    off = np.abs(total.reliability_mean - total.reliability_truth)
     return {
         "nll": float(total.nll / total.num_values),
         "nll_standard_error": float(per_record.std(ddof=1) / math.sqrt(len(per_record))),
@@ -148,21 +161,31 @@ def _of_binary(scores: evaluation.Scores) -> dict[str, float]:
 
 def _quantiles(values: np.ndarray) -> list[float | None]:
     """At `_QUANTILES`; NaN counts as infinite, None where that is all there is."""
-    found = np.quantile(np.where(np.isnan(values), np.inf, values), _QUANTILES, method="inverted_cdf")
+    found = np.quantile(
+        np.where(np.isnan(values), np.inf, values), _QUANTILES, method="inverted_cdf"
+    )
     return [float(value) if np.isfinite(value) else None for value in found]
 
 
-def distance(imputer: Imputer, records: Task, observed: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """A cell of the second experiment: root mean square difference of `mean` over missing values."""
+def distance(
+    imputer: Imputer, records: Task, observed: np.ndarray, reference: np.ndarray
+) -> dict[str, Any]:
+    """A cell of the second experiment: root mean square difference of `mean` over missing
+    values.
+    """
     result, seconds = run(imputer, records, observed)
     missing = ~observed.reshape(len(observed), -1)
-    error = np.where(missing, (result.mean - reference).reshape(missing.shape).astype(np.float64), 0)
+    error = np.where(
+        missing, (result.mean - reference).reshape(missing.shape).astype(np.float64), 0
+    )
     squares = (error**2).sum(axis=1) / missing.sum(axis=1)
     root = math.sqrt(squares.mean())
     ratio = _loss(result.mean, records, missing) / _loss(reference, records, missing)
     return {
         "rms": root,
-        "rms_standard_error": float(squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * root)) if root else 0.0,
+        "rms_standard_error": float(squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * root))
+        if root
+        else 0.0,
         "loss_ratio": ratio,
         "seconds": seconds,
         "gradients": float(result.num_network_passes.mean()),
@@ -170,7 +193,9 @@ def distance(imputer: Imputer, records: Task, observed: np.ndarray, reference: n
 
 
 def _loss(mean: np.ndarray, records: Task, missing: np.ndarray) -> float:
-    """nll of binary values, squared error of others; NaN unless all records are scored, or there is no comparing."""
+    """nll of binary values, squared error of others; NaN unless all records are scored, or there is
+    no comparing.
+    """
     scores = records.preprocessor.score(mean.reshape(missing.shape), records.truth, missing)
     loss = scores.nll if records.preprocessor.likelihood.binary else scores.brier
     return math.nan if scores.num_unscored.any() else float(loss.sum() / scores.num_values.sum())
@@ -192,17 +217,24 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of images [N, 
 
 
 def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, Any]:
-    """A cell of the third experiment: fractions of the records that are misfits, as they are and corrupted.
+    """A cell of the third experiment: fractions of the records that are misfits, as they are and
+    corrupted.
 
     What changes an image's shape is left out: one that is not square is not rotated.
     """
     began, config = time.perf_counter(), samplers.sampler_config()
     see = records.preprocessor
-    test = FitTest(compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots)
+    assert model.calibration is not None  # see `Comparison.fits`
+    test = FitTest(
+        compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots
+    )
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
-    images = {name: values for name, values in images.items() if values.shape == records.images.shape}
+    images = {
+        name: values for name, values in images.items() if values.shape == records.images.shape
+    }
     corrupted = [see.to_model(see.keys(records.ids), values) for values in images.values()]
-    tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))  # one call evaluates each mask once
+    # One call evaluates each mask once
+    tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))
     misfit = is_misfit(test(np.concatenate([records.truth, *corrupted]), tiled), config.misfit_rate)
     own, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
     return {
@@ -222,16 +254,23 @@ class Comparison:
         files.make_directory(directory)
 
     def convergence(self, name: str, max_sweeps: int) -> None:
-        """The first experiment for one sampler; one whose chains do not converge has its own `max_sweeps`."""
+        """The first experiment for one sampler; one whose chains do not converge has its own
+        `max_sweeps`.
+        """
         settings = {} if name in _OF_SAMPLER else {"max_sweeps": max_sweeps}
         config = sampler_config(name, len(self._records.ids), settings)
-        imputer = Imputer(self._model.vae, config, self._records.preprocessor)  # compiled when it is first called
+        # Compiled when it is first called
+        imputer = Imputer(self._model.vae, config, self._records.preprocessor)
         for mask in self._masks:
-            compute = functools.partial(converge, imputer, self._records, self._records.observed(mask))
+            compute = functools.partial(
+                converge, imputer, self._records, self._records.observed(mask)
+            )
             self._cell(f"convergence-{name}", mask, compute)
 
     def fits(self) -> None:
-        """The third experiment; nothing for a model that has too few calibration records to tell misfits."""
+        """The third experiment; nothing for a model that has too few calibration records to tell
+        misfits.
+        """
         try:
             check_rate(
                 samplers.sampler_config().misfit_rate,
@@ -243,7 +282,11 @@ class Comparison:
             _LOGGER.info("no test of fit: %s", error)
             return
         for mask in self._masks:
-            self._cell("fit", mask, functools.partial(fit, self._model, self._records, self._records.observed(mask)))
+            self._cell(
+                "fit",
+                mask,
+                functools.partial(fit, self._model, self._records, self._records.observed(mask)),
+            )
 
     def distances(self, name: str, num_records: int) -> None:
         """The second experiment for one sampler, on the first `num_records` records."""
@@ -252,14 +295,18 @@ class Comparison:
             config = sampler_config(name, num_records, length | _NEVER)
             imputer = Imputer(self._model.vae, config, self._records.preprocessor)
             for mask in self._masks:
-                compute = functools.partial(distance, imputer, few, few.observed(mask), self._reference(few, mask))
+                compute = functools.partial(
+                    distance, imputer, few, few.observed(mask), self._reference(few, mask)
+                )
                 self._cell(f"distance-{name}-{index}", mask, compute)
 
     @functools.cached_property
     def _long(self) -> Imputer:
         """Long chains of another seed, which stand for the model's own conditional."""
         config = sampler_config("latent_hmc", min(len(self._records.ids), 104), _REFERENCE | _NEVER)
-        return Imputer(self._model.vae, config, Preprocessor(self._model.vae.likelihood, seed=_SEED + 1))
+        return Imputer(
+            self._model.vae, config, Preprocessor(self._model.vae.likelihood, seed=_SEED + 1)
+        )
 
     def _reference(self, records: Task, mask: str) -> np.ndarray:
         """The conditional mean [N, H, W, C] of the records under a mask."""
@@ -294,14 +341,19 @@ def load_cells(directory: str) -> list[dict[str, Any]]:
 
 
 def write_tables(directory: str) -> None:
-    """Leaves `tables.md`, and `converged.png`, the fraction converged against gradients, beside the cells."""
+    """Leaves `tables.md`, and `converged.png`, the fraction converged against gradients, beside the
+    cells.
+    """
     cells = load_cells(directory)
     files.write_whole(os.path.join(directory, "tables.md"), tables(cells))
     curves: dict[str, dict[str, tuple[list[int], int]]] = {}
     for cell in cells:
         if cell.get("gradients_when_converged"):
             of_mask = curves.setdefault(cell["mask"], {})
-            of_mask[cell["row"].removeprefix("convergence-")] = (cell["gradients_when_converged"], cell["num_records"])
+            of_mask[cell["row"].removeprefix("convergence-")] = (
+                cell["gradients_when_converged"],
+                cell["num_records"],
+            )
     if curves:
         files.write_whole(os.path.join(directory, "converged.png"), figures.convergence(curves))
 
@@ -310,9 +362,18 @@ def tables(cells: Sequence[dict[str, Any]]) -> str:
     """Markdown: a table of convergence for each mask, one of distances, and one of fit."""
     lines = []
     for mask in MASKS:
-        chosen = [cell for cell in cells if cell["row"].startswith("convergence-") and cell["mask"] == mask]
+        chosen = [
+            cell
+            for cell in cells
+            if cell["row"].startswith("convergence-") and cell["mask"] == mask
+        ]
         if chosen:
-            lines += ["", f"Missing: {mask}; {chosen[0]['num_records']:,} records", "", *_convergence_table(chosen)]
+            lines += [
+                "",
+                f"Missing: {mask}; {chosen[0]['num_records']:,} records",
+                "",
+                *_convergence_table(chosen),
+            ]
     lines += ["", *_distance_table([cell for cell in cells if cell["row"].startswith("distance-")])]
     lines += ["", *_fit_table([cell for cell in cells if cell["row"] == "fit"])]
     return "\n".join(lines) + "\n"
@@ -326,7 +387,8 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
     rows = []
     for cell in sorted(cells, key=lambda cell: cell.get("nll", cell["brier"])):
         r_hat = ", ".join(
-            "-" if cell["r_hat_quantiles"][i] is None else f"{cell['r_hat_quantiles'][i]:.3f}" for i in (0, 2, 4)
+            "-" if cell["r_hat_quantiles"][i] is None else f"{cell['r_hat_quantiles'][i]:.3f}"
+            for i in (0, 2, 4)
         )
         acceptance = "-" if math.isnan(cell["acceptance"]) else f"{cell['acceptance']:.2f}"
         rows.append(
@@ -361,7 +423,8 @@ def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         found = {cell["mask"]: cell for cell in cells if cell["row"] == row}
         gradients = next(iter(found.values()))["gradients"]
         texts = [
-            f"{found[mask]['rms']:.4f} ± {found[mask]['rms_standard_error']:.4f} in {found[mask]['seconds']:.0f} s; "
+            f"{found[mask]['rms']:.4f} ± {found[mask]['rms_standard_error']:.4f} "
+            f"in {found[mask]['seconds']:.0f} s; "
             f"loss × {found[mask]['loss_ratio']:.3f}"
             if mask in found
             else "-"
@@ -380,7 +443,10 @@ def _fit_table(cells: Sequence[dict[str, Any]]) -> list[str]:
             f"{cell['num_records']:,}",
             f"{cell['misfit_rate']:.1%}",
             f"{cell['misfits']:.1%}",
-            *(f"{cell[name]:.1%}" if (name := f"misfits_{corruption}") in cell else "-" for corruption in CORRUPTIONS),
+            *(
+                f"{cell[name]:.1%}" if (name := f"misfits_{corruption}") in cell else "-"
+                for corruption in CORRUPTIONS
+            ),
         )
         for cell in sorted(cells, key=lambda cell: list(MASKS).index(cell["mask"]))
     ]

@@ -1,4 +1,5 @@
-"""The matrix products of networks by NumPy alone: the limit of how fast a program that consists of them can be.
+"""The matrix products of networks by NumPy alone: the limit of how fast a program that consists of
+them can be.
 
 Imports no TensorFlow, beside whose threads NumPy is slower.
 """
@@ -26,7 +27,10 @@ def numpy_products(shapes: tuple[Shape, ...], rows: int) -> Callable[[], Any]:
     """float32 products [rows, inputs] x [inputs, outputs], one of each shape."""
     rng = np.random.default_rng(0)
     factors = [
-        (rng.normal(size=(rows, first)).astype(np.float32), rng.normal(size=(first, second)).astype(np.float32))
+        (
+            rng.normal(size=(rows, first)).astype(np.float32),
+            rng.normal(size=(first, second)).astype(np.float32),
+        )
         for first, second in shapes
     ]
     return lambda: [left @ right for left, right in factors]
@@ -39,6 +43,10 @@ def _repeat(shapes: tuple[Shape, ...], rows: int, times: int) -> int:
 
 @contextlib.contextmanager
 def numpy_alone(shapes: Sequence[Shape], rows: int) -> Iterator[Callable[[int], int]]:
-    """`numpy_products` in a process of its own: a function that does them so many times, and says how many."""
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """`numpy_products` in a process of its own: a function that does them so many times, and says
+    how many.
+    """
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
         yield lambda times: pool.submit(_repeat, tuple(shapes), rows, times).result()

@@ -1,6 +1,7 @@
 """Values and masks of a record as the bytes of a feature. Knows neither Beam nor a file.
 
-Bytes are untrusted: what is wrong with them is a `ValueError` of one line, found before any pixel is read.
+Bytes are untrusted: what is wrong with them is a `ValueError` of one line, found before any pixel
+is read.
 """
 
 import io
@@ -45,7 +46,9 @@ def _decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     height, width, channels = shape
     try:
         with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if (image.height, image.width) != (height, width) or image.mode != _PNG_MODES.get(channels):
+            if (image.height, image.width) != (height, width) or image.mode != _PNG_MODES.get(
+                channels
+            ):
                 raise ValueError(
                     f"{image.height} x {image.width} pixels, mode {image.mode}; "
                     f"expected {height} x {width}, mode {_PNG_MODES.get(channels)}"

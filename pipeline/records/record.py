@@ -1,7 +1,8 @@
 """Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
 
-Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are checked
-before anything is allocated, and whatever is wrong is a `RecordError` with a reason from `Reason`.
+Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are
+checked before anything is allocated, and whatever is wrong is a `RecordError` with a reason from
+`Reason`.
 """
 
 import dataclasses
@@ -9,9 +10,11 @@ import enum
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
@@ -19,6 +22,7 @@ from google.protobuf.message import DecodeError
 from vaefill.model.fields import FIELDS, Field
 from vaefill.pipeline.records.codecs import decode_mask, decode_values, encode_values, finite_where
 
+Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
 _ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
 
@@ -52,6 +56,9 @@ class RecordError(ValueError):
         self.reason, self.record_id = reason, record_id
 
 
+_DEFAULTS: dict[str, Scalar] = {"int64": -1, "float32": math.nan, "bytes": b""}
+
+
 @dataclasses.dataclass(frozen=True)
 class CarriedFeature:
     """A scalar that is handed on under its own name."""
@@ -59,12 +66,12 @@ class CarriedFeature:
     kind: str  # int64, float32 or bytes
 
     @property
-    def default(self):
+    def default(self) -> Scalar:
         """What stands for an absent value."""
-        return {"int64": -1, "float32": math.nan, "bytes": b""}[self.kind]
+        return _DEFAULTS[self.kind]
 
     @property
-    def tfds_feature(self):
+    def tfds_feature(self) -> tfds.features.FeatureConnector:
         """How the value is declared in features.json."""
         if self.kind == "bytes":
             return tfds.features.Text()
@@ -89,25 +96,38 @@ class MaskedRecord:
     image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
     observed: np.ndarray  # [H, W, C] bool, True = observed
     truth: np.ndarray | None = None  # [H, W, C], like image
-    carried: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
     content_hash: bytes = b""  # of the record as it was read, see `with_content_hash`
 
 
 @dataclasses.dataclass(frozen=True)
 class ImputedRecord:
-    """A record with its imputations and diagnostics; see `vaefill.model.imputer.Imputed` for their meaning."""
+    """A record with its imputations and diagnostics; see `vaefill.model.imputer.Imputed` for their
+    meaning.
+    """
 
     masked: MaskedRecord
     imputations: np.ndarray  # [num_imputations, H, W, C] of the schema's dtype
     mean: np.ndarray  # [H, W, C] float32
     stddev: np.ndarray  # [H, W, C] float32
-    diagnostics: Mapping[str, object]  # a value for every name in DIAGNOSTICS
+    diagnostics: Mapping[str, Any]  # a number for every name in DIAGNOSTICS
 
 
 DIAGNOSTICS = {field.name: field.dtype for field in FIELDS}
-ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")  # of a record, in records.parquet alone
-_OF_RECORD = ("id", "image", "observed", "truth", "has_truth", "imputations", "mean", "stddev", "extra")
+# Of a record, in records.parquet alone
+ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")
+_OF_RECORD = (
+    "id",
+    "image",
+    "observed",
+    "truth",
+    "has_truth",
+    "imputations",
+    "mean",
+    "stddev",
+    "extra",
+)
 OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 
 
@@ -123,11 +143,14 @@ def _zlib(array: np.ndarray) -> bytes:
     return zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL)
 
 
-def _carried_values(schema: Schema, carried: Mapping[str, object]) -> dict[str, int | float | bytes]:
-    return {name: _TYPES[feature.kind](carried.get(name, feature.default)) for name, feature in schema.carried.items()}
+def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {
+        name: _TYPES[feature.kind](carried.get(name, feature.default))
+        for name, feature in schema.carried.items()
+    }
 
 
-def _serialize(values: Mapping[str, int | float | bytes], others: bytes = b"") -> bytes:
+def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
     """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
     features = tf.train.Features.FromString(others)
     for name, value in values.items():
@@ -136,7 +159,9 @@ def _serialize(values: Mapping[str, int | float | bytes], others: bytes = b"") -
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def _scalar(features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""):
+def _scalar(
+    features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
+) -> Any:
     """The one value of a feature, None if it is absent.
 
     Raises:
@@ -168,13 +193,17 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
-    def checked(name, reason, check, *arguments):
+    def checked(
+        name: str, reason: Reason, check: Callable[..., np.ndarray], *arguments: Any
+    ) -> np.ndarray:
         try:
             return check(*arguments)
         except ValueError as error:
             raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
 
-    def decode(name, reason, decoder, *kind):
+    def decode(
+        name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any
+    ) -> np.ndarray | None:
         content = _scalar(features, name, "bytes", record_id)
         return None if content is None else checked(name, reason, decoder, content, *kind)
 
@@ -194,7 +223,9 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
         observed=observed,
-        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
+        truth=None
+        if truth is None
+        else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
         carried={name: value for name, value in carried.items() if value is not None},
         extra=_extra(features, schema),
     )
@@ -202,7 +233,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
 
 
 def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
-    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for every record.
+    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for
+    every record.
 
     Returns:
         (id, empty if there is none; [H, W, C] bool).
@@ -308,7 +340,8 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
     masked = record.masked
     truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
     diagnostics = {
-        name: (float if dtype is np.float32 else int)(record.diagnostics[name]) for name, dtype in DIAGNOSTICS.items()
+        name: (float if dtype is np.float32 else int)(record.diagnostics[name])
+        for name, dtype in DIAGNOSTICS.items()
     }
     return _serialize(
         {
@@ -335,10 +368,12 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
     """
     features = _parse(payload)
 
-    def array(name, shape, dtype):
+    def array(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
         expected = math.prod(shape) * np.dtype(dtype).itemsize
         try:  # one byte more than expected is enough to see that there are too many
-            content = zlib.decompressobj().decompress(_scalar(features, name, "bytes") or b"", expected + 1)
+            content = zlib.decompressobj().decompress(
+                _scalar(features, name, "bytes") or b"", expected + 1
+            )
         except zlib.error as error:
             raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
         if len(content) != expected:
@@ -350,8 +385,12 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
         id=_scalar(features, "id", "bytes"),
         image=array("image", shape, schema.dtype),
         observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, schema.dtype) if _scalar(features, "has_truth", "int64") else None,
-        carried={name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()},
+        truth=array("truth", shape, schema.dtype)
+        if _scalar(features, "has_truth", "int64")
+        else None,
+        carried={
+            name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()
+        },
         extra=_scalar(features, "extra", "bytes"),
     )
     return ImputedRecord(
@@ -373,7 +412,7 @@ def _diagnostic_feature(field: Field) -> tfds.features.Scalar:
 def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of the imputed data set."""
 
-    def tensor(shape, dtype):
+    def tensor(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
 
     shape, dtype = schema.shape, schema.dtype.type

@@ -5,9 +5,11 @@ Values are in units where 255 is 1. The same arrays give the same bytes.
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,7 +29,8 @@ _INK, _FAINT, _GOOD, _BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
 _LARGEST_SIDE = 256  # pixels; larger pictures are thinned
 _SMALLEST_EXCESS = 1e-4  # R-hat - 1 on its logarithmic axis; what is below is drawn there
 _BYTE = 255
-_MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.11, "top": 0.93}  # of a figure, room for tick labels
+# Of a figure, room for tick labels
+_MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.11, "top": 0.93}
 
 
 # --- pictures of records
@@ -37,12 +40,14 @@ def picture(values: np.ndarray, missing: np.ndarray | None = None) -> bytes:
     """One image, a pixel a pixel.
 
     Args:
-        values: [H, W, C] uint8, or float where 1 is white. Colour if C is 3 or 4 (the fourth channel is left
-            out), else the mean over channels in grey; `UNDEFINED` where not finite.
+        values: [H, W, C] uint8, or float where 1 is white. Colour if C is 3 or 4 (the fourth
+            channel is left out), else the mean over channels in grey; `UNDEFINED` where not finite.
         missing: [H, W, C] bool; pixels that miss any channel are painted in `MISSING`.
     """
     scaled = values / _BYTE if values.dtype == np.uint8 else values
-    grey_or_colour = scaled[..., :3] if values.shape[-1] in (3, 4) else scaled.mean(axis=-1, keepdims=True)
+    grey_or_colour = (
+        scaled[..., :3] if values.shape[-1] in (3, 4) else scaled.mean(axis=-1, keepdims=True)
+    )
     colours = np.broadcast_to(grey_or_colour, (*values.shape[:2], 3))
     colours = np.where(np.isfinite(colours), colours, _rgb(UNDEFINED))
     if missing is not None:
@@ -80,16 +85,22 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
     """Heat maps, value by value, of what was imputed.
 
     Args:
-        mean: [H, W, C] float, NaN where nothing was ever missing; averaged over the channels that are not NaN.
+        mean: [H, W, C] float, NaN where nothing was ever missing; averaged over the channels that
+            are not NaN.
         stddev: [H, W, C], of the same.
     """
     figure = _figure(7.2, 3.2)
-    panels = (("mean", mean, "viridis", 1.0), ("standard deviation", stddev, "inferno", LARGEST_STDDEV))
+    panels = (
+        ("mean", mean, "viridis", 1.0),
+        ("standard deviation", stddev, "inferno", LARGEST_STDDEV),
+    )
     for left, (title, values, colours, largest) in zip((0.04, 0.54), panels):
         defined = ~np.isnan(values)
         total = np.where(defined, values, 0).sum(axis=-1)
-        average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(defined.sum(axis=-1), 1)
-        look = {
+        average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(
+            defined.sum(axis=-1), 1
+        )
+        look: dict[str, Any] = {
             "cmap": matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
             "vmin": 0,
             "vmax": largest,
@@ -99,14 +110,24 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
         axes.imshow(average, **look)
         _style(axes, title)
         bar = figure.add_axes((left + 0.38, 0.1, 0.018, 0.8))
-        bar.imshow(np.linspace(largest, 0, 256)[:, np.newaxis], extent=(0, 1, 0, largest), aspect="auto", **look)
+        bar.imshow(
+            np.linspace(largest, 0, 256)[:, np.newaxis],
+            extent=(0, 1, 0, largest),
+            aspect="auto",
+            **look,
+        )
         _style(bar)
         bar.set(xticks=[], yticks=np.linspace(0, largest, 6))
         bar.yaxis.tick_right()
     return _png(figure)
 
 
-def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequency: Sequence) -> bytes:
+def reliability(
+    edges: npt.ArrayLike,
+    counts: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    frequency: npt.ArrayLike,
+) -> bytes:
     """How often a missing value was 1, against the probability it was given.
 
     Args:
@@ -116,8 +137,18 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
         frequency: [B] share of ones in a bin, likewise.
     """
     figure = _figure(4.6, 4.9)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1), gridspec_kw=_MARGINS | {"hspace": 0.06})
-    upper.plot([0, 1], [0, 1], color=_FAINT, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1, label="perfect")
+    upper, lower = figure.subplots(
+        2, 1, sharex=True, height_ratios=(3.4, 1), gridspec_kw=_MARGINS | {"hspace": 0.06}
+    )
+    upper.plot(
+        [0, 1],
+        [0, 1],
+        color=_FAINT,
+        linewidth=1.4,
+        linestyle=(0, (4, 3)),
+        zorder=1,
+        label="perfect",
+    )
     upper.plot(
         *np.array([predicted, frequency], np.float64),
         color=_GOOD,
@@ -131,10 +162,18 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
     upper.set(xlim=(0, 1), ylim=(0, 1))
     _legend(upper)
     _style(upper, ylabel="share of ones among them")
-    edges, counts = np.array(edges, np.float64), np.array(counts, np.float64)
-    lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#bcdedb", edgecolor="white")
+    bounds = np.array(edges, np.float64)
+    heights = np.array(counts, np.float64)
+    lower.bar(
+        bounds[:-1],
+        heights,
+        width=np.diff(bounds),
+        align="edge",
+        color="#bcdedb",
+        edgecolor="white",
+    )
     lower.set_yscale("log")
-    lower.set_ylim(0.5, 3 * max(counts.max(), 1))
+    lower.set_ylim(0.5, 3 * max(heights.max(), 1))
     lower.yaxis.set_minor_locator(NullLocator())
     lower.yaxis.set_major_formatter(_count)
     _style(lower, xlabel="probability of a 1 that the imputations give", ylabel="values")
@@ -142,7 +181,11 @@ def reliability(edges: Sequence, counts: Sequence, predicted: Sequence, frequenc
 
 
 def trust(
-    r_hat: np.ndarray, ess: np.ndarray, converged: np.ndarray, target_r_hat: float | None, target_ess: float | None
+    r_hat: np.ndarray,
+    ess: np.ndarray,
+    converged: np.ndarray,
+    target_r_hat: float | None,
+    target_ess: float | None,
 ) -> bytes:
     """R-hat against effective sample size, both logarithmic, a point a record.
 
@@ -161,10 +204,18 @@ def trust(
     up = np.append(excess[defined], target_r_hat - 1 if target_r_hat else 0.01)
     bottom, top = 0.6 * up.min(), 1.8 * up.max()
     left, right = 0.8 * across.min(), 1.25 * across.max()
-    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top if defined.all() else 4 * top))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(left, right),
+        ylim=(bottom, top if defined.all() else 4 * top),
+    )
     _targets(axes, target_r_hat, target_ess)
     height = np.where(defined, excess, 2 * top)
-    for chosen, colour, name in ((converged, _GOOD, "converged"), (~converged, _BAD, "not converged")):
+    for chosen, colour, name in (
+        (converged, _GOOD, "converged"),
+        (~converged, _BAD, "not converged"),
+    ):
         points = np.flatnonzero(chosen)[:: -(-max(chosen.sum(), 1) // NUM_POINTS)]
         axes.scatter(
             ess[points],
@@ -178,7 +229,14 @@ def trust(
         )
     if not defined.all():
         axes.axhline(top, color=_FAINT, linewidth=0.8)
-        axes.text(0.01, 2 * top, "no R-hat", transform=axes.get_yaxis_transform(), color="#627d98", fontsize=8)
+        axes.text(
+            0.01,
+            2 * top,
+            "no R-hat",
+            transform=axes.get_yaxis_transform(),
+            color="#627d98",
+            fontsize=8,
+        )
     _log_ticks(axes.xaxis, left, right, _count)
     _log_ticks(axes.yaxis, bottom, top, lambda excess, _: f"{1 + excess:.6g}")
     _legend(axes)
@@ -187,19 +245,23 @@ def trust(
 
 
 def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -> bytes:
-    """The fraction of records that have converged against gradients, one panel a mask, one line a sampler.
+    """The fraction of records that have converged against gradients, one panel a mask, one line a
+    sampler.
 
     Args:
-        curves: by mask and sampler, the sorted gradients of records when they converged, and the number of
-            records.
+        curves: by mask and sampler, the sorted gradients of records when they converged, and the
+            number of records.
     """
     figure = _figure(4.6 * len(curves), 3.6)
     panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axes, (mask, samplers) in zip(panels, curves.items()):
         for name, (gradients, num_records) in samplers.items():
-            axes.step(gradients, np.arange(1, len(gradients) + 1) / num_records, where="post", label=name)
+            axes.step(
+                gradients, np.arange(1, len(gradients) + 1) / num_records, where="post", label=name
+            )
         axes.set(xscale="log", ylim=(0, 1.02))
-        _log_ticks(axes.xaxis, *axes.get_xlim(), _count)
+        left, right = axes.get_xlim()
+        _log_ticks(axes.xaxis, left, right, _count)
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
         _style(axes, title=f"missing: {mask}", xlabel="gradients of a record, all chains")
     panels[0].set_ylabel("records converged", fontsize=9, color=_INK)
@@ -209,10 +271,11 @@ def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -
 
 def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -> None:
     """Lines at the targets, with what they are, and a tint where both are met."""
-    line = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
-    text = {"color": _INK, "fontsize": 8}
+    line: dict[str, Any] = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
+    text: dict[str, Any] = {"color": _INK, "fontsize": 8}
     (left, right), side = axes.get_xlim(), 1
-    if target_ess and target_ess**2 > left * right:  # beyond the middle: there what is written fits in on the left only
+    # Beyond the middle: there what is written fits in on the left only
+    if target_ess and target_ess**2 > left * right:
         side = -1
     here, there = ("left", "right")[::side]
     if target_r_hat:  # written at the end where the other line is not
@@ -239,10 +302,18 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
         )
     if target_r_hat and target_ess:
         bottom, _ = axes.get_ylim()
-        axes.fill_between([target_ess, right], bottom, target_r_hat - 1, color=_GOOD, alpha=0.08, linewidth=0, zorder=0)
+        axes.fill_between(
+            [target_ess, right],
+            bottom,
+            target_r_hat - 1,
+            color=_GOOD,
+            alpha=0.08,
+            linewidth=0,
+            zorder=0,
+        )
 
 
-def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, int], str]) -> None:
+def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, float], str]) -> None:
     """Labels 1, 2, 5 of every decade from low to high, or only 1 where there would be too many."""
     ticks = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)).tick_values(low, high)
     axis.set_ticks([tick for tick in ticks if low < tick < high])  # others would move the limits
@@ -250,7 +321,7 @@ def _log_ticks(axis: Axis, low: float, high: float, text: Callable[[float, int],
     axis.set_major_formatter(text)
 
 
-def _count(value: float, _: int) -> str:
+def _count(value: float, _: float) -> str:
     if value >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if value >= 1e4 else f"{value:,.4g}"

@@ -98,15 +98,12 @@ def write_report(results: Sequence[str], output: str) -> str:
 
 
 def _template() -> jinja2.Template:
-    options = {
-        "autoescape": True,
-        "undefined": jinja2.StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-    }
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vaefill.pipeline.report"),
-        **options,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(number=number, percent=percent, short=short)
     return environment.get_template("report.html")
@@ -193,7 +190,8 @@ def choose(records: Iterable[ImputedRecord], num_labels: int) -> list[ImputedRec
     Returns:
         Records by label, those without one last.
     """
-    first, others = {}, []
+    first: dict[str, ImputedRecord] = {}
+    others: list[ImputedRecord] = []
     for record in itertools.islice(records, _MAX_SEARCHED):
         label = statistics.group_of(record)
         if label is not None and label not in first and len(first) < NUM_SHOWN:
@@ -244,7 +242,11 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
 
 def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dict[str, Any]:
     masked = record.masked
-    truth = [masked.truth if masked.truth is None else figures.picture(masked.truth)] if with_truth else []
+    truth = (
+        [masked.truth if masked.truth is None else figures.picture(masked.truth)]
+        if with_truth
+        else []
+    )
     given = figures.picture(masked.image, ~masked.observed)
     grey = [figures.picture(values) for values in (*record.imputations[:num_draws], record.mean)]
     return {
@@ -255,7 +257,10 @@ def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dic
         "ess": min(record.diagnostics["ess_bulk"], record.diagnostics["ess_tail"]),
         "converged": record.diagnostics["converged"],
         "misfit": record.diagnostics["misfit"],
-        "images": [png and _inline(png) for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))],
+        "images": [
+            png and _inline(png)
+            for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))
+        ],
     }
 
 

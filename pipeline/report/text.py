@@ -10,7 +10,9 @@ def number(value: float | None, spec: str = ",.4g") -> str:
     """A number for people, a dash where it is undefined."""
     if value is None or math.isnan(value):
         return "–"
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else format(value, spec).replace("-", "−")
+    return (
+        ("∞" if value > 0 else "−∞") if math.isinf(value) else format(value, spec).replace("-", "−")
+    )
 
 
 def percent(value: float | None) -> str:
@@ -21,7 +23,9 @@ def percent(value: float | None) -> str:
 
 
 def text_of(content: bytes) -> str:
-    """Bytes that name something, for people: the text that they are, or else their hexadecimal digits."""
+    """Bytes that name something, for people: the text that they are, or else their hexadecimal
+    digits.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:

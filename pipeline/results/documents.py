@@ -8,12 +8,12 @@ schemas; `vaefill.pipeline.results.reading` reads them.
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import pydantic
 from pydantic import Field, JsonValue
 
-FORMAT_VERSION = 2
+FORMAT_VERSION: Final = 2
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -216,7 +216,7 @@ class MissingFraction(Document):
     counts: tuple[Count, ...] = Field(description="[B] records")
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         _check_bins(self.edges, self.counts)
         return self
 
@@ -232,7 +232,7 @@ class ImputedValues(Document):
     num_left_out: Count = Field(description="records left out: a number of theirs is not finite")
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         shapes = {
             (len(values), len(row), len(pixel))
             for values in (self.mean, self.stddev)
@@ -253,7 +253,7 @@ class Reliability(Document):
     frequency: tuple[Share | None, ...] = Field(description="[B] share of ones; null of none")
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self):
+    def _consistent(self) -> Self:
         _check_bins(self.edges, self.counts, self.predicted, self.frequency)
         return self
 
@@ -312,7 +312,7 @@ class Outcome(Document):
     summary: Summary | None = Field(None, description="of `vaefill impute`, if it wrote anything")
 
 
-DOCUMENTS = {"manifest": Manifest, "summary": Summary}
+DOCUMENTS: dict[str, type[Document]] = {"manifest": Manifest, "summary": Summary}
 
 
 def json_schema(name: str) -> dict[str, Any]:

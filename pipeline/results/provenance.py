@@ -114,7 +114,8 @@ def mask_identity(config: Config, inputs: tuple[str, ...] | dict[str, Any]) -> M
     Raises:
         SourceError: the files of masks are not there.
     """
-    masks = expand((config.mask.masks,)) if config.mask.masks else []
+    pattern = config.mask.parameters.get("masks")
+    masks = expand((pattern,)) if pattern else []
     return MaskIdentity(
         seed=config.seed,
         mask=config.mask.model_dump(mode="json"),

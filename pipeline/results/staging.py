@@ -9,7 +9,8 @@ Beside OUT, while a run works and after one that did not end well:
       attempt-*/      what is becoming OUT; each attempt has its own, and the next one removes it
       replaced/       the former result, between the two renames that exchange it for the new one
 
-Whenever a process is killed, OUT is a whole result or not there, and in `replaced/` then; the next run puts it back.
+Whenever a process is killed, OUT is a whole result or not there, and in `replaced/` then; the next
+run puts it back.
 """
 
 import contextlib
@@ -27,7 +28,13 @@ from vaefill.pipeline.results.integrity import is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"
-_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = "lock", "identity.json", "computed", "attempt-", "replaced"
+_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = (
+    "lock",
+    "identity.json",
+    "computed",
+    "attempt-",
+    "replaced",
+)
 _ATTEMPTS_TO_LOCK = 100
 
 
@@ -81,7 +88,9 @@ def publisher_of(output: str) -> Publisher:
         ResultError: nothing can publish there.
     """
     if "://" in output:
-        raise ResultError(f"{output}: results are written to a file system that can rename a directory")
+        raise ResultError(
+            f"{output}: results are written to a file system that can rename a directory"
+        )
     return LocalPublisher(output)
 
 
@@ -89,14 +98,15 @@ def publisher_of(output: str) -> Publisher:
 def stage(
     output: str, identity: Identity, replace: bool, of_records: RecordIdentity | None = None
 ) -> Iterator[Stage | None]:
-    """A place to make a result in, for this run alone; None where the output already is the result of this run.
+    """A place to make a result in, for this run alone; None where the output already is the result
+    of this run.
 
     Args:
         output: the result directory.
         identity: of the run.
         replace: whether the result of a different run may be replaced.
-        of_records: what a record's result depends on beside the record; computed records are kept for an
-            attempt with the same.
+        of_records: what a record's result depends on beside the record; computed records are kept
+            for an attempt with the same.
 
     Raises:
         ResultError: the output holds something else, or another run is writing it, or nothing can
@@ -144,7 +154,10 @@ class LocalPublisher:
         self._output = os.path.realpath(output)
         self._base = self._output + _SUFFIX
         if os.path.ismount(self._output):
-            raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+            raise ResultError(
+                f"{output} is a mount point, which nothing can be renamed to; "
+                "name a directory below it"
+            )
 
     def _path(self, name: str) -> str:
         return os.path.join(self._base, name)
@@ -172,12 +185,14 @@ class LocalPublisher:
         self.discard()
 
     def discard(self) -> None:
-        """Removes the staging directory; the lock last, so that no other run works there meanwhile."""
+        """Removes the staging directory, the lock last: no other run works there meanwhile."""
         for name in files.list_names(self._base):
             if name != _LOCK:
                 files.remove(self._path(name), ignore_errors=True)
         files.remove(self._path(_LOCK))
-        with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
+        with contextlib.suppress(
+            OSError
+        ):  # another run has just taken it over, or something would not go
             os.rmdir(self._base)
 
     def tidy_up(self) -> None:
@@ -210,7 +225,9 @@ class LocalPublisher:
                     continue
                 yield
                 return
-        raise ResultError(f"another run is writing {self._named}; wait for it, or choose another directory")
+        raise ResultError(
+            f"another run is writing {self._named}; wait for it, or choose another directory"
+        )
 
     def _put_back(self) -> None:
         """Undoes the first of two renames where the second did not come."""
@@ -222,7 +239,9 @@ class LocalPublisher:
             return
         if files.exists(self._output):
             os.rmdir(self._output)
-        _LOGGER.warning("a run was killed while it replaced %s: the former result is back", self._output)
+        _LOGGER.warning(
+            "a run was killed while it replaced %s: the former result is back", self._output
+        )
         files.rename(replaced, self._output)
 
     def _clean(self, identity: dict[str, Any]) -> None:

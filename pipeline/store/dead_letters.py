@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 class SpillDeadLetters(Spill):
     """DeadLetter -> its entry."""
 
-    def process(self, letter: DeadLetter):
+    def process(self, letter: DeadLetter) -> Iterator[Any]:
         place = tuple(self.place(letter.frame.payload))
         rest = str(letter.reason), letter.message, letter.record_id, letter.num_bytes
         yield tuple(Entry(tuple(letter.frame.source), *rest, place))
@@ -52,7 +53,7 @@ class WriteDeadLetters(beam.DoFn):
     def __init__(self, layout: Layout):
         self._layout = layout
 
-    def process(self, key_and_entries):
+    def process(self, key_and_entries: tuple[Any, Any]) -> Iterator[Any]:
         _, entries = key_and_entries
         counts = DeadLetterCounts.empty()
         with (
@@ -102,7 +103,7 @@ class DeadLetterCounts:
 def _dead_letter_example(entry: Entry, payload: bytes) -> bytes:
     file, offset, _ = entry.source
 
-    def feature(*values: bytes):
+    def feature(*values: bytes) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
     features = {
@@ -113,4 +114,6 @@ def _dead_letter_example(entry: Entry, payload: bytes) -> bytes:
         "offset": tf.train.Feature(int64_list=tf.train.Int64List(value=[offset])),
         "id": feature(entry.record_id) if entry.record_id else feature(),
     }
-    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
+        deterministic=True
+    )

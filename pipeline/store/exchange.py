@@ -15,7 +15,7 @@ from apache_beam.transforms.window import GlobalWindows
 from vaefill.pipeline.store import items as items_lib
 from vaefill.pipeline.store.items import Item
 from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.spill import Place, Spill, Spilled
+from vaefill.pipeline.store.spill import Spill, Spilled
 
 _MOST_ITEMS = 10_000  # that a worker holds before it spills them, some 6 MB
 
@@ -73,26 +73,28 @@ class SpillingExchange:
 class _SpillItems(Spill):
     """Item -> (shard, places of the blocks of a run of items)."""
 
-    def start_bundle(self):
+    def start_bundle(self) -> None:
         super().start_bundle()
-        self._runs, self._num_items = collections.defaultdict(list), 0
+        self._runs: dict[int, list[Item]] = collections.defaultdict(list)
+        self._num_items = 0
 
-    def process(self, item: Item):
+    def process(self, item: Item) -> Iterator[Any]:
         spilled = item._replace(example=self.place(item.example))
         self._runs[self._layout.shard_of(item.record_id)].append(spilled)
         self._num_items += 1
         if self._num_items == _MOST_ITEMS:
             yield from self._spill_runs()
 
-    def finish_bundle(self):
+    def finish_bundle(self) -> Iterator[Any]:
         runs = self._spill_runs()
         super().finish_bundle()
         yield from map(GlobalWindows.windowed_value, runs)
 
-    def _spill_runs(self) -> list[tuple[int, tuple[Place, ...]]]:
+    def _spill_runs(self) -> list[tuple[int, tuple[tuple, ...]]]:
         runs = [
             (shard, tuple(tuple(self.place(block)) for block in items_lib.encode(run)))
             for shard, run in self._runs.items()
         ]
-        self._runs, self._num_items = collections.defaultdict(list), 0
+        self._runs = collections.defaultdict(list)
+        self._num_items = 0
         return runs

@@ -44,6 +44,7 @@ def encode(items: Iterable[Item]) -> Iterator[bytes]:
 
 def _encode(item: Item) -> bytes:
     source, example = item.source, item.example
+    assert isinstance(example, Place)
     names = (item.record_id, os.fsencode(source.file), os.fsencode(example.path))
     numbers = (source.offset, source.size, example.offset, example.size, example.crc)
     return b"".join((_HEAD.pack(item.content_hash, *numbers, *map(len, names)), *names))

@@ -39,10 +39,14 @@ class Layout:
 
     def shard(self, index: int) -> str:
         """The path of a shard, named as tfds expects."""
-        return os.path.join(self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}")
+        return os.path.join(
+            self.dataset, f"{self.name}-{self.split}.tfrecord-{index:05d}-of-{self.num_shards:05d}"
+        )
 
     def part(self, name: str) -> str:
-        """The path of something that a worker leaves for the end of the job, gone when it is done."""
+        """The path of something that a worker leaves for the end of the job, gone when it is
+        done.
+        """
         return os.path.join(self.root, "parts", name)
 
     def temporary(self) -> str:
@@ -65,5 +69,10 @@ class Layout:
 
 def prepare(layout: Layout) -> None:
     """Makes the staging directories."""
-    for directory in (layout.dataset, layout.spill, layout.part(""), os.path.dirname(layout.dead_letters)):
+    for directory in (
+        layout.dataset,
+        layout.spill,
+        layout.part(""),
+        os.path.dirname(layout.dead_letters),
+    ):
         files.make_directory(directory)

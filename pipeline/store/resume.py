@@ -1,4 +1,5 @@
-"""Which records have been imputed already: by an attempt of the same run that was killed, or by earlier results.
+"""Which records have been imputed already: by an attempt of the same run that was killed, or by
+earlier results.
 
 Records are told by their content hash (`MaskedRecord.content_hash`). Workers look hashes up in a
 file that NumPy maps into memory, so that a long list is there once on a machine; this is why it is
@@ -7,6 +8,8 @@ read and written by path, and is of this machine.
 
 import functools
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import google_crc32c
@@ -21,7 +24,9 @@ from vaefill.pipeline.store.tfrecord import HEADER_SIZE, Frame, frame, read_fram
 _LARGEST_EXAMPLE = 1 << 31  # bytes; protobuf writes no larger ones
 _SUFFIX = ".tfrecord"
 _HASHES, _PLACES, _FILES = "hashes.npy", "places.npy", "files.npy"
-_PLACE = np.dtype([("file", np.uint32), ("offset", np.uint64), ("size", np.uint64), ("crc", np.uint32)])
+_PLACE = np.dtype(
+    [("file", np.uint32), ("offset", np.uint64), ("size", np.uint64), ("crc", np.uint32)]
+)
 
 
 class HashIndex:
@@ -32,7 +37,9 @@ class HashIndex:
 
     @staticmethod
     def write(path: str, hashes: bytes | bytearray) -> np.ndarray:
-        """Writes an index of N hashes, given one after another; returns the order [N] that they stand in there."""
+        """Writes an index of N hashes, given one after another; returns the order [N] that they
+        stand in there.
+        """
         rows = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64)
         order = np.lexsort((rows[:, 1], rows[:, 0]))
         np.save(path, rows[order])
@@ -60,9 +67,9 @@ def _map(path: str) -> np.ndarray:
 class ResumeCache:
     """The Examples that a run has computed so far.
 
-    Each is a frame of a TFRecord file, after the content hash of its record. Where a process was killed the last
-    frame of its file may be cut off, and checksums say which ones are whole. What earlier attempts left is
-    indexed once, before there are workers.
+    Each is a frame of a TFRecord file, after the content hash of its record. Where a process was
+    killed the last frame of its file may be cut off, and checksums say which ones are whole. What
+    earlier attempts left is indexed once, before there are workers.
     """
 
     def __init__(self, directory: str):
@@ -80,7 +87,10 @@ class ResumeCache:
         for number, name in enumerate(spilled):
             for found in read_frames(self._path(name), HASH_SIZE + _LARGEST_EXAMPLE):
                 if isinstance(found, Frame) and len(found.payload) > HASH_SIZE:
-                    start, example = found.offset + HEADER_SIZE + HASH_SIZE, found.payload[HASH_SIZE:]
+                    start, example = (
+                        found.offset + HEADER_SIZE + HASH_SIZE,
+                        found.payload[HASH_SIZE:],
+                    )
                     hashes += found.payload[:HASH_SIZE]
                     place = (number, start, len(example), google_crc32c.value(example))
                     places += np.array(place, _PLACE).tobytes()
@@ -88,7 +98,8 @@ class ResumeCache:
         np.save(self._path(_PLACES), np.frombuffer(places, _PLACE)[order])
         np.save(self._path(_FILES), np.array(spilled, np.str_))
         rows = _map(self._path(_HASHES))
-        return len(rows) and 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum())  # an attempt may repeat another's
+        # An attempt may repeat another's
+        return len(rows) and 1 + int((rows[1:] != rows[:-1]).any(axis=1).sum())
 
     @functools.cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +131,7 @@ class SkipKnown(beam.DoFn):
     def __init__(self, known: HashIndex):
         self._known = known
 
-    def process(self, read: tuple[Frame, MaskedRecord]):
+    def process(self, read: tuple[Frame, MaskedRecord]) -> Iterator[Any]:
         if self._known.find(read[1].content_hash) is None:
             yield read
         else:

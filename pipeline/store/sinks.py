@@ -6,10 +6,11 @@ The shard of an item is a hash of its id. Of several items with one id the first
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
 
 from vaefill.model import files
 from vaefill.pipeline.records.record import Schema
@@ -60,7 +61,7 @@ class WriteShards(beam.DoFn):
         self._open_writer = open_writer
         self._observe = observe
 
-    def process(self, shard_and_parts: tuple[int, Any]):
+    def process(self, shard_and_parts: tuple[int, Any]) -> Iterator[Any]:
         shard, parts = shard_and_parts
         observer = self._observe(shard) if self._observe else None
         with files.written_whole(self._layout.shard(shard), self._layout.temporary()) as growing:
@@ -71,6 +72,7 @@ class WriteShards(beam.DoFn):
                     yield beam.pvalue.TaggedOutput(DEAD, duplicate(item))
                     continue
                 last_id = item.record_id
+                assert isinstance(item.example, bytes)
                 record = StoredRecord(item.content_hash, item.example, self._schema)
                 writer.write(record)
                 if observer:
@@ -105,7 +107,8 @@ class WriteDataset(beam.PTransform):
     open_writer: Callable[[str], Writer] = TFRecordWriter
     exchange: Exchange | None = None
 
-    def expand(self, inputs):
+    @no_annotations  # of several inputs Beam cannot read them
+    def expand(self, inputs: tuple[beam.PCollection, ...]) -> beam.PCollection:
         items, *dead_letters = inputs
         exchange = self.exchange or SpillingExchange(self.layout)
         write = WriteShards(self.layout, self.schema, exchange, self.open_writer, self.observe)

@@ -1,7 +1,8 @@
 """Files -> frames -> masked records; whatever cannot be read becomes a dead letter."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 
@@ -26,7 +27,7 @@ def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
         SourceError: a pattern that matches nothing, or a directory, or is of no file system that
             is within reach.
     """
-    found = {}
+    found: dict[str, files.FileInfo] = {}
     for pattern in patterns:
         try:
             matches = files.match(pattern)
@@ -35,7 +36,9 @@ def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
             raise SourceError(f"{pattern}: {error}") from None
         if is_directory:
             directory = pattern.rstrip("/")
-            raise SourceError(f"{directory} is a directory; name its files, as '{directory}/*.tfrecord*'")
+            raise SourceError(
+                f"{directory} is a directory; name its files, as '{directory}/*.tfrecord*'"
+            )
         if not matches:
             raise SourceError(f"no file matches {pattern}")
         found.update((file.path, file) for file in matches)
@@ -48,10 +51,10 @@ class ReadFrames(beam.DoFn):
     def __init__(self, max_record_bytes: int):
         self._max_record_bytes = max_record_bytes
 
-    def setup(self):
+    def setup(self) -> None:
         logs.start_worker()
 
-    def process(self, path: str):
+    def process(self, path: str) -> Iterator[Any]:
         for found in read_frames(path, self._max_record_bytes):
             if isinstance(found, DeadLetter) and found.reason is Reason.UNREADABLE_REST:
                 _LOGGER.warning(
@@ -78,7 +81,7 @@ class DecodeRecords(beam.DoFn):
     def __init__(self, schema: Schema):
         self._schema = schema
 
-    def process(self, frame: Frame):
+    def process(self, frame: Frame) -> Iterator[Any]:
         found = decode(frame, self._schema)
         count("records_read")
         yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found

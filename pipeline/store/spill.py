@@ -5,8 +5,8 @@ Payloads never go through a shuffle: what is grouped is their places.
 
 import os
 import secrets
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import apache_beam as beam
 import google_crc32c
@@ -36,7 +36,11 @@ class SpillWriter:
     """Appends bytes to a file of its own in a directory, made when there is something to write."""
 
     def __init__(self, directory: str, suffix: str = ""):
-        self._directory, self._suffix, self._file, self._size = directory, suffix, None, 0
+        self._directory = directory
+        self._suffix = suffix
+        self._path = ""
+        self._file: BinaryIO | None = None
+        self._size = 0
 
     def append(self, content: bytes) -> Place:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
@@ -45,10 +49,14 @@ class SpillWriter:
             self._file = files.create(self._path)
         self._file.write(content)
         self._size += len(content)
-        return Place(self._path, self._size - len(content), len(content), google_crc32c.value(content))
+        return Place(
+            self._path, self._size - len(content), len(content), google_crc32c.value(content)
+        )
 
     def flush(self) -> None:
-        """Hands what was written to the operating system: then a killed process loses none of it."""
+        """Hands what was written to the operating system: then a killed process loses none of
+        it.
+        """
         if self._file is not None:
             self._file.flush()
 
@@ -62,8 +70,9 @@ class SpillWriter:
 class SpillReader:
     """Reads spilled bytes; keeps the file that it read last open."""
 
-    def __init__(self):
-        self._path, self._file = None, None
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._file: BinaryIO | None = None
 
     def __call__(self, place: Place) -> bytes:
         """The bytes at a place.
@@ -72,7 +81,7 @@ class SpillReader:
             OSError: they are not what was written.
         """
         path, offset, size, crc = place
-        if path != self._path:
+        if self._file is None or path != self._path:
             self.close()
             self._path = path
             self._file = files.open_to_read(path)
@@ -95,11 +104,12 @@ class Spill(beam.DoFn):
     def __init__(self, layout: Layout):
         self._layout = layout
 
-    def start_bundle(self):
+    def start_bundle(self) -> None:
         self._writer = SpillWriter(self._layout.spill)
 
-    def finish_bundle(self):
+    def finish_bundle(self) -> Iterator[Any] | None:
         self._writer.close()
+        return None
 
     def place(self, content: bytes | Place) -> Place:
         """The place of bytes, as it is handed on."""

@@ -1,15 +1,15 @@
 """TFRecord framing: files -> frames, and dead letters for what cannot be read.
 
-It is read here rather than by Beam's own source, which gives up on a file at its first bad checksum: a record with a
-bad data checksum is lost alone, one with a bad length checksum takes the rest of its file with it, since nothing says
-where the next record starts.
+It is read here rather than by Beam's own source, which gives up on a file at its first bad
+checksum: a record with a bad data checksum is lost alone, one with a bad length checksum takes the
+rest of its file with it, since nothing says where the next record starts.
 """
 
 import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import google_crc32c
 
@@ -22,6 +22,11 @@ HEADER_SIZE = _HEADER.size
 _GZIP_SIGNATURE = b"\x1f\x8b"
 _GZIP = 31  # zlib's word for the format
 _GZIP_PART = 1 << 14  # bytes at a time; they hold a thousand times as many at most
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, none at the end."""
 
 
 class Source(NamedTuple):
@@ -72,9 +77,9 @@ class PayloadReader:
     To go on within a gzip file is to inflate what lies between; to go back, to begin anew.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._path = ""
-        self._raw = None
+        self._raw: BinaryIO | None = None
         self._position = 0
 
     def __call__(self, source: Source) -> bytes:
@@ -130,17 +135,21 @@ def _masked_crc(content: bytes) -> int:
 def frame(payload: bytes) -> bytes:
     """A record as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(payload))
-    return b"".join((length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload))))
+    return b"".join(
+        (length, _FOOTER.pack(_masked_crc(length)), payload, _FOOTER.pack(_masked_crc(payload)))
+    )
 
 
 def _is_header(content: bytes) -> bool:
     return len(content) == _HEADER.size and _HEADER.unpack(content)[1] == _masked_crc(content[:8])
 
 
-def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[Frame | DeadLetter]:
+def _frames(
+    stream: _Readable, path: str, max_record_bytes: int, offset: int
+) -> Iterator[Frame | DeadLetter]:
     """The rest of a stream, which stands at `offset`."""
 
-    def dead(reason, message, payload=b"", num_bytes=0):
+    def dead(reason: Reason, message: str, payload: bytes = b"", num_bytes: int = 0) -> DeadLetter:
         return DeadLetter(Frame(payload, path, offset), reason, message, b"", num_bytes)
 
     while True:
@@ -150,7 +159,9 @@ def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[F
         if error or not _is_header(header):
             rest = len(header) + _drain(stream)
             message = error or (
-                "file ends within a length" if len(header) < _HEADER.size else "bad checksum of a length"
+                "file ends within a length"
+                if len(header) < _HEADER.size
+                else "bad checksum of a length"
             )
             yield dead(Reason.UNREADABLE_REST, message, num_bytes=rest)
             return
@@ -158,14 +169,22 @@ def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[F
         if length > max_record_bytes:
             skipped = _drain(stream, length + _FOOTER.size)
             if skipped < length + _FOOTER.size:
-                yield dead(Reason.UNREADABLE_REST, "file ends within a record", num_bytes=_HEADER.size + skipped)
+                yield dead(
+                    Reason.UNREADABLE_REST,
+                    "file ends within a record",
+                    num_bytes=_HEADER.size + skipped,
+                )
                 return
-            yield dead(Reason.TOO_LARGE, f"{length} bytes, limits.max_record_bytes is {max_record_bytes}")
+            yield dead(
+                Reason.TOO_LARGE, f"{length} bytes, limits.max_record_bytes is {max_record_bytes}"
+            )
         else:
             body, error = _read(stream, length + _FOOTER.size)
             if error or len(body) < length + _FOOTER.size:
                 rest = _HEADER.size + len(body) + _drain(stream)
-                yield dead(Reason.UNREADABLE_REST, error or "file ends within a record", num_bytes=rest)
+                yield dead(
+                    Reason.UNREADABLE_REST, error or "file ends within a record", num_bytes=rest
+                )
                 return
             payload = body[:length]
             if _FOOTER.unpack(body[length:])[0] == _masked_crc(payload):
@@ -175,8 +194,10 @@ def _frames(stream, path: str, max_record_bytes: int, offset: int) -> Iterator[F
         offset += _HEADER.size + length + _FOOTER.size
 
 
-def _read(stream, size: int) -> tuple[bytes, str]:
-    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an exception."""
+def _read(stream: _Readable, size: int) -> tuple[bytes, str]:
+    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an
+    exception.
+    """
     content = bytearray()
     try:
         while len(content) < size and (part := stream.read(size - len(content))):
@@ -189,12 +210,16 @@ def _read(stream, size: int) -> tuple[bytes, str]:
 class _Gunzip:
     """The content of a gzip file, up to the very byte at which it is broken.
 
-    The standard library's reader loses the whole block that it meets an error in, and good records with it.
+    The standard library's reader loses the whole block that it meets an error in, and good records
+    with it.
     """
 
-    def __init__(self, raw):
-        self._raw, self._inflater, self._begun = raw, zlib.decompressobj(wbits=_GZIP), False
-        self._content, self._error = bytearray(), None
+    def __init__(self, raw: _Readable):
+        self._raw = raw
+        self._inflater = zlib.decompressobj(wbits=_GZIP)
+        self._begun = False
+        self._content = bytearray()
+        self._error: zlib.error | None = None
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, none at the end.
@@ -217,7 +242,8 @@ class _Gunzip:
         """Takes in a part of the file; halves one with an error in it until that is found."""
         while not self._error:
             if not self._begun:
-                part = part.lstrip(b"\0")  # zeros may fill up a block after the last member, or between two
+                # Zeros may fill up a block after the last member, or between two
+                part = part.lstrip(b"\0")
             if not part:
                 return
             before = self._inflater.copy()
@@ -236,7 +262,7 @@ class _Gunzip:
                 self._inflater = zlib.decompressobj(wbits=_GZIP)
 
 
-def _drain(stream, size: int | None = None) -> int:
+def _drain(stream: _Readable, size: int | None = None) -> int:
     """Reads and forgets `size` bytes, or all that is left; returns how many there were."""
     total = 0
     while size is None or total < size:

@@ -1,8 +1,8 @@
 """Statistics over imputed records: accumulators with `of`, `merge` and `result`.
 
 An accumulator is a tuple of sums, so merging is addition. Sums of floating-point numbers depend on
-their order; whoever merges does it in the order of the data set (shard, then place in the shard), in
-blocks of `BLOCK` records.
+their order; whoever merges does it in the order of the data set (shard, then place in the shard),
+in blocks of `BLOCK` records.
 """
 
 import collections
@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from vaefill.model import evaluation
-from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord
+from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, Scalar
 from vaefill.pipeline.results.documents import (
     Group,
     ImputedValues,
@@ -41,7 +42,8 @@ class Accumulator(NamedTuple):
     num_network_passes: np.ndarray  # [] int64, network passes
     num_non_finite: np.ndarray  # [] int64, acceptance ratios and weights that were not finite
     num_missing: np.ndarray  # [] int64, values
-    num_left_out: np.ndarray  # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
+    # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
+    num_left_out: np.ndarray
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
     value_count: np.ndarray  # [D] int64, records in which the value is missing
     value_mean: np.ndarray  # [D] float64, sum of the conditional means
@@ -54,14 +56,14 @@ def empty(num_values: int) -> Accumulator:
     nothing = np.zeros((0, num_values))
     scores = evaluation.score(nothing, nothing, nothing.astype(np.bool_))
     integer = np.zeros((), np.int64)
-    return Accumulator(
+    sums = (
         *[integer] * 9,
         np.zeros(_FRACTION_BINS, np.int64),
         np.zeros(num_values, np.int64),
         np.zeros(num_values),
         np.zeros(num_values),
-        tuple(field.sum(axis=0) for field in scores),
     )
+    return Accumulator._make([*sums, tuple(field.sum(axis=0) for field in scores)])
 
 
 def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int) -> Accumulator:
@@ -77,21 +79,23 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     stddev = np.stack([record.stddev.ravel() for record in records]).astype(np.float64)
     finite = (np.isfinite(mean) & np.isfinite(stddev) | ~missing).all(axis=1)
     imputed = missing & finite[:, None]
-    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(np.int64)
+    fraction_bin = np.minimum(missing.mean(axis=1) * _FRACTION_BINS, _FRACTION_BINS - 1).astype(
+        np.int64
+    )
 
-    def total(name):
-        return np.sum([record.diagnostics[name] for record in records], dtype=np.int64)
+    def total(name: str) -> np.ndarray:
+        return _count([record.diagnostics[name] for record in records])
 
     return Accumulator(
-        num_records=np.int64(len(records)),
+        num_records=np.array(len(records), np.int64),
         num_converged=total("converged"),
-        num_fitted=np.sum([not np.isnan(record.diagnostics["fit_p_value"]) for record in records], dtype=np.int64),
+        num_fitted=_count([not np.isnan(r.diagnostics["fit_p_value"]) for r in records]),
         num_misfits=total("misfit"),
         num_chain_sweeps=total("num_sweeps") * num_chains,
         num_network_passes=total("num_network_passes"),
         num_non_finite=total("num_non_finite"),
         num_missing=missing.sum(),
-        num_left_out=np.sum(~finite, dtype=np.int64),
+        num_left_out=_count(~finite),
         missing_fraction=np.bincount(fraction_bin, minlength=_FRACTION_BINS),
         value_count=imputed.sum(axis=0),
         value_mean=np.where(imputed, mean, 0).sum(axis=0),
@@ -100,10 +104,16 @@ def of(records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: 
     )
 
 
+def _count(values: npt.ArrayLike) -> np.ndarray:
+    """The sum of integers or of what is true: [] int64."""
+    return np.asarray(np.sum(values, dtype=np.int64))
+
+
 def merge(first: Accumulator, second: Accumulator) -> Accumulator:
     """The accumulator of the records of both."""
-    sums = (a + b for a, b in zip(first[:-1], second[:-1]))
-    return Accumulator(*sums, tuple(a + b for a, b in zip(first.scores, second.scores)))
+    sums = [a + b for a, b in zip(first[:-1], second[:-1])]
+    scores = tuple(a + b for a, b in zip(first.scores, second.scores))
+    return Accumulator._make([*sums, scores])
 
 
 def result(
@@ -145,7 +155,9 @@ def result(
 def _imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedValues:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = accumulator.value_mean / accumulator.value_count
-        variance = np.maximum(accumulator.value_second_moment / accumulator.value_count - mean**2, 0)
+        variance = np.maximum(
+            accumulator.value_second_moment / accumulator.value_count - mean**2, 0
+        )
     return ImputedValues(
         mean=_plain(mean.reshape(shape).round(6)),
         stddev=_plain(np.sqrt(variance).reshape(shape).round(6)),
@@ -195,11 +207,13 @@ def _plain(value: np.ndarray | float) -> Any:
 
 
 def group_of(record: ImputedRecord) -> str | None:
-    """The group that a record's statistics belong to beside `all`: the name of its label, if it has one."""
+    """The group that a record's statistics belong to beside `all`: the name of its label, if it has
+    one.
+    """
     return group_name(record.masked.carried.get("label"))
 
 
-def group_name(label: int | float | bytes | None) -> str | None:
+def group_name(label: Scalar | None) -> str | None:
     """The name of the group of a label; None for the defaults that stand for no label."""
     if label is None or label in (-1, b"") or label != label:
         return None
@@ -210,13 +224,17 @@ def by_group(
     records: Sequence[ImputedRecord], scores: evaluation.Scores, num_chains: int
 ) -> dict[str | None, Accumulator]:
     """Accumulators of a block of records: of all of them under None, and of each label."""
-    members = collections.defaultdict(list)
+    members: dict[str | None, list[int]] = collections.defaultdict(list)
     for index, record in enumerate(records):
         members[None].append(index)
         if (group := group_of(record)) is not None:
             members[group].append(index)
     return {
-        group: of([records[i] for i in chosen], evaluation.Scores(*(field[chosen] for field in scores)), num_chains)
+        group: of(
+            [records[i] for i in chosen],
+            evaluation.Scores(*(field[chosen] for field in scores)),
+            num_chains,
+        )
         for group, chosen in members.items()
     }
 
@@ -225,17 +243,30 @@ def merge_groups(
     first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
 ) -> dict[str | None, Accumulator]:
     """Merges group by group."""
-    return {**first, **{group: merge(first[group], own) if group in first else own for group, own in second.items()}}
+    return {
+        **first,
+        **{
+            group: merge(first[group], own) if group in first else own
+            for group, own in second.items()
+        },
+    }
 
 
 def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
     """The `MAX_GROUPS` labels with the most records, of as many by name, and the group of all."""
-    labels = sorted((group for group in num_records if group is not None), key=lambda name: (-num_records[name], name))
+    labels = sorted(
+        (group for group in num_records if group is not None),
+        key=lambda name: (-num_records[name], name),
+    )
     return {None, *labels[:MAX_GROUPS]}
 
 
-def row(record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool) -> dict[str, Any]:
-    """The record's line in records.parquet; scores are means over its missing values, null where undefined."""
+def row(
+    record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool
+) -> dict[str, Any]:
+    """The record's line in records.parquet; scores are means over its missing values, null where
+    undefined.
+    """
     return {
         "id": record.masked.id,
         **record.masked.carried,

@@ -30,11 +30,14 @@ from vaefill.pipeline.store.layout import Layout
 from vaefill.pipeline.store.writers import StoredRecord
 from vaefill.pipeline.summary import statistics
 
-_OBSERVED = "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
+_OBSERVED = (
+    "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
+)
 _MISSING = (
     "log p(x) - log p(x_obs), each by as many draws: log p(x) by importance sampling from a normal "
     "fit to draws of latent_hmc on the complete record, mixed with the prior"
 )
+Members = Mapping[str | None, slice | np.ndarray]  # group -> its rows, None -> all of them
 _ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
 
 
@@ -60,7 +63,9 @@ class Summarizer:
     def score(self, records: list[ImputedRecord]) -> evaluation.Scores:
         """Scores of records, zero where there is no truth."""
         has_truth = np.array([record.masked.truth is not None for record in records])
-        images = np.stack([np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records])
+        images = np.stack(
+            [np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records]
+        )
         keys = self._preprocessor.keys([record.masked.id for record in records])
         truth = self._preprocessor.to_model(keys, images.astype(self.schema.dtype))
         missing = np.stack([~record.masked.observed.ravel() for record in records])
@@ -76,14 +81,15 @@ class ShardSummary:
     and standard deviation beside every Example of 4 KB, in a spilled file and wherever an attempt
     leaves its results, would cost more than they are worth.
 
-    Of a shard with too many labels those are let go of which have had the fewest records so far, never one with more
-    than 1 / (`statistics.MAX_GROUPS` + 1) of them. `combine` leaves out a label that a shard has let go of.
+    Of a shard with too many labels those are let go of which have had the fewest records so far,
+    never one with more than 1 / (`statistics.MAX_GROUPS` + 1) of them. `combine` leaves out a label
+    that a shard has let go of.
     """
 
     def __init__(self, summarizer: Summarizer, shard: int):
         self._summarizer, self._shard = summarizer, shard
         self._block: list[StoredRecord] = []
-        self._groups: dict = {}
+        self._groups: dict[str | None, statistics.Accumulator] = {}
         schema = arrow_schema(summarizer.schema)
         self._temporary = summarizer.layout.temporary()
         self._writer, self._rows = pq.ParquetWriter(self._temporary, schema), schema.empty_table()
@@ -110,20 +116,26 @@ class ShardSummary:
         scores = self._summarizer.score(records)
         groups = statistics.by_group(records, scores, self._summarizer.num_chains)
         merged = statistics.merge_groups(self._groups, groups)
-        kept = statistics.most_common({group: int(own.num_records) for group, own in merged.items()})
+        kept = statistics.most_common(
+            {group: int(own.num_records) for group, own in merged.items()}
+        )
         self._groups = {group: own for group, own in merged.items() if group in kept}
         rows = [
             {"content_hash": stored.content_hash}
             | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
             for index, stored in enumerate(self._block)
         ]
-        self._rows = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)])
+        self._rows = pa.concat_tables(
+            [self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)]
+        )
         self._block = []
         if len(self._rows) >= _ROW_GROUP:
             self._write_rows()
 
     def _write_rows(self) -> None:
-        """Writes a group of rows; small groups would fill memory with what the file's footer says of them."""
+        """Writes a group of rows; small groups would fill memory with what the file's footer says
+        of them.
+        """
         self._writer.write_table(self._rows)
         self._rows = self._rows.schema.empty_table()
 
@@ -148,11 +160,15 @@ def arrow_schema(schema: Schema) -> pa.Schema:
 def encode_groups(groups: Mapping[str | None, statistics.Accumulator]) -> bytes:
     """Accumulators as lines of JSON; Python writes floats so that they read back to the same bits.
 
-    The first line says how many records each group has, so that the other lines need not all be read.
+    The first line says how many records each group has, so that the other lines need not all be
+    read.
     """
     lines = [
         [[group, int(accumulator.num_records)] for group, accumulator in groups.items()],
-        *([np.asarray(field).tolist() for field in (*own[:-1], *own.scores)] for own in groups.values()),
+        *(
+            [np.asarray(field).tolist() for field in (*own[:-1], *own.scores)]
+            for own in groups.values()
+        ),
     ]
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
@@ -163,7 +179,9 @@ def decode_sizes(lines: Iterator[bytes]) -> dict[str | None, int]:
 
 
 def decode_groups(
-    lines: Iterable[bytes], num_values: int, is_wanted: Callable[[str | None], bool] = lambda group: True
+    lines: Iterable[bytes],
+    num_values: int,
+    is_wanted: Callable[[str | None], bool] = lambda group: True,
 ) -> dict[str | None, statistics.Accumulator]:
     """The inverse of `encode_groups`, for the groups that are wanted.
 
@@ -177,11 +195,17 @@ def decode_groups(
     num_sums = len(like) - 1
 
     def accumulator(line: bytes) -> statistics.Accumulator:
-        arrays = [np.array(field, dtype) for field, dtype in zip(json.loads(line), dtypes, strict=True)]
-        return statistics.Accumulator(*arrays[:num_sums], tuple(arrays[num_sums:]))
+        arrays = [
+            np.array(field, dtype) for field, dtype in zip(json.loads(line), dtypes, strict=True)
+        ]
+        return statistics.Accumulator._make([*arrays[:num_sums], tuple(arrays[num_sums:])])
 
     lines = iter(lines)
-    return {group: accumulator(line) for group, line in zip(decode_sizes(lines), lines) if is_wanted(group)}
+    return {
+        group: accumulator(line)
+        for group, line in zip(decode_sizes(lines), lines)
+        if is_wanted(group)
+    }
 
 
 def combine(
@@ -203,7 +227,9 @@ def combine(
     """
     directory = os.path.join(layout.root, "summary")
     files.make_directory(directory)
-    shards = [i for i in range(layout.num_shards) if files.exists(layout.part(f"shard-{i:05d}.json"))]  # not empty
+    shards = [
+        i for i in range(layout.num_shards) if files.exists(layout.part(f"shard-{i:05d}.json"))
+    ]  # not empty
     parquet = os.path.join(directory, "records.parquet")
     with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
         for shard in shards:
@@ -211,9 +237,12 @@ def combine(
                 for batch in table.iter_batches(_ROW_GROUP):
                     rows.write_batch(batch)
     parts = [layout.part(f"groups-{shard:05d}.json") for shard in shards]
-    members = _members(parquet) if "label" in schema.carried else {None: slice(None)}
+    members: Members = {None: slice(None)}
+    if "label" in schema.carried:
+        members = _members(parquet)
     groups = _results(parts, schema, binary, parquet, members)
-    by_label = sorted(groups.keys() - {None}, key=lambda label: (len(label), label))
+    labels = [group for group in groups if group is not None]
+    by_label = sorted(labels, key=lambda label: (len(label), label))
     summary = Summary(
         counts=counts,
         log_likelihood=_log_likelihood(sampler),
@@ -243,7 +272,7 @@ def _results(
     schema: Schema,
     binary: bool,
     parquet: str,
-    members: Mapping[str | None, slice | np.ndarray],
+    members: Members,
 ) -> dict[str | None, Group]:
     """Statistics of the groups that have some of their own, None for all records."""
     groups = _whole_groups(parts, math.prod(schema.shape), members)
@@ -260,32 +289,43 @@ def _results(
 
 
 def _whole_groups(
-    parts: Sequence[str], num_values: int, members: Mapping[str | None, slice | np.ndarray]
+    parts: Sequence[str], num_values: int, members: Members
 ) -> dict[str | None, statistics.Accumulator]:
     """The accumulators of the most common of the groups of which the parts have every record.
 
-    Of a label that one shard let go of the others would show a part as if it were all. The parts are read twice,
-    since together they may have far more groups than there is memory for.
+    Of a label that one shard let go of the others would show a part as if it were all. The parts
+    are read twice, since together they may have far more groups than there is memory for.
     """
-    num_found = collections.Counter()
+    num_found: collections.Counter[str | None] = collections.Counter()
     for part in parts:
         with files.open_to_read(part) as file:
             num_found.update(decode_sizes(file))
-    whole = {group: num for group, num in num_found.items() if group is None or num == len(members[group])}
+    whole = {
+        group: num
+        for group, num in num_found.items()
+        if isinstance(places := members[group], slice) or num == len(places)
+    }
     chosen = statistics.most_common(whole)
-    groups = {None: statistics.empty(num_values)}
+    groups: dict[str | None, statistics.Accumulator] = {None: statistics.empty(num_values)}
     for part in parts:
         with files.open_to_read(part) as file:
-            groups = statistics.merge_groups(groups, decode_groups(file, num_values, chosen.__contains__))
+            groups = statistics.merge_groups(
+                groups, decode_groups(file, num_values, chosen.__contains__)
+            )
     return groups
 
 
-def _members(parquet: str) -> dict[str | None, slice | np.ndarray]:
-    """Group -> the places of its rows, None -> all rows."""
-    labels = pq.read_table(parquet, columns=["label"])["label"].dictionary_encode("encode").combine_chunks()
+def _members(parquet: str) -> Members:
+    labels = (
+        pq.read_table(parquet, columns=["label"])["label"]
+        .dictionary_encode("encode")
+        .combine_chunks()
+    )
     names = [statistics.group_name(label) for label in labels.dictionary.to_pylist()]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     group_of_row = np.array([places[name] for name in names], np.int64)[labels.indices.to_numpy()]
     order = np.argsort(group_of_row, kind="stable")
     bounds = np.searchsorted(group_of_row[order], np.arange(len(places) + 1))
-    return {name: order[bounds[place] : bounds[place + 1]] for name, place in places.items()} | {None: slice(None)}
+    return {name: order[bounds[place] : bounds[place + 1]] for name, place in places.items()} | {
+        None: slice(None)
+    }

@@ -1,7 +1,7 @@
 """Models whose answers are known, and bounds for statistical tests.
 
-Each model is a `VAE` for the code under test beside its mathematics in NumPy float64. A record is x [D] and
-observed [D] (bool, True = observed); logarithms are natural.
+Each model is a `VAE` for the code under test beside its mathematics in NumPy float64. A record is x
+[D] and observed [D] (bool, True = observed); logarithms are natural.
 """
 
 from tests.oracles.bernoulli import PlaneBernoulli, TinyBernoulli

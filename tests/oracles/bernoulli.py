@@ -13,11 +13,12 @@ from vaefill.model.vae import VAE
 
 
 class _BernoulliOracle(abc.ABC):
-    """A Bernoulli VAE with at most two latents and ten pixels: everything follows by quadrature over z.
+    """A Bernoulli VAE with at most two latents and ten pixels: everything follows by quadrature
+    over z.
 
-    The nodes are 0.05 apart within 6 standard deviations of the prior. What is integrated is smooth and
-    vanishes at the ends, so the trapezoidal rule converges fast: half the step moves log p(x_obs) and
-    p(x_mis | x_obs) of the records below by less than 1e-7.
+    The nodes are 0.05 apart within 6 standard deviations of the prior. What is integrated is smooth
+    and vanishes at the ends, so the trapezoidal rule converges fast: half the step moves log
+    p(x_obs) and p(x_mis | x_obs) of the records below by less than 1e-7.
     """
 
     _STEP = 0.05
@@ -51,7 +52,9 @@ class _BernoulliOracle(abc.ABC):
     def completions(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """All completions of a record, the last missing value changing fastest: [2^m, D]."""
         missing = np.flatnonzero(~observed)
-        states = np.repeat(np.where(observed, x, 0)[None].astype(np.float64), 2 ** len(missing), axis=0)
+        states = np.repeat(
+            np.where(observed, x, 0)[None].astype(np.float64), 2 ** len(missing), axis=0
+        )
         states[:, missing] = list(itertools.product((0, 1), repeat=len(missing)))
         return states
 
@@ -61,7 +64,10 @@ class _BernoulliOracle(abc.ABC):
 
     def _log_joint(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """log of p(z, x_obs) times the cell of each node."""
-        return self._log_prior + _log_bernoulli(self._node_logits[:, observed], x[None, observed])[:, 0]
+        return (
+            self._log_prior
+            + _log_bernoulli(self._node_logits[:, observed], x[None, observed])[:, 0]
+        )
 
     def log_prob_observed(self, x: np.ndarray, observed: np.ndarray) -> float:
         """log p(x_obs), nats."""
@@ -69,14 +75,20 @@ class _BernoulliOracle(abc.ABC):
 
     def log_prob_missing(self, x: np.ndarray, observed: np.ndarray) -> float:
         """log p(x_mis | x_obs) of a complete x, nats."""
-        return self.log_prob_observed(x, np.ones_like(observed)) - self.log_prob_observed(x, observed)
+        return self.log_prob_observed(x, np.ones_like(observed)) - self.log_prob_observed(
+            x, observed
+        )
 
-    def latent_posterior(self, x: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def latent_posterior(
+        self, x: np.ndarray, observed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """p(z | x_obs) on the nodes: their places [G, K] and probabilities [G]."""
         joint = np.exp(self._log_joint(x, observed))
         return self._nodes, joint / joint.sum()
 
-    def latent_cdf(self, x: np.ndarray, observed: np.ndarray, dimension: int) -> Callable[[np.ndarray], np.ndarray]:
+    def latent_cdf(
+        self, x: np.ndarray, observed: np.ndarray, dimension: int
+    ) -> Callable[[np.ndarray], np.ndarray]:
         """The CDF of one latent given x_obs, to 5e-4: uniform in the cell of a node."""
         nodes, posterior = self.latent_posterior(x, observed)
         index = np.rint((nodes[:, dimension] - self._AXIS[0]) / self._STEP).astype(int)
@@ -84,11 +96,14 @@ class _BernoulliOracle(abc.ABC):
         edges = np.append(self._AXIS, self._AXIS[-1] + self._STEP) - self._STEP / 2
         return lambda values: np.interp(values, edges, cumulative)
 
-    def draw_latents(self, x: np.ndarray, observed: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_latents(
+        self, x: np.ndarray, observed: np.ndarray, num: int, rng: np.random.Generator
+    ) -> np.ndarray:
         """Independent draws of p(z | x_obs): [num, K].
 
-        A node by its probability and a uniform place in its cell, accepted by how dense p(z | x_obs) is there
-        against the node: without that they would be wider than p(z | x_obs) by the variance of a place in a cell.
+        A node by its probability and a uniform place in its cell, accepted by how dense p(z |
+        x_obs) is there against the node: without that they would be wider than p(z | x_obs) by the
+        variance of a place in a cell.
         """
         nodes, posterior = self.latent_posterior(x, observed)
         cumulative = np.cumsum(posterior)
@@ -104,7 +119,9 @@ class _BernoulliOracle(abc.ABC):
             found = np.concatenate([found, moved[rng.random(len(ratio)) * ratio.max() < ratio]])
         return found[:num]
 
-    def draw_missing(self, z: np.ndarray, x: np.ndarray, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw_missing(
+        self, z: np.ndarray, x: np.ndarray, observed: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """x_mis ~ p(x_mis | z) for each of z [S, K], beside x_obs: [S, D]."""
         logits = self.logits(z)
         return np.where(observed, x, rng.random(logits.shape) < _sigmoid(logits)).astype(np.float64)
@@ -112,7 +129,9 @@ class _BernoulliOracle(abc.ABC):
     def rao_blackwell(
         self, z: np.ndarray, x: np.ndarray, observed: np.ndarray, weights: np.ndarray | None = None
     ) -> np.ndarray:
-        """p(x_mis | z) over `completions`, averaged over draws z [S, K] by weights [S], of any sum: [2^m]."""
+        """p(x_mis | z) over `completions`, averaged over draws z [S, K] by weights [S], of any sum:
+        [2^m].
+        """
         conditional = np.exp(self.log_likelihood(z, self.completions(x, observed), ~observed))
         return np.average(conditional, axis=0, weights=weights)
 
@@ -124,7 +143,8 @@ class _BernoulliOracle(abc.ABC):
     def pseudo_gibbs_stationary(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """The stationary distribution of pseudo-Gibbs over `completions`: [2^m].
 
-        P(x' | x) = integral of q(z | x) p(x'_mis | z) dz, by quadrature; then pi = pi P, sum of pi = 1.
+        P(x' | x) = integral of q(z | x) p(x'_mis | z) dz, by quadrature; then pi = pi P, sum of
+        pi = 1.
         """
         states = self.completions(x, observed)
         loc, scale = self.encoder_moments(states)
@@ -175,26 +195,30 @@ class TinyBernoulli(_BernoulliOracle):
 class PlaneBernoulli(_BernoulliOracle):
     """Two latents and eight pixels: logits = tanh(z V + c) U + b. See `easy` and `valley`.
 
-    The encoder is the best one with a single standard deviation a latent: its mean is E[z | x], tabulated,
-    and its variance that of p(z | x) averaged over p(x). Gaussian and of one width, it is near p(z | x)
-    and not equal to it.
+    The encoder is the best one with a single standard deviation a latent: its mean is E[z | x],
+    tabulated, and its variance that of p(z | x) averaged over p(x). Gaussian and of one width, it
+    is near p(z | x) and not equal to it.
 
     Attributes:
         x, observed: [8], the record that the variant is made for.
     """
 
     def __init__(self, first, first_bias, second, second_bias, x, observed):
-        self._layers = [np.asarray(each, np.float64) for each in (first, first_bias, second, second_bias)]
+        self._layers = [
+            np.asarray(each, np.float64) for each in (first, first_bias, second, second_bias)
+        ]
         self.x, self.observed = np.asarray(x, np.float64), np.asarray(observed, bool)
         super().__init__(len(self.x), 2)
-        self._code = 2.0 ** np.arange(len(self.x))[::-1]  # of a row of `completions` of nothing observed
+        # Of a row of `completions` of nothing observed
+        self._code = 2.0 ** np.arange(len(self.x))[::-1]
         self._loc, self._scale = self._fit_encoder()
 
     @classmethod
     def easy(cls) -> "PlaneBernoulli":
         """A posterior with one mode, x_mis and z loosely coupled: every sampler moves freely.
 
-        Metropolis-within-Gibbs accepts 82 % of its proposals; pseudo-Gibbs ends within a JSD of 0.00085.
+        Metropolis-within-Gibbs accepts 82 % of its proposals; pseudo-Gibbs ends within a JSD of
+        0.00085.
         """
         first = [[0.8, 0.5, -0.3], [-0.3, 0.7, 0.9]]
         second = [
@@ -203,22 +227,26 @@ class PlaneBernoulli(_BernoulliOracle):
             [1.0, 0.6, -1.8, 0.9, -0.5, 1.2, 1.6, -1.4],
         ]
         bias = [0.2, -0.4, 0.5, 0.0, -0.3, 0.6, -0.1, 0.3]
-        return cls(first, [0.1, -0.2, 0.3], second, bias, [1, 0, 1, 0, 1, 0, 1, 0], np.arange(8) < 3)
+        return cls(
+            first, [0.1, -0.2, 0.3], second, bias, [1, 0, 1, 0, 1, 0, 1, 0], np.arange(8) < 3
+        )
 
     @classmethod
     def valley(cls) -> "PlaneBernoulli":
         """A posterior with two modes: z_1 about 1.6, of weight 0.876, and about -1.7.
 
         Pixels 0 and 1, observed to be on, say that |z_1| is large. Pixels 2 to 6 switch together at
-        z_1 = 0.2, so that a complete x tells the modes apart, and q(z | x) seldom leaves the mode of x.
-        With x_mis integrated out the barrier is low, 3 nats from the smaller mode. Measured:
+        z_1 = 0.2, so that a complete x tells the modes apart, and q(z | x) seldom leaves the mode
+        of x. With x_mis integrated out the barrier is low, 3 nats from the smaller mode. Measured:
 
-        - Metropolis-within-Gibbs accepts 80 % and sticks. From exact draws, 500 chains of 3,000 sweeps left
-          the smaller mode once in 9,900 sweeps and the larger once in 63,000. From the prior, 48 % of 500
-          chains were in the larger mode after 3,000 sweeps, and p(x_mis | x_obs) was off by a JSD of 0.106.
-        - Pseudo-Gibbs crosses (from the larger mode once in 1,600 sweeps) into wrong weights: a JSD of 0.290
-          at its stationary distribution, by quadrature; it relaxes in 1,300 sweeps.
-        - HMC on p(z | x_obs), 12 steps of 0.16 to 0.24, leaves the smaller mode once in 26 trajectories.
+        - Metropolis-within-Gibbs accepts 80 % and sticks. From exact draws, 500 chains of 3,000
+          sweeps left the smaller mode once in 9,900 sweeps and the larger once in 63,000. From the
+          prior, 48 % of 500 chains were in the larger mode after 3,000 sweeps, and p(x_mis | x_obs)
+          was off by a JSD of 0.106.
+        - Pseudo-Gibbs crosses (from the larger mode once in 1,600 sweeps) into wrong weights: a JSD
+          of 0.290 at its stationary distribution, by quadrature; it relaxes in 1,300 sweeps.
+        - HMC on p(z | x_obs), 12 steps of 0.16 to 0.24, leaves the smaller mode once in 26
+          trajectories.
         """
         first = [[2.0, 2.0, 6.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
         second = [
@@ -235,12 +263,16 @@ class PlaneBernoulli(_BernoulliOracle):
         return np.tanh(z @ first + first_bias) @ second + second_bias
 
     def _decoder(self, z):
-        first, first_bias, second, second_bias = [tf.constant(each, tf.float32) for each in self._layers]
+        first, first_bias, second, second_bias = [
+            tf.constant(each, tf.float32) for each in self._layers
+        ]
         return tf.tanh(z @ first + first_bias) @ second + second_bias
 
     def _fit_encoder(self) -> tuple[np.ndarray, np.ndarray]:
         log_zeros = self._log_prior - np.logaddexp(0, self._node_logits).sum(axis=1)
-        powers = np.concatenate([np.ones_like(self._nodes[:, :1]), self._nodes, self._nodes**2], axis=1)
+        powers = np.concatenate(
+            [np.ones_like(self._nodes[:, :1]), self._nodes, self._nodes**2], axis=1
+        )
         every_x = self.completions(self.x, np.zeros(self.num_values, bool))
         moments = np.array([np.exp(log_zeros + self._node_logits @ x) @ powers for x in every_x])
         probability = moments[:, :1]
@@ -253,4 +285,6 @@ class PlaneBernoulli(_BernoulliOracle):
     def _encoder(self, x):
         code = tf.linalg.matvec(tf.round(x), tf.constant(self._code, tf.float32))
         loc = tf.gather(tf.constant(self._loc, tf.float32), tf.cast(code, tf.int32))
-        return tf.concat([loc, tf.constant(raw_scale(self._scale), tf.float32) + tf.zeros_like(loc)], axis=-1)
+        return tf.concat(
+            [loc, tf.constant(raw_scale(self._scale), tf.float32) + tf.zeros_like(loc)], axis=-1
+        )

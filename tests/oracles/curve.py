@@ -15,8 +15,8 @@ from vaefill.model.vae import VAE
 class _Curve(abc.ABC):
     """Four values, each output of the decoder of the form b + s tanh(v z + c).
 
-    The nodes are 0.01 apart within 8 standard deviations of the prior. The encoder is the linear regression of z on
-    E[x | z], with a standard deviation of 0.5: a wrong one.
+    The nodes are 0.01 apart within 8 standard deviations of the prior. The encoder is the linear
+    regression of z on E[x | z], with a standard deviation of 0.5: a wrong one.
 
     Attributes:
         x, observed: [4], a record of which the first value is observed.
@@ -26,14 +26,18 @@ class _Curve(abc.ABC):
     _NODES = 0.01 * np.arange(-800, 801)
 
     def __init__(self, likelihood: Likelihood, bias, slope, first: float):
-        """Takes [P, 4] of the outputs, parameter by parameter, and the first value on the model's scale."""
+        """Takes [P, 4] of the outputs, parameter by parameter, and the first value on the model's
+        scale.
+        """
         self._bias, self._slope = (np.ravel(each).astype(np.float64) for each in (bias, slope))
         self._speed = np.linspace(0.7, 1.3, len(self._bias))
         self._shift = 0.3 * np.cos(np.arange(len(self._bias)))
         self.x, self.observed = np.array([first, 0, 0, 0]), np.arange(4) < 1
         prior = scipy.stats.norm.pdf(self._NODES)
         self._prior = prior / prior.sum()
-        self._outputs = self._bias + self._slope * np.tanh(self._NODES[:, np.newaxis] * self._speed + self._shift)
+        self._outputs = self._bias + self._slope * np.tanh(
+            self._NODES[:, np.newaxis] * self._speed + self._shift
+        )
         mean = self._moments()[0]
         self._centre = self._prior @ mean
         centred = (mean - self._centre) * np.sqrt(self._prior)[:, np.newaxis]
@@ -42,12 +46,15 @@ class _Curve(abc.ABC):
 
     def _decoder(self, z):
         bias, slope, speed, shift = (
-            tf.constant(each, tf.float32) for each in (self._bias, self._slope, self._speed, self._shift)
+            tf.constant(each, tf.float32)
+            for each in (self._bias, self._slope, self._speed, self._shift)
         )
         return bias + slope * tf.tanh(z * speed + shift)
 
     def _encoder(self, x):
-        loc = (x - tf.constant(self._centre, tf.float32)) @ tf.constant(self._gain[:, np.newaxis], tf.float32)
+        loc = (x - tf.constant(self._centre, tf.float32)) @ tf.constant(
+            self._gain[:, np.newaxis], tf.float32
+        )
         return tf.concat([loc, float(raw_scale(0.5)) * tf.ones_like(loc)], axis=-1)
 
     @abc.abstractmethod
@@ -75,11 +82,14 @@ class _Curve(abc.ABC):
         return centre, between + np.diag(posterior @ variance)
 
     def missing_cdf(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """P(x < value) and P(x <= value) given the first value, for values [n, 3] of the missing: [n, 3]."""
+        """P(x < value) and P(x <= value) given the first value, for values [n, 3] of the missing:
+        [n, 3].
+        """
         found = np.empty((2, *values.shape))
         for dimension in range(3):
             places, where = np.unique(values[:, dimension], return_inverse=True)
-            grid = places if len(places) < 500 else np.linspace(places[0], places[-1], 2000)  # linear between: 1e-6
+            # Linear between: 1e-6
+            grid = places if len(places) < 500 else np.linspace(places[0], places[-1], 2000)
             for side, each in enumerate(self._below(grid, dimension + 1)):
                 cumulative = each @ self._posterior
                 found[side, :, dimension] = np.interp(values[:, dimension], grid, cumulative)
@@ -87,7 +97,9 @@ class _Curve(abc.ABC):
 
 
 class CurveGaussian(_Curve):
-    """Real values with a likelihood of `vaefill.model.likelihoods.Gaussian`, of which the scale depends on z too."""
+    """Real values with a likelihood of `vaefill.model.likelihoods.Gaussian`, of which the scale
+    depends on z too.
+    """
 
     def __init__(self):
         loc, raw = [0.1, 0.5, -0.4, 0.0], [0.0, -0.8, -0.9, -0.6]

@@ -1,4 +1,6 @@
-"""VAEs whose p(z | x_obs) is a mixture of normal distributions, of known weights, in any number of latents."""
+"""VAEs whose p(z | x_obs) is a mixture of normal distributions, of known weights, in any number of
+latents.
+"""
 
 from typing import NamedTuple
 
@@ -25,11 +27,14 @@ class Mixture(NamedTuple):
     offsets: np.ndarray  # [NUM_MISSING]
 
 
-def draw_mixture(num_modes: int, latent_size: int, separation: float, rng: np.random.Generator) -> Mixture:
-    """Modes in a plane, about `separation` of their standard deviations apart, of weights from 0.05 to 0.9.
+def draw_mixture(
+    num_modes: int, latent_size: int, separation: float, rng: np.random.Generator
+) -> Mixture:
+    """Modes in a plane, about `separation` of their standard deviations apart, of weights from 0.05
+    to 0.9.
 
-    The other latents are as sure as they happen to be, from a third to nineteen twentieths of the prior's width, and
-    all are rotated, so that no latent alone knows of the modes.
+    The other latents are as sure as they happen to be, from a third to nineteen twentieths of the
+    prior's width, and all are rotated, so that no latent alone knows of the modes.
     """
     weights = 0.05 + (1 - 0.05 * num_modes) * rng.dirichlet(np.ones(num_modes))
     scale = rng.uniform(0.33, 0.95, latent_size)
@@ -48,11 +53,12 @@ def draw_mixture(num_modes: int, latent_size: int, separation: float, rng: np.ra
 
 
 class Modes:
-    """x_0 ~ N(o(z), 0.1^2), with o such that p(z | x_0 = 0) is a mixture; the other values, missing, are tanh of z.
+    """x_0 ~ N(o(z), 0.1^2), with o such that p(z | x_0 = 0) is a mixture; the other values,
+    missing, are tanh of z.
 
-    With r the mixture's density over the prior's, o(z)^2 / (2 0.1^2) = log max r + 1 - log r(z). The encoder knows the
-    mode that a complete x comes from, and the width of the modes: q(z | x) is close to p(z | x), and pseudo-Gibbs
-    seldom leaves a mode.
+    With r the mixture's density over the prior's, o(z)^2 / (2 0.1^2) = log max r + 1 - log r(z).
+    The encoder knows the mode that a complete x comes from, and the width of the modes: q(z | x) is
+    close to p(z | x), and pseudo-Gibbs seldom leaves a mode.
 
     Its parameters are variables, so that one compiled sampler serves many mixtures: see `set`.
     """
@@ -68,7 +74,13 @@ class Modes:
         self._parameters = [tf.Variable(tf.zeros(shape)) for shape in shapes]
         self._most = tf.Variable(0.0)
         self._codes = tf.Variable(tf.zeros([num, NUM_MISSING]))  # the missing values at each mode
-        self.vae = VAE(self._encoder, self._decoder, FixedGaussian(_STDDEV), (1, self.num_values, 1), latent_size)
+        self.vae = VAE(
+            self._encoder,
+            self._decoder,
+            FixedGaussian(_STDDEV),
+            (1, self.num_values, 1),
+            latent_size,
+        )
 
     def set(self, mixture: Mixture) -> None:
         """Makes p(z | x_obs) this mixture."""
@@ -78,7 +90,9 @@ class Modes:
         means = np.concatenate([mixture.means, np.repeat(mixture.means[:1], unused, axis=0)])
         for variable, value in zip(self._parameters, (weights, means, *mixture[2:])):
             variable.assign(value)
-        self._codes.assign(np.tanh(_SHARPNESS / 4 * (means @ mixture.directions.T - mixture.offsets)))
+        self._codes.assign(
+            np.tanh(_SHARPNESS / 4 * (means @ mixture.directions.T - mixture.offsets))
+        )
         at_modes = tf.constant(means @ mixture.rotation, tf.float32)  # rotation' mean, as rows
         self._most.assign(tf.reduce_max(self._log_ratio(at_modes)) + 1.0)
 
@@ -87,7 +101,9 @@ class Modes:
         turned = tf.matmul(z, rotation, transpose_b=True)
         far = tf.reduce_sum(tf.square((turned[:, tf.newaxis] - means) / scale), axis=-1)
         log_weights = tf.math.log(tf.maximum(weights, 1e-30))
-        mixture = tf.reduce_logsumexp(log_weights - 0.5 * far, axis=1) - tf.reduce_sum(tf.math.log(scale))
+        mixture = tf.reduce_logsumexp(log_weights - 0.5 * far, axis=1) - tf.reduce_sum(
+            tf.math.log(scale)
+        )
         return mixture + 0.5 * tf.reduce_sum(tf.square(z), axis=1)
 
     def _decoder(self, z):
@@ -106,11 +122,15 @@ class Modes:
         return tf.concat([tf.matmul(loc, rotation), tf.broadcast_to(raw, tf.shape(loc))], axis=1)
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the missing values given x_obs, each [NUM_MISSING], by Gauss-Hermite rules."""
+        """Mean and standard deviation of the missing values given x_obs, each [NUM_MISSING], by
+        Gauss-Hermite rules.
+        """
         mixture = self.mixture
         nodes, weights = np.polynomial.hermite_e.hermegauss(60)
         width = np.sqrt((mixture.directions**2) @ mixture.scale**2)
-        places = (mixture.means @ mixture.directions.T - mixture.offsets)[..., None] + width[:, None] * nodes
+        places = (mixture.means @ mixture.directions.T - mixture.offsets)[..., None] + width[
+            :, None
+        ] * nodes
         values, weights = np.tanh(_SHARPNESS / 4 * places), weights / weights.sum()
         mean = mixture.weights @ (values @ weights)
         square = mixture.weights @ (values**2 @ weights)
