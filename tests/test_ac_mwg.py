@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests import kernels
 from vaefill.model.samplers import ac_mwg, base
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6  # of each of three comparisons
 HISTORY = 8
 CONFIG = ac_mwg.Config(num_warmup=HISTORY - 1, prior_fraction=0.3)

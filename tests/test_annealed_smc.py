@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests import kernels
 from vaefill.model.samplers import annealed_smc, base
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6  # of each of three comparisons
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 NUM_PARTICLES, NUM_GROUPS, NUM_WARMUP = 64, 256, 6

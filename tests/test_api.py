@@ -8,6 +8,8 @@ import pytest
 
 import vaefill
 
+pytestmark = pytest.mark.slow
+
 SHORT = vaefill.sampler_config(
     num_start=2, num_warmup=6, max_sweeps=20, num_imputations=2, num_evidence_draws=0, slots=32
 )

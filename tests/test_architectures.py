@@ -15,6 +15,8 @@ from vaefill.model import checkpoints, networks, samplers, training
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
 from vaefill.model.imputer import Imputer
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (6, 5, 2)
 
 

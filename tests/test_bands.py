@@ -13,6 +13,8 @@ from vaefill.model.config import ModelConfig
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.preprocessing import Preprocessor
 
+pytestmark = pytest.mark.slow
+
 _SHAPE = (28, 20, 2)
 
 

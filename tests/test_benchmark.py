@@ -9,6 +9,8 @@ from vaefill.pipeline import cli
 from vaefill.pipeline.errors import JobError
 from vaefill.pipeline.experiments import benchmark
 
+pytestmark = pytest.mark.slow
+
 
 def first(model):
     return [{"name": "x", "per_second": 12345.6}]

@@ -13,6 +13,8 @@ from tests import calibration
 from vaefill.model import samplers
 from vaefill.model.samplers import SAMPLERS
 
+pytestmark = pytest.mark.slow
+
 NUM_RECORDS = 200
 SETTINGS = {
     "annealed_smc": {

@@ -13,6 +13,8 @@ from vaefill.model.counter_random import MAX_SWEEPS
 from vaefill.model.engine import chain, stopping
 from vaefill.model.samplers import SAMPLERS, base, scouts
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 4
 SCHEDULE = chain.Schedule(num_start=2, num_warmup=3, max_kept=12)
 X, OBSERVED = np.ones(4), np.array([True, True, False, False])

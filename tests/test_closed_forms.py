@@ -20,6 +20,8 @@ from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 from vaefill.model.vae import VAE
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 5.5  # standard errors
 NUM_REPLICATES = 256
 # Between the lowest and the highest of which nine tenths of the distribution are

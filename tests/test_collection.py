@@ -14,6 +14,8 @@ from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records
 from vaefill.model.engine.stopping import Trace, Verdict
 
+pytestmark = pytest.mark.slow
+
 ORACLE = oracles.LinearGaussian()
 CONFIG = samplers.sampler_config(
     name="pseudo_gibbs",

@@ -9,6 +9,8 @@ from vaefill.model import checkpoints, samplers
 from vaefill.model.imputer import Imputer
 from vaefill.pipeline.experiments import comparison
 
+pytestmark = pytest.mark.slow
+
 MASK = "mcar_50"
 
 

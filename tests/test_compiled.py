@@ -12,6 +12,8 @@ from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Bernoulli
 from vaefill.model.vae import VAE
 
+pytestmark = pytest.mark.slow
+
 SINGLE, HALF = "float32", "bfloat16"
 SHAPE = (9, 10, 1)
 Z = tf.constant(np.random.default_rng(0).normal(size=(32, 5)), tf.float32)

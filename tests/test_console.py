@@ -18,6 +18,8 @@ from vaefill.pipeline import cli, console, jobs
 from vaefill.pipeline.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
 from vaefill.pipeline.results import integrity
 
+pytestmark = pytest.mark.slow
+
 SLOW = ("--set", "sampler.target_ess=1e9", "--set", "sampler.max_sweeps=20000")  # minutes
 
 

@@ -10,6 +10,8 @@ from tests import kernels, oracles
 from vaefill.model.counter_random import Purpose
 from vaefill.model.engine import evidence
 
+pytestmark = pytest.mark.slow
+
 PURPOSES = (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE)
 NUM_RECORDS, ROWS_PER_RECORD = 256, 4
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance

@@ -16,6 +16,8 @@ from vaefill.pipeline.results import integrity
 from vaefill.pipeline.store import tfrecord
 from vaefill.pipeline.store.tfrecord import Frame
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_thousand_broken_inputs_lose_no_good_record():
     num_records, num_dead = fuzz.run(range(1002), show_progress=False)

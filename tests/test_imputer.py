@@ -12,6 +12,8 @@ from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (6, 5, 1)
 NUM_RECORDS = 11
 

@@ -13,6 +13,8 @@ from vaefill.pipeline.errors import BadInputError, ResultError
 from vaefill.pipeline.results import incremental, integrity
 from vaefill.pipeline.results.documents import Outcome
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def more(mask_digits) -> str:

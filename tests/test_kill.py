@@ -2,7 +2,11 @@
 
 import concurrent.futures
 
+import pytest
+
 from tests import kill
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_job_that_is_killed_loses_nothing_and_goes_on(model_directory, masked_many, tmp_path):

@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests import kernels
 from vaefill.model.samplers import base, lair
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 5.5  # standard errors: one score in 2.6e7 is as large by chance
 NUM_GROUPS = 4096
 

@@ -12,6 +12,8 @@ from tests import kernels, oracles
 from vaefill.model.samplers import base, latent_hmc
 from vaefill.model.samplers.hamiltonian import GaussianSplit
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6  # of each of three comparisons
 CONFIG = latent_hmc.Config(num_leapfrog_steps=4)
 X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])

@@ -14,6 +14,8 @@ from vaefill.pipeline.errors import BadInputError, ConfigError, SourceError
 from vaefill.pipeline.records.record import CarriedFeature, Schema, content_hash
 from vaefill.pipeline.results.reading import read_manifest
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "mcar": ["mask={mechanism: mcar, rate: 0.3}"],
     "rows": ["mask={mechanism: rows, first: 4, last: 9}"],

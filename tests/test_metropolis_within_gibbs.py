@@ -6,6 +6,8 @@ import tensorflow as tf
 from tests import kernels
 from vaefill.model.samplers import base, metropolis_within_gibbs
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6  # of each of three comparisons
 
 

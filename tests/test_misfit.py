@@ -14,6 +14,8 @@ from vaefill.model import checkpoints, datasets, imputer, misfit, samplers, vae
 from vaefill.model.config import ModelConfig
 from vaefill.model.misfit import FitTest
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (8, 8, 1)
 NUM_CALIBRATION = 199
 FALSE_ALARM = 1e-6  # of every bound on a number of misfits

@@ -8,6 +8,8 @@ from tests import oracles
 from vaefill.model import objectives, vae
 from vaefill.model.config import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6
 
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tests import oracles
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6
 TINY_X, TINY_OBSERVED = np.array([1.0, 0, 0, 1]), np.array([True, False, False, False])
 REAL_X = np.array([0.5, -1.0, 1.2, -0.3, 2.0, 0.8])

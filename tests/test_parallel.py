@@ -11,6 +11,8 @@ from vaefill.model import imputer, parallel, samplers, vae
 from vaefill.model.config import ModelConfig
 from vaefill.model.preprocessing import Preprocessor
 
+pytestmark = pytest.mark.slow
+
 
 def test_everything_comes_and_of_each_in_its_order():
     made = list(parallel.side_by_side([iter(range(first, first + 50)) for first in (0, 100, 200)]))

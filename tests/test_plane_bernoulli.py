@@ -9,6 +9,8 @@ from tests import kernels, oracles
 from vaefill.model import samplers
 from vaefill.model.engine import chain
 
+pytestmark = pytest.mark.slow
+
 LARGEST_JSD = 0.005  # nats
 NUM_ROWS = 1024
 # Of four estimates, from a quarter of the rows each: 256 chains, 32 groups of LAIR, 4 of annealed

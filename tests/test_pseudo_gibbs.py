@@ -14,6 +14,8 @@ from vaefill.model.imputer import Imputer
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import base, pseudo_gibbs
 
+pytestmark = pytest.mark.slow
+
 FALSE_ALARM = 1e-6
 NUM_CHAINS = 8192
 X, OBSERVED = np.array([1.0, 0, 0, 1]), np.array([True, False, False, False])

@@ -5,6 +5,9 @@ import pathlib
 
 import matplotlib
 import matplotlib.pyplot as plt
+import pytest
+
+pytestmark = pytest.mark.slow
 
 NOTEBOOK = pathlib.Path(__file__).parents[1] / "docs" / "quickstart.ipynb"
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests import false_convergence, kernels, oracles
 from vaefill.model.samplers import scouts
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS, NUM_ROUNDS = 64, 8
 
 

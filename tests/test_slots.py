@@ -13,6 +13,8 @@ from vaefill.model.engine import stopping
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.samplers import base
 
+pytestmark = pytest.mark.slow
+
 ORACLE = oracles.LinearGaussian()
 CONFIG = samplers.sampler_config(
     name="pseudo_gibbs", num_chains=2, num_start=0, num_warmup=0, max_sweeps=95, target_ess=40,

@@ -7,6 +7,8 @@ from vaefill.model import samplers, vae
 from vaefill.model.config import ModelConfig
 from vaefill.pipeline.experiments import throughput
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_limit_in_bfloat16():
     assert throughput.tensorflow_products([(5, 7)], rows=4)() == [5.0]

@@ -16,6 +16,8 @@ from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainCon
 from vaefill.model.errors import TrainingError
 from vaefill.model.likelihoods import LIKELIHOODS
 
+pytestmark = pytest.mark.slow
+
 RECORD = RecordConfig()
 DATA = DataConfig(train="train[:512]", validation="validation[:100]", test="test[:20]")
 MODEL = ModelConfig(latent_size=2, hidden=(16,))

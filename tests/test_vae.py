@@ -8,6 +8,8 @@ from tests import oracles
 from vaefill.model import vae
 from vaefill.model.config import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "tanh"])
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 4, 3), (1, 1, 1)])
