@@ -81,7 +81,9 @@ def publisher_of(output: str) -> Publisher:
         ResultError: nothing can publish there.
     """
     if "://" in output:
-        raise ResultError(f"{output}: results are written to a file system that can rename a directory")
+        raise ResultError(
+            f"{output}: results are written to a file system that can rename a directory",
+        )
     return LocalPublisher(output)
 
 
@@ -144,7 +146,8 @@ class LocalPublisher:
         self._output = os.path.realpath(output)
         self._base = self._output + _SUFFIX
         if os.path.ismount(self._output):
-            raise ResultError(f"{output} is a mount point, which nothing can be renamed to; name a directory below it")
+            why = "is a mount point, which nothing can be renamed to"
+            raise ResultError(f"{output} {why}; name a directory below it")
 
     def _path(self, name: str) -> str:
         return os.path.join(self._base, name)
@@ -172,12 +175,13 @@ class LocalPublisher:
         self.discard()
 
     def discard(self) -> None:
-        """Removes the staging directory; the lock last, so that no other run works there meanwhile."""
+        """See `Publisher`; the lock goes last, so that no other run works there meanwhile."""
         for name in files.list_names(self._base):
             if name != _LOCK:
                 files.remove(self._path(name), ignore_errors=True)
         files.remove(self._path(_LOCK))
-        with contextlib.suppress(OSError):  # another run has just taken it over, or something would not go
+        # Another run may have just taken it over, or something would not go.
+        with contextlib.suppress(OSError):
             os.rmdir(self._base)
 
     def tidy_up(self) -> None:
@@ -210,7 +214,9 @@ class LocalPublisher:
                     continue
                 yield
                 return
-        raise ResultError(f"another run is writing {self._named}; wait for it, or choose another directory")
+        raise ResultError(
+            f"another run is writing {self._named}; wait for it, or choose another directory",
+        )
 
     def _put_back(self) -> None:
         """Undoes the first of two renames where the second did not come."""
@@ -222,7 +228,10 @@ class LocalPublisher:
             return
         if files.exists(self._output):
             os.rmdir(self._output)
-        _LOGGER.warning("a run was killed while it replaced %s: the former result is back", self._output)
+        _LOGGER.warning(
+            "a run was killed while it replaced %s: the former result is back",
+            self._output,
+        )
         files.rename(replaced, self._output)
 
     def _clean(self, identity: dict[str, Any]) -> None:

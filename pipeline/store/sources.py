@@ -32,10 +32,12 @@ def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
             matches = files.match(pattern)
             is_directory = not matches and files.is_directory(pattern)
         except OSError as error:
-            raise SourceError(f"{pattern}: {error}") from None
+            raise SourceError(str(error)) from None
         if is_directory:
             directory = pattern.rstrip("/")
-            raise SourceError(f"{directory} is a directory; name its files, as '{directory}/*.tfrecord*'")
+            raise SourceError(
+                f"{directory} is a directory; name its files, as '{directory}/*.tfrecord*'",
+            )
         if not matches:
             raise SourceError(f"no file matches {pattern}")
         found.update((file.path, file) for file in matches)

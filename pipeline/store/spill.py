@@ -6,7 +6,7 @@ Payloads never go through a shuffle: what is grouped is their places.
 import os
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import apache_beam as beam
 import google_crc32c
@@ -36,7 +36,10 @@ class SpillWriter:
     """Appends bytes to a file of its own in a directory, made when there is something to write."""
 
     def __init__(self, directory: str, suffix: str = ""):
-        self._directory, self._suffix, self._file, self._size = directory, suffix, None, 0
+        self._directory = directory
+        self._suffix = suffix
+        self._file: BinaryIO | None = None
+        self._size = 0
 
     def append(self, content: bytes) -> Place:
         """Writes bytes, which are there for others once the writer is flushed or closed."""
@@ -56,14 +59,16 @@ class SpillWriter:
         """Completes the file; more goes to another one."""
         if self._file is not None:
             self._file.close()
-        self._file, self._size = None, 0
+        self._file = None
+        self._size = 0
 
 
 class SpillReader:
     """Reads spilled bytes; keeps the file that it read last open."""
 
     def __init__(self):
-        self._path, self._file = None, None
+        self._path: str | None = None
+        self._file: BinaryIO | None = None
 
     def __call__(self, place: Place) -> bytes:
         """The bytes at a place.
@@ -72,7 +77,7 @@ class SpillReader:
             OSError: they are not what was written.
         """
         path, offset, size, crc = place
-        if path != self._path:
+        if self._file is None or path != self._path:
             self.close()
             self._path = path
             self._file = files.open_to_read(path)
@@ -86,7 +91,8 @@ class SpillReader:
         """Closes the file that is open."""
         if self._file is not None:
             self._file.close()
-        self._path = self._file = None
+        self._path = None
+        self._file = None
 
 
 class Spill(beam.DoFn):
