@@ -166,11 +166,9 @@ def describe(directory: str) -> Description:
 @contextlib.contextmanager
 def _tensors(path: str) -> Iterator[Any]:
     """Opens a safetensors file, of which only what is asked for is read."""
-    with (
-        files.local_copy(path) as place,
-        safetensors.safe_open(place, framework="numpy") as tensors,
-    ):
-        yield tensors
+    with files.local_copy(path) as place:
+        with safetensors.safe_open(place, framework="numpy") as tensors:
+            yield tensors
 
 
 def load(directory: str) -> LoadedModel:

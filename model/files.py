@@ -58,12 +58,12 @@ def _store(path: str) -> fsspec.AbstractFileSystem:
     scheme = path.partition("://")[0]
     if scheme not in _EXTRAS:
         known = " and ".join(f"{name}://" for name in _EXTRAS)
-        raise StoreError(f"{scheme}:// is not supported; name a path of this machine, or {known}")
+        raise StoreError(f"{path}: {scheme}:// is not supported; {known} are, and local paths")
     try:
         return fsspec.filesystem(scheme)
     except ImportError:
         fix = f"pip install 'vaefill[{_EXTRAS[scheme]}]'"
-        raise StoreError(f"for {scheme}:// a package is not installed: {fix}") from None
+        raise StoreError(f"{path}: a package for {scheme}:// is not installed; {fix}") from None
 
 
 def exists(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Files are read and written alike, whole or not at all, on this machine and in stores."""
+"""Files of this machine and of stores are used alike, and written whole or not at all."""
 
 import json
 import os
@@ -197,12 +197,11 @@ def test_a_store_that_is_not_installed_is_named_with_the_fix(monkeypatch, scheme
         raise ImportError(f"Please install {name}fs")
 
     monkeypatch.setattr(fsspec, "filesystem", missing)
-    with pytest.raises(
-        StoreError, match=rf"{scheme}://.*pip install 'vaefill\[{extra}\]'$"
-    ) as error:
+    message = rf"^{scheme}://bucket/a: .*pip install 'vaefill\[{extra}\]'$"
+    with pytest.raises(StoreError, match=message) as error:
         files.exists(f"{scheme}://bucket/a")
     assert isinstance(error.value, OSError) and isinstance(error.value, ExpectedError)
-    with pytest.raises(StoreError, match="ftp:// is not supported; name .*gs:// and s3://"):
+    with pytest.raises(StoreError, match="^ftp://host/a: ftp:// is not supported; gs:// and s3://"):
         files.read("ftp://host/a")
 
 

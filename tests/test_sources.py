@@ -182,9 +182,7 @@ def test_expand(tmp_path):
 
 def test_a_directory_is_no_file_but_may_stand_for_its_files(tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(
-        SourceError, match=rf"^{tmp_path} is a directory; name its files, as '{tmp_path}/\*"
-    ):
+    with pytest.raises(SourceError, match=rf"^{tmp_path} is a directory; .* '{tmp_path}/\*"):
         expand((str(tmp_path),))
     assert [file.path for file in expand((f"{tmp_path}/",))] == [f"{tmp_path}/a"]
 

@@ -89,7 +89,7 @@ def publisher_of(output: str) -> Publisher:
     """
     if "://" in output:
         raise ResultError(
-            f"{output}: results are written to a file system that can rename a directory"
+            f"{output}: results are written to a file system that can rename a directory",
         )
     return LocalPublisher(output)
 
@@ -154,10 +154,8 @@ class LocalPublisher:
         self._output = os.path.realpath(output)
         self._base = self._output + _SUFFIX
         if os.path.ismount(self._output):
-            raise ResultError(
-                f"{output} is a mount point, which nothing can be renamed to; "
-                "name a directory below it"
-            )
+            why = "is a mount point, which nothing can be renamed to"
+            raise ResultError(f"{output} {why}; name a directory below it")
 
     def _path(self, name: str) -> str:
         return os.path.join(self._base, name)
@@ -185,14 +183,13 @@ class LocalPublisher:
         self.discard()
 
     def discard(self) -> None:
-        """Removes the staging directory, the lock last: no other run works there meanwhile."""
+        """See `Publisher`; the lock goes last, so that no other run works there meanwhile."""
         for name in files.list_names(self._base):
             if name != _LOCK:
                 files.remove(self._path(name), ignore_errors=True)
         files.remove(self._path(_LOCK))
-        with contextlib.suppress(
-            OSError
-        ):  # another run has just taken it over, or something would not go
+        # Another run may have just taken it over, or something would not go.
+        with contextlib.suppress(OSError):
             os.rmdir(self._base)
 
     def tidy_up(self) -> None:
@@ -226,7 +223,7 @@ class LocalPublisher:
                 yield
                 return
         raise ResultError(
-            f"another run is writing {self._named}; wait for it, or choose another directory"
+            f"another run is writing {self._named}; wait for it, or choose another directory",
         )
 
     def _put_back(self) -> None:
@@ -240,7 +237,8 @@ class LocalPublisher:
         if files.exists(self._output):
             os.rmdir(self._output)
         _LOGGER.warning(
-            "a run was killed while it replaced %s: the former result is back", self._output
+            "a run was killed while it replaced %s: the former result is back",
+            self._output,
         )
         files.rename(replaced, self._output)
 

@@ -33,7 +33,7 @@ def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
             matches = files.match(pattern)
             is_directory = not matches and files.is_directory(pattern)
         except OSError as error:
-            raise SourceError(f"{pattern}: {error}") from None
+            raise SourceError(str(error)) from None
         if is_directory:
             directory = pattern.rstrip("/")
             raise SourceError(

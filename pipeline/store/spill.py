@@ -64,7 +64,8 @@ class SpillWriter:
         """Completes the file; more goes to another one."""
         if self._file is not None:
             self._file.close()
-        self._file, self._size = None, 0
+        self._file = None
+        self._size = 0
 
 
 class SpillReader:
@@ -95,7 +96,8 @@ class SpillReader:
         """Closes the file that is open."""
         if self._file is not None:
             self._file.close()
-        self._path = self._file = None
+        self._path = None
+        self._file = None
 
 
 class Spill(beam.DoFn):

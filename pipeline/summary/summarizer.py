@@ -227,9 +227,8 @@ def combine(
     """
     directory = os.path.join(layout.root, "summary")
     files.make_directory(directory)
-    shards = [
-        i for i in range(layout.num_shards) if files.exists(layout.part(f"shard-{i:05d}.json"))
-    ]  # not empty
+    counted = [layout.part(f"shard-{index:05d}.json") for index in range(layout.num_shards)]
+    shards = [index for index, path in enumerate(counted) if files.exists(path)]  # not empty
     parquet = os.path.join(directory, "records.parquet")
     with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
         for shard in shards:
