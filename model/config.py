@@ -125,7 +125,7 @@ class TrainConfig(Section):
 class SamplerConfig(Section):
     """What the configurations of all samplers share; a sampler's own, in its file, is a subclass.
 
-    `vaefill.model.samplers.config` makes one by the sampler's name.
+    `vaefill.model.samplers.sampler_config` makes one by the sampler's name.
     """
 
     name: str = Field(description="of the sampler, and of its file in vaefill.model.samplers")

@@ -121,7 +121,7 @@ def match(pattern: str) -> list[FileInfo]:
             Names that begin with a dot match too.
 
     Returns:
-        None where a path without wildcards is not that of a file. `file://` is left off the paths.
+        The files, empty where there are none. `file://` is left off their paths.
 
     Raises:
         StoreError: no such object store is within reach.

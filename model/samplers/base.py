@@ -89,7 +89,7 @@ class Info(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Of Metropolis and Hastings."""
+    """Which proposals a Metropolis-Hastings step has accepted, and with what probability."""
 
     accepted: tf.Tensor  # [N] bool
     probability: tf.Tensor  # [N]

@@ -61,7 +61,7 @@ class Publisher(Protocol):
         """
 
     def attempt(self, of_records: dict[str, Any]) -> Stage:
-        """A fresh place to work in, beside what earlier attempts computed under the same.
+        """A fresh place to work in, beside what earlier attempts computed for the same run.
 
         Args:
             of_records: what the results of records depend on, JSON values.

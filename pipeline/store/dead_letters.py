@@ -36,7 +36,7 @@ class SpillDeadLetters(Spill):
     """DeadLetter -> its entry."""
 
     def process(self, letter: DeadLetter) -> Iterator[Any]:
-        place = tuple(self.place(letter.frame.payload))
+        place = tuple(self.spill(letter.frame.payload))
         rest = str(letter.reason), letter.message, letter.record_id, letter.num_bytes
         yield tuple(Entry(tuple(letter.frame.source), *rest, place))
 

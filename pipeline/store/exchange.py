@@ -79,7 +79,7 @@ class _SpillItems(Spill):
         self._num_items = 0
 
     def process(self, item: Item) -> Iterator[Any]:
-        spilled = item._replace(example=self.place(item.example))
+        spilled = item._replace(example=self.spill(item.example))
         self._runs[self._layout.shard_of(item.record_id)].append(spilled)
         self._num_items += 1
         if self._num_items == _MOST_ITEMS:
@@ -92,7 +92,7 @@ class _SpillItems(Spill):
 
     def _spill_runs(self) -> list[tuple[int, tuple[tuple, ...]]]:
         runs = [
-            (shard, tuple(tuple(self.place(block)) for block in items_lib.encode(run)))
+            (shard, tuple(tuple(self.spill(block)) for block in items_lib.encode(run)))
             for shard, run in self._runs.items()
         ]
         self._runs = collections.defaultdict(list)

@@ -113,8 +113,8 @@ class Spill(beam.DoFn):
         self._writer.close()
         return None
 
-    def place(self, content: bytes | Place) -> Place:
-        """The place of bytes, as it is handed on."""
+    def spill(self, content: bytes | Place) -> Place:
+        """Writes bytes, unless they lie somewhere already; returns their place, to be handed on."""
         place = content if isinstance(content, Place) else self._writer.append(content)
         return place.relative_to(self._layout.root)
 

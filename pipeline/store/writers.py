@@ -49,7 +49,7 @@ class Writer(Protocol):
         """Writes the next record."""
 
     def close(self) -> ShardCounts:
-        """Completes the file, of no records too, and says what it holds."""
+        """Completes the file, also one without records, and says what it holds."""
 
 
 class TFRecordWriter:
