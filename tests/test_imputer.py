@@ -76,6 +76,8 @@ SINGLE, HALF = "float32", "bfloat16"
 EVERY = [(name, 3, SINGLE) for name in SAMPLERS] + [
     (name, 3, HALF) for name in ("latent_hmc", "pseudo_gibbs", "lair")
 ]
+# Log p of a truth is one program more, the same for all: of chains and of weighted draws.
+WITH_EVIDENCE = ("latent_hmc", "lair")
 
 
 @pytest.fixture(
@@ -84,40 +86,41 @@ EVERY = [(name, 3, SINGLE) for name in SAMPLERS] + [
     ids=lambda p: "-".join(map(str, p)),
 )
 def sampler(request):
-    """An imputer, one of the same settings, and what the first makes of all records."""
+    """An imputer, one of the same settings, what the first makes of all records, and whether it
+    estimates log p.
+    """
     name, latent_size, precision = request.param
     # Wide enough for products to be rounded
     model = make_model(latent_size, (96, 96) if precision == HALF else (16,))
-    first, second = (
-        imputer.Imputer(
-            model, make_config(name, precision=precision), Preprocessor(model.likelihood, seed=7)
-        )
-        for _ in range(2)
-    )
-    return first, second, first(*subset(range(NUM_RECORDS)))
+    evidence = {} if name in WITH_EVIDENCE else {"num_evidence_draws": 0}
+    config = make_config(name, precision=precision, **evidence)
+    see = Preprocessor(model.likelihood, seed=7)
+    first = imputer.Imputer(model, config, see)
+    second = imputer.Imputer(model, config, see)
+    return first, second, first(*subset(range(NUM_RECORDS))), not evidence
 
 
 def test_the_same_bits_alone(sampler):
-    run, _, together = sampler
+    run, _, together, _ = sampler
     for i in range(NUM_RECORDS):
         assert_same_bits(run(*subset([i])), take(together, [i]))
 
 
 def test_the_same_bits_in_any_order_and_position(sampler):
-    run, _, together = sampler
+    run, _, together, _ = sampler
     for order in (np.arange(NUM_RECORDS)[::-1], np.random.default_rng(1).permutation(NUM_RECORDS)):
         assert_same_bits(run(*subset(order)), take(together, order))
 
 
 @pytest.mark.parametrize("sampler", EVERY, indirect=True, ids=lambda p: "-".join(map(str, p)))
 def test_the_same_bits_from_a_fresh_program(sampler):
-    _, fresh, together = sampler
+    _, fresh, together, _ = sampler
     chosen = [0, 1, 2, 10, 5]
     assert_same_bits(fresh(*subset(chosen)), take(together, chosen))
 
 
 def test_every_sampler_gives_whole_results(sampler):
-    _, _, together = sampler
+    _, _, together, has_evidence = sampler
     images, observed, _ = make_records(NUM_RECORDS)
     assert together.converged[2] and together.num_sweeps[2] == 0
     assert set(
@@ -132,8 +135,8 @@ def test_every_sampler_gives_whole_results(sampler):
         assert np.isfinite(field).all()
     incomplete = np.arange(NUM_RECORDS) != 2
     assert (together.stddev[~observed] > 0).all()
-    assert np.isfinite(together.log_prob_observed[incomplete]).all()
-    assert np.isfinite(together.log_prob_missing[incomplete]).all()
+    for log_prob in (together.log_prob_observed, together.log_prob_missing):
+        assert np.isfinite(log_prob[incomplete]).all() == has_evidence
     assert (together.num_non_finite == 0).all()
     assert together.num_latents[2] == 0
     assert (together.num_latents[incomplete] >= 1).all() and (together.num_latents <= 5).all()
