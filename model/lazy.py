@@ -42,8 +42,7 @@ class fused:  # noqa: N801, a decorator
     """Decorates a function of tensors: XLA compiles it into one kernel, or few, when first called.
 
     The same as `tf.function(jit_compile=True)`, which needs TensorFlow where a function is defined.
-    AutoGraph, which rewrites Python loops and is half of the time that a sampler takes to start,
-    is left out unless asked for.
+    AutoGraph, which rewrites Python loops and takes its time, is left out unless asked for.
 
     Args:
         function: of tensors, nested tuples of them, and hashable Python values, by position.

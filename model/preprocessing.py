@@ -3,6 +3,7 @@ run's seed.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,11 +48,7 @@ class Preprocessor:
             >>> preprocessor.to_model(preprocessor.keys([b"a"]), np.uint8([[0, 127, 128, 255]]))
             array([[0., 0., 1., 1.]], dtype=float32)
         """
-        flat = (
-            values.reshape(len(values), -1)
-            if len(values)
-            else values.reshape(0, int(np.prod(values.shape[1:])))
-        )
+        flat = values.reshape(len(values), math.prod(values.shape[1:]))
         if self.binarize != "sample":
             return self.likelihood.from_data(flat, None)
         streams = Streams(tf.constant(keys), tf.zeros([len(keys)], tf.uint32))

@@ -170,7 +170,9 @@ def impute(
     """
     parallel.share_cores()
     loaded = model if isinstance(model, LoadedModel) else load_model(model)
-    binarize = loaded.description.training.get("binarize", "threshold")
+    # Models that do not say so were trained on sampled values.
+    unsaid = "sample" if loaded.vae.likelihood.binary else "none"
+    binarize = loaded.description.training.get("binarize", unsaid)
     names = _as_bytes(ids, len(values))
     if len(set(names)) < len(names):
         raise ValueError(
