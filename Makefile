@@ -18,6 +18,8 @@ check: lint
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	rm -rf build/types && mkdir -p build/types/vaefill
+	ln -s $(CURDIR)/pipeline/[a-z_]*[a-z] $(CURDIR)/model $(CURDIR)/configs build/types/vaefill
 	$(VENV)/bin/mypy
 
 test: $(INSTALLED)

@@ -4,6 +4,9 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+# An installed distribution takes one name: pipeline/ is `vaefill`, the other two lie in it.
+DIRECTORIES = {"vaefill": "pipeline", "vaefill.model": "model", "vaefill.configs": "configs"}
+
 setup(
     name="vaefill",
     version="0.1.0",
@@ -13,11 +16,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    # model/, pipeline/ and configs/ are linked into it
-    packages=find_packages(include=["vaefill", "vaefill.*"]),
+    package_dir=DIRECTORIES,
+    packages=[
+        *DIRECTORIES,
+        *(f"{name}.{part}" for name, where in DIRECTORIES.items() for part in find_packages(where)),
+    ],
     package_data={
         "vaefill.model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
-        "vaefill.pipeline.report": ["templates/*.html"],
+        "vaefill.report": ["templates/*.html"],
         "vaefill.configs": ["*.yaml"],
     },
     install_requires=[
@@ -64,5 +70,5 @@ setup(
             "types-protobuf>=6",
         ],
     },
-    entry_points={"console_scripts": ["vaefill=vaefill.pipeline.cli:main"]},
+    entry_points={"console_scripts": ["vaefill=vaefill.cli:main"]},
 )

@@ -1,6 +1,6 @@
 """The sections of the configuration that the model layer reads: validated and frozen.
 
-`vaefill.pipeline.config` puts them together with its own, reads YAML, and turns errors into one
+`vaefill.config` puts them together with its own, reads YAML, and turns errors into one
 clear line.
 """
 

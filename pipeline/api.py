@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tqdm
 
+from vaefill import config as config_lib
 from vaefill.model import checkpoints, missingness, parallel, training
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import sampler_config
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline.results import integrity, reading
-from vaefill.pipeline.results.documents import Manifest, Summary
+from vaefill.results import integrity, reading
+from vaefill.results.documents import Manifest, Summary
 
 if TYPE_CHECKING:
     import pandas

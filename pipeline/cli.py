@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from vaefill.pipeline import logs
-from vaefill.pipeline.config import Config, MaskConfig, load
-from vaefill.pipeline.console import errors_in_one_line, exit_code, start
-from vaefill.pipeline.errors import ConfigError
-from vaefill.pipeline.metrics import RunMetrics
-from vaefill.pipeline.results.documents import DOCUMENTS, json_schema
+from vaefill import logs
+from vaefill.config import Config, MaskConfig, load
+from vaefill.console import errors_in_one_line, exit_code, start
+from vaefill.errors import ConfigError
+from vaefill.metrics import RunMetrics
+from vaefill.results.documents import DOCUMENTS, json_schema
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
@@ -192,7 +192,7 @@ def mask(
         given = {"mask": whole}
     with _job("mask", metrics) as run:
         config = _load(path, settings, given)
-        from vaefill.pipeline import jobs
+        from vaefill import jobs
 
         outcome = jobs.mask(config, source, output, beam_options, replace)
         run.outcome = outcome
@@ -248,8 +248,8 @@ def impute(
     """
     with _job("impute", metrics) as run:
         config = _load(path, settings)
+        from vaefill import jobs
         from vaefill.model import parallel
-        from vaefill.pipeline import jobs
 
         parallel.share_cores()
         outcome = jobs.impute(config, model, patterns, output, beam_options, replace, since)
@@ -330,9 +330,9 @@ def compare(
     """
     with errors_in_one_line():
         start()
+        from vaefill.experiments import comparison
         from vaefill.model import checkpoints, parallel
         from vaefill.model.samplers import SAMPLERS
-        from vaefill.pipeline.experiments import comparison
 
         parallel.share_cores()
         for kind, chosen, known in (
@@ -374,7 +374,7 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.experiments import benchmark
+        from vaefill.experiments import benchmark
 
         for name in sections:
             if name not in benchmark.SECTIONS:
@@ -398,8 +398,8 @@ def evaluate(result: str) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.report import evaluate
-        from vaefill.pipeline.results.reading import read_summary
+        from vaefill.report import evaluate
+        from vaefill.results.reading import read_summary
 
         summary = read_summary(result)
     click.echo(evaluate.of_result(result, summary))
@@ -415,7 +415,7 @@ def verify(result: str) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.results.integrity import verify as verify_files
+        from vaefill.results.integrity import verify as verify_files
 
         files = verify_files(result).files
     click.echo(f"{result} is whole: {len(files)} files as they were written")
@@ -443,7 +443,7 @@ def report(outputs: tuple[str, ...], output: str | None) -> None:
     """
     with errors_in_one_line():
         start()
-        from vaefill.pipeline.report.page import write_report
+        from vaefill.report.page import write_report
 
         page = write_report(outputs, output or os.path.join(outputs[0], "report"))
     click.echo(f"report in {page}")

@@ -15,6 +15,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from vaefill.errors import ConfigError
 from vaefill.model import missingness, samplers
 from vaefill.model.config import (
     DataConfig,
@@ -25,7 +26,6 @@ from vaefill.model.config import (
     TrainConfig,
     check_likelihood,
 )
-from vaefill.pipeline.errors import ConfigError
 
 _NotNegative = Annotated[int, Field(ge=0)]
 _Fraction = Annotated[float, Field(ge=0, le=1)]

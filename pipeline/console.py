@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from vaefill import logs
 from vaefill.model.errors import EXIT_JOB, ExpectedError
-from vaefill.pipeline import logs
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOGGER = logging.getLogger("vaefill")

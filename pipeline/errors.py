@@ -1,7 +1,7 @@
 """Expected errors of the pipeline, each with its exit code. Imports nothing slow."""
 
 from vaefill.model.errors import EXIT_INPUT, EXIT_USAGE, ExpectedError
-from vaefill.pipeline.results.documents import Outcome
+from vaefill.results.documents import Outcome
 
 
 class ConfigError(ExpectedError, ValueError):

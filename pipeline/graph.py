@@ -25,15 +25,15 @@ from typing import NamedTuple
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from vaefill.pipeline.imputation import ImputationHandler, SplitDeadLetters
-from vaefill.pipeline.masking import MaskRecords, Masks, ReadDataset
-from vaefill.pipeline.records.record import Schema
-from vaefill.pipeline.store.dead_letters import DEAD
-from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.resume import HashIndex, SkipKnown
-from vaefill.pipeline.store.sinks import WriteDataset
-from vaefill.pipeline.store.sources import DecodeRecords, ReadFrames
-from vaefill.pipeline.summary.summarizer import Summarizer
+from vaefill.imputation import ImputationHandler, SplitDeadLetters
+from vaefill.masking import MaskRecords, Masks, ReadDataset
+from vaefill.records.record import Schema
+from vaefill.store.dead_letters import DEAD
+from vaefill.store.layout import Layout
+from vaefill.store.resume import HashIndex, SkipKnown
+from vaefill.store.sinks import WriteDataset
+from vaefill.store.sources import DecodeRecords, ReadFrames
+from vaefill.summary.summarizer import Summarizer
 
 
 class Reading(NamedTuple):

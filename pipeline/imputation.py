@@ -11,17 +11,17 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
+from vaefill import counters, logs
+from vaefill.counters import count
+from vaefill.isolation import DeviceError, isolate_failures, one_line
 from vaefill.model import checkpoints
 from vaefill.model.config import SamplerConfig
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.parallel import StuckError, share_cores, with_timeout
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline import counters, logs
-from vaefill.pipeline.counters import count
-from vaefill.pipeline.isolation import DeviceError, isolate_failures, one_line
-from vaefill.pipeline.progress import Progress
-from vaefill.pipeline.records.record import (
+from vaefill.progress import Progress
+from vaefill.records.record import (
     DIAGNOSTICS,
     ImputedRecord,
     MaskedRecord,
@@ -29,11 +29,11 @@ from vaefill.pipeline.records.record import (
     Schema,
     encode_imputed,
 )
-from vaefill.pipeline.store.dead_letters import DEAD
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.resume import ResumeCache
-from vaefill.pipeline.store.spill import Place
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
+from vaefill.store.dead_letters import DEAD
+from vaefill.store.items import Item
+from vaefill.store.resume import ResumeCache
+from vaefill.store.spill import Place
+from vaefill.store.tfrecord import DeadLetter, Frame
 
 _ONE_AT_A_TIME = threading.Lock()  # of a process's threads: each wants all of the device
 _DEVICE_BATCHES = 64  # of records at once: the last ones of a batch leave slots idle

@@ -14,6 +14,11 @@ import tensorflow_datasets as tfds
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from vaefill import counters, graph, masking
+from vaefill.config import Config
+from vaefill.errors import BadInputError, ConfigError, JobError
+from vaefill.graph import Reading
+from vaefill.imputation import ImputationHandler
 from vaefill.model import checkpoints
 from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
@@ -21,25 +26,20 @@ from vaefill.model.files import FileInfo
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline import counters, graph, masking
-from vaefill.pipeline.config import Config
-from vaefill.pipeline.errors import BadInputError, ConfigError, JobError
-from vaefill.pipeline.graph import Reading
-from vaefill.pipeline.imputation import ImputationHandler
-from vaefill.pipeline.records.record import (
+from vaefill.records.record import (
     OWN_FEATURES,
     CarriedFeature,
     Schema,
     imputed_features,
     masked_features,
 )
-from vaefill.pipeline.results import acceptance, incremental, integrity, provenance, staging
-from vaefill.pipeline.results.documents import Counts, Manifest, Outcome, Times, Work
-from vaefill.pipeline.store import sinks, writers
-from vaefill.pipeline.store.layout import Layout, prepare
-from vaefill.pipeline.store.resume import HashIndex, ResumeCache
-from vaefill.pipeline.store.sources import expand
-from vaefill.pipeline.summary import summarizer
+from vaefill.results import acceptance, incremental, integrity, provenance, staging
+from vaefill.results.documents import Counts, Manifest, Outcome, Times, Work
+from vaefill.store import sinks, writers
+from vaefill.store.layout import Layout, prepare
+from vaefill.store.resume import HashIndex, ResumeCache
+from vaefill.store.sources import expand
+from vaefill.summary import summarizer
 
 _LOGGER = logging.getLogger("vaefill")
 

@@ -9,12 +9,12 @@ import apache_beam as beam
 import numpy as np
 import tensorflow_datasets as tfds
 
+from vaefill.config import MaskConfig
+from vaefill.errors import ConfigError, SourceError
 from vaefill.model import datasets, missingness
 from vaefill.model.errors import DatasetError
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline.config import MaskConfig
-from vaefill.pipeline.errors import ConfigError, SourceError
-from vaefill.pipeline.records.record import (
+from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
     Reason,
@@ -25,10 +25,10 @@ from vaefill.pipeline.records.record import (
     encode_masked,
     with_content_hash,
 )
-from vaefill.pipeline.store.dead_letters import DEAD
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.sources import expand
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
+from vaefill.store.dead_letters import DEAD
+from vaefill.store.items import Item
+from vaefill.store.sources import expand
+from vaefill.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.mask")
 _IMAGES_PER_SLICE = 1000

@@ -10,7 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from vaefill.model import files
-from vaefill.pipeline.results.documents import Outcome
+from vaefill.results.documents import Outcome
 
 _LOGGER = logging.getLogger("vaefill")
 _NUMBERS = {

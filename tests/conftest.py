@@ -8,9 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import hypothesis
 import pytest
 
+from vaefill import config as config_lib
+from vaefill import jobs
 from vaefill.model import training
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import jobs
 
 # The same examples in every run, however slow the machine is.
 hypothesis.settings.register_profile(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vaefill.pipeline.results.documents import (
+from vaefill.results.documents import (
     Counts,
     Device,
     Identity,

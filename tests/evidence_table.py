@@ -16,7 +16,7 @@ from vaefill.model.engine.collection import CollectedDraws, DrawCollector
 from vaefill.model.engine.slots import Finished, Records, Slots
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.vae import VAE
-from vaefill.pipeline.report.text import markdown_table, number, percent
+from vaefill.report.text import markdown_table, number, percent
 
 NUM_DRAWS = (100, 300, 1_000, 3_000, 10_000)
 MASKS = {

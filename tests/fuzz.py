@@ -24,15 +24,15 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from vaefill.pipeline.records.record import (
+from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
     Schema,
     content_hash,
     encode_masked,
 )
-from vaefill.pipeline.store.sources import decode
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, frame, read_frames
+from vaefill.store.sources import decode
+from vaefill.store.tfrecord import DeadLetter, Frame, frame, read_frames
 
 SCHEMA = Schema((28, 28, 1), {"label": CarriedFeature("int64")}, 2, np.dtype(np.uint8))
 MAX_RECORD_BYTES = 1 << 20

@@ -15,19 +15,19 @@ import atheris
 
 with atheris.instrument_imports(
     include=[
-        "vaefill.pipeline.records.record",
-        "vaefill.pipeline.records.codecs",
-        "vaefill.pipeline.store.sources",
+        "vaefill.records.record",
+        "vaefill.records.codecs",
+        "vaefill.store.sources",
     ]
 ):
-    from vaefill.pipeline.records.record import (
+    from vaefill.records.record import (
         RecordError,
         decode_imputed,
         decode_masked,
         decode_observed,
     )
-    from vaefill.pipeline.store.sources import decode
-    from vaefill.pipeline.store.tfrecord import Frame, read_frames
+    from vaefill.store.sources import decode
+    from vaefill.store.tfrecord import Frame, read_frames
 
 from tests import fuzz
 

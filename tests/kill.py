@@ -16,12 +16,12 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import jobs
-from vaefill.pipeline.results import integrity
-from vaefill.pipeline.results.documents import Work
-from vaefill.pipeline.results.reading import read_manifest
-from vaefill.pipeline.store.resume import ResumeCache
+from vaefill import config as config_lib
+from vaefill import jobs
+from vaefill.results import integrity
+from vaefill.results.documents import Work
+from vaefill.results.reading import read_manifest
+from vaefill.store.resume import ResumeCache
 
 SETTINGS = (  # every record takes as long, and little is compiled
     "sampler.name=pseudo_gibbs",
@@ -35,7 +35,7 @@ _FOLDERS = ("imputed/", "summary/", "dead_letters/")
 _SECONDS = 120.0  # a run takes a few
 # Processes are forked from one that has imported everything, and started nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["vaefill.model.training", "vaefill.pipeline.jobs"])
+CONTEXT.set_forkserver_preload(["vaefill.model.training", "vaefill.jobs"])
 
 
 class Kill(NamedTuple):

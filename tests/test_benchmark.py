@@ -5,9 +5,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from vaefill.pipeline import cli
-from vaefill.pipeline.errors import JobError
-from vaefill.pipeline.experiments import benchmark
+from vaefill import cli
+from vaefill.errors import JobError
+from vaefill.experiments import benchmark
 
 pytestmark = pytest.mark.slow
 

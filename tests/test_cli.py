@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from vaefill.pipeline import cli
+from vaefill import cli
 
 COMMANDS = [
     "demo",

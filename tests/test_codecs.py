@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vaefill.pipeline.records import codecs
+from vaefill.records import codecs
 
 SHAPE = (2, 3, 1)
 

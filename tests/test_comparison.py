@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from vaefill.experiments import comparison
 from vaefill.model import checkpoints, samplers
 from vaefill.model.imputer import Imputer
-from vaefill.pipeline.experiments import comparison
 
 pytestmark = pytest.mark.slow
 

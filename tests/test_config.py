@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from vaefill import config
+from vaefill.errors import ConfigError
 from vaefill.model import missingness, samplers
-from vaefill.pipeline import config
-from vaefill.pipeline.errors import ConfigError
 
 PACKAGED = sorted(os.path.basename(path) for path in glob.glob(config.packaged("*.yaml")))
 
@@ -179,7 +179,7 @@ def test_mistakes_are_one_clear_line(setting, message):
 def test_mistakes_are_found_before_tensorflow_starts():
     code = (
         "import sys\n"
-        "from vaefill.pipeline import config\n"
+        "from vaefill import config\n"
         "config.load('demo.yaml', ['sampler={name: lair, num_particles: 4}'])\n"
         "try:\n"
         "    config.load(None, ['sampler={name: lair, num_scouts: 4}'])\n"

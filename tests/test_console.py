@@ -12,11 +12,11 @@ import tensorflow as tf
 
 from tests import kill
 from tests.test_metrics import read
+from vaefill import cli, console, jobs
+from vaefill.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
 from vaefill.model.engine.slots import Slots
 from vaefill.model.errors import EXIT_JOB
-from vaefill.pipeline import cli, console, jobs
-from vaefill.pipeline.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
-from vaefill.pipeline.results import integrity
+from vaefill.results import integrity
 
 pytestmark = pytest.mark.slow
 

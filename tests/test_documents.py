@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests import documents as made
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results import documents, integrity
-from vaefill.pipeline.results.documents import Manifest, Summary, Work
-from vaefill.pipeline.results.reading import FormatError, read_manifest, read_summary
-from vaefill.pipeline.summary import statistics
+from vaefill.errors import ResultError
+from vaefill.results import documents, integrity
+from vaefill.results.documents import Manifest, Summary, Work
+from vaefill.results.reading import FormatError, read_manifest, read_summary
+from vaefill.summary import statistics
 
 SHAPE = (2, 1, 1)
 

@@ -8,8 +8,8 @@ import pytest
 
 from vaefill.model.fields import FIELDS, Field
 from vaefill.model.imputer import Imputed
-from vaefill.pipeline.records.record import DIAGNOSTICS, Schema, imputed_features
-from vaefill.pipeline.summary.summarizer import arrow_schema
+from vaefill.records.record import DIAGNOSTICS, Schema, imputed_features
+from vaefill.summary.summarizer import arrow_schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCHEMA = Schema((2, 3, 1), {}, 2)

@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tests import fuzz
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import jobs
-from vaefill.pipeline.records.record import content_hash, decode_imputed
-from vaefill.pipeline.results import integrity
-from vaefill.pipeline.store import tfrecord
-from vaefill.pipeline.store.tfrecord import Frame
+from vaefill import config as config_lib
+from vaefill import jobs
+from vaefill.records.record import content_hash, decode_imputed
+from vaefill.results import integrity
+from vaefill.store import tfrecord
+from vaefill.store.tfrecord import Frame
 
 pytestmark = pytest.mark.slow
 

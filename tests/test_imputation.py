@@ -12,28 +12,28 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tests.documents import counts
+from vaefill import config as config_lib
+from vaefill import imputation, jobs
+from vaefill.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
+from vaefill.imputation import ImputationHandler
+from vaefill.isolation import DeviceError
 from vaefill.model import checkpoints, vae
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import imputation, jobs
-from vaefill.pipeline.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
-from vaefill.pipeline.imputation import ImputationHandler
-from vaefill.pipeline.isolation import DeviceError
-from vaefill.pipeline.progress import Progress
-from vaefill.pipeline.records.record import (
+from vaefill.progress import Progress
+from vaefill.records.record import (
     MaskedRecord,
     Reason,
     Schema,
     decode_imputed,
     with_content_hash,
 )
-from vaefill.pipeline.report.page import write_report
-from vaefill.pipeline.results.reading import read_manifest, read_summary
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.resume import ResumeCache
-from vaefill.pipeline.store.spill import SpillReader
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
+from vaefill.report.page import write_report
+from vaefill.results.reading import read_manifest, read_summary
+from vaefill.store.items import Item
+from vaefill.store.resume import ResumeCache
+from vaefill.store.spill import SpillReader
+from vaefill.store.tfrecord import DeadLetter, Frame
 
 pytestmark = pytest.mark.slow
 

@@ -7,11 +7,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tests.documents import impute_identity, manifest, mask_identity, record_identity
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import jobs
-from vaefill.pipeline.errors import BadInputError, ResultError
-from vaefill.pipeline.results import incremental, integrity
-from vaefill.pipeline.results.documents import Outcome
+from vaefill import config as config_lib
+from vaefill import jobs
+from vaefill.errors import BadInputError, ResultError
+from vaefill.results import incremental, integrity
+from vaefill.results.documents import Outcome
 
 pytestmark = pytest.mark.slow
 

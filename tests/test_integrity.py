@@ -8,10 +8,10 @@ import pytest
 
 from tests.documents import impute_identity, mask_identity
 from tests.documents import manifest as manifest_of
+from vaefill.errors import ResultError, SourceError
 from vaefill.model.files import FileInfo, sha256
-from vaefill.pipeline.errors import ResultError, SourceError
-from vaefill.pipeline.results import integrity, provenance
-from vaefill.pipeline.results.reading import read_manifest, read_summary
+from vaefill.results import integrity, provenance
+from vaefill.results.reading import read_manifest, read_summary
 
 IDENTITY = impute_identity()
 OTHER = impute_identity(seed=18)

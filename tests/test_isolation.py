@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaefill.pipeline import isolation
-from vaefill.pipeline.isolation import MOST_CULPRITS, DeviceError, isolate_failures
+from vaefill import isolation
+from vaefill.isolation import MOST_CULPRITS, DeviceError, isolate_failures
 
 
 class Attempts:

@@ -6,10 +6,10 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaefill.pipeline.store import items as items_lib
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.spill import Place
-from vaefill.pipeline.store.tfrecord import Source
+from vaefill.store import items as items_lib
+from vaefill.store.items import Item
+from vaefill.store.spill import Place
+from vaefill.store.tfrecord import Source
 
 NUMBERS = st.integers(0, 2**64 - 1)
 PATHS = st.text(max_size=20)

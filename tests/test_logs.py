@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vaefill.pipeline import logs
+from vaefill import logs
 
 PROGRAM = """
 import logging, subprocess, sys, warnings

@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vaefill import config as config_lib
+from vaefill import jobs, masking
+from vaefill.errors import BadInputError, ConfigError, SourceError
 from vaefill.model.errors import DatasetError
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline import jobs, masking
-from vaefill.pipeline.errors import BadInputError, ConfigError, SourceError
-from vaefill.pipeline.records.record import CarriedFeature, Schema, content_hash
-from vaefill.pipeline.results.reading import read_manifest
+from vaefill.records.record import CarriedFeature, Schema, content_hash
+from vaefill.results.reading import read_manifest
 
 pytestmark = pytest.mark.slow
 

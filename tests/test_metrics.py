@@ -4,10 +4,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.documents import counts
-from vaefill.pipeline.errors import BadInputError
-from vaefill.pipeline.metrics import RunMetrics
-from vaefill.pipeline.results.documents import Outcome, Summary, Work
-from vaefill.pipeline.summary import statistics
+from vaefill.errors import BadInputError
+from vaefill.metrics import RunMetrics
+from vaefill.results.documents import Outcome, Summary, Work
+from vaefill.summary import statistics
 
 COUNTS = counts(9, **{"no_id": 1, 'a "b"\n': 2}).model_copy(update={"unreadable_bytes": 7})
 WORK = Work(reused=4, skipped=0, chain_sweeps=800, network_passes=6400)

@@ -18,10 +18,10 @@ import tensorflow_datasets as tfds
 
 from tests import documents as made
 from tests.documents import SAMPLER
+from vaefill.errors import ResultError
 from vaefill.model import evaluation
 from vaefill.model.fields import FIELDS
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.records.record import (
+from vaefill.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
     ImputedRecord,
@@ -30,11 +30,11 @@ from vaefill.pipeline.records.record import (
     encode_imputed,
     imputed_features,
 )
-from vaefill.pipeline.report import evaluate, figures, text
-from vaefill.pipeline.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
-from vaefill.pipeline.results import documents
-from vaefill.pipeline.results.reading import read_summary
-from vaefill.pipeline.summary import statistics
+from vaefill.report import evaluate, figures, text
+from vaefill.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
+from vaefill.results import documents
+from vaefill.results.reading import read_summary
+from vaefill.summary import statistics
 
 NUM_IMPUTATIONS = 5
 ESTIMATORS = documents.LogLikelihood(

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from vaefill.pipeline.experiments import products
+from vaefill.experiments import products
 
 
 def test_the_products_are_those_of_a_network():
@@ -14,7 +14,7 @@ def test_the_products_are_those_of_a_network():
 
 def test_beside_numpy_there_is_no_tensorflow():
     """What the process of `numpy_alone` imports: this module, and that of the command."""
-    imports = "import sys, vaefill.pipeline.experiments.products, vaefill.pipeline.cli"
+    imports = "import sys, vaefill.experiments.products, vaefill.cli"
     code = f"{imports}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

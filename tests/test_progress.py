@@ -2,7 +2,7 @@
 
 import logging
 
-from vaefill.pipeline.progress import Progress
+from vaefill.progress import Progress
 
 
 class Clock:

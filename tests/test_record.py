@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vaefill.pipeline.records import record as record_lib
-from vaefill.pipeline.records.record import (
+from vaefill.records import record as record_lib
+from vaefill.records.record import (
     CarriedFeature,
     ImputedRecord,
     MaskedRecord,

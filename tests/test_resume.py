@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from vaefill.pipeline.store.resume import HashIndex, ResumeCache
-from vaefill.pipeline.store.spill import SpillReader
+from vaefill.store.resume import HashIndex, ResumeCache
+from vaefill.store.spill import SpillReader
 
 _GENERATOR = random.Random(1)
 HASHES = [_GENERATOR.randbytes(16) for _ in range(200)]

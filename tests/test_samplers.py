@@ -12,14 +12,14 @@ import tensorflow as tf
 from pydantic import Field
 
 from tests import kernels, oracles
+from vaefill import config as config_lib
+from vaefill.errors import ConfigError
 from vaefill.model import samplers
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose
 from vaefill.model.engine import chain
 from vaefill.model.imputer import Imputer
 from vaefill.model.samplers import base
-from vaefill.pipeline import config as config_lib
-from vaefill.pipeline.errors import ConfigError
 
 # What the file of a sampler has: importance sampling from a normal distribution about 0.
 

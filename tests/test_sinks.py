@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from vaefill.pipeline.records.record import HASH_SIZE, Reason, Schema
-from vaefill.pipeline.store import exchange, sinks, tfrecord
-from vaefill.pipeline.store import items as items_lib
-from vaefill.pipeline.store.dead_letters import DeadLetterCounts
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.layout import Layout, prepare
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame
-from vaefill.pipeline.store.writers import ShardCounts, StoredRecord
+from vaefill.records.record import HASH_SIZE, Reason, Schema
+from vaefill.store import exchange, sinks, tfrecord
+from vaefill.store import items as items_lib
+from vaefill.store.dead_letters import DeadLetterCounts
+from vaefill.store.items import Item
+from vaefill.store.layout import Layout, prepare
+from vaefill.store.tfrecord import DeadLetter, Frame
+from vaefill.store.writers import ShardCounts, StoredRecord
 
 SCHEMA = Schema((1, 1, 1), {})  # of Examples that nobody decodes
 

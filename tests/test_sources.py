@@ -13,10 +13,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaefill.pipeline.errors import SourceError
-from vaefill.pipeline.records.record import Reason
-from vaefill.pipeline.store.sources import expand
-from vaefill.pipeline.store.tfrecord import (
+from vaefill.errors import SourceError
+from vaefill.records.record import Reason
+from vaefill.store.sources import expand
+from vaefill.store.tfrecord import (
     DeadLetter,
     Frame,
     PayloadReader,
@@ -162,7 +162,7 @@ def test_records_beyond_the_limit_are_skipped_unread(tmp_path, content):
 
 
 def test_a_length_of_exabytes_is_not_allocated(tmp_path, content):
-    from vaefill.pipeline.store.tfrecord import _masked_crc
+    from vaefill.store.tfrecord import _masked_crc
 
     length = struct.pack("<Q", 1 << 60)
     good, dead = read(tmp_path, content + length + struct.pack("<I", _masked_crc(length)) + b"rest")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vaefill.pipeline.store.spill import SpillReader, SpillWriter
+from vaefill.store.spill import SpillReader, SpillWriter
 
 
 def test_bytes_come_back_from_several_files(tmp_path):

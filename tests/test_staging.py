@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from tests.documents import impute_identity, manifest, record_identity
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results import integrity, staging
+from vaefill.errors import ResultError
+from vaefill.results import integrity, staging
 
 IDENTITY = impute_identity(seed=1)
 OTHER = impute_identity(seed=2)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vaefill.model import evaluation
-from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
-from vaefill.pipeline.summary import statistics
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from vaefill.summary import statistics
 
 SHAPE = (2, 3, 1)
 # Other sums are int64

@@ -15,7 +15,7 @@ from tests.documents import counts
 from vaefill.model import files, samplers
 from vaefill.model.likelihoods import Bernoulli
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline.records.record import (
+from vaefill.records.record import (
     DIAGNOSTICS,
     CarriedFeature,
     ImputedRecord,
@@ -23,12 +23,12 @@ from vaefill.pipeline.records.record import (
     Schema,
     encode_imputed,
 )
-from vaefill.pipeline.results.documents import Summary
-from vaefill.pipeline.store import writers
-from vaefill.pipeline.store.layout import Layout, prepare
-from vaefill.pipeline.store.writers import StoredRecord
-from vaefill.pipeline.summary import statistics, summarizer
-from vaefill.pipeline.summary.summarizer import Summarizer
+from vaefill.results.documents import Summary
+from vaefill.store import writers
+from vaefill.store.layout import Layout, prepare
+from vaefill.store.writers import StoredRecord
+from vaefill.summary import statistics, summarizer
+from vaefill.summary.summarizer import Summarizer
 
 SHAPE = (2, 3, 1)
 NUM_VALUES = 6

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from vaefill.experiments import throughput
 from vaefill.model import samplers, vae
 from vaefill.model.config import ModelConfig
-from vaefill.pipeline.experiments import throughput
 
 pytestmark = pytest.mark.slow
 

@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from vaefill import console
+from vaefill.errors import ConfigError, JobError
+from vaefill.experiments import comparison, throughput
 from vaefill.model import checkpoints, datasets, files, samplers
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.parallel import share_cores
-from vaefill.pipeline import console
-from vaefill.pipeline.errors import ConfigError, JobError
-from vaefill.pipeline.experiments import comparison, throughput
-from vaefill.pipeline.records.record import CarriedFeature, MaskedRecord, Schema, encode_masked
-from vaefill.pipeline.report.text import markdown_table
+from vaefill.records.record import CarriedFeature, MaskedRecord, Schema, encode_masked
+from vaefill.report.text import markdown_table
 
 _LOGGER = logging.getLogger("vaefill.bench")
 _SHAPE = (28, 28, 1)
@@ -231,7 +231,7 @@ def _impute(directory: str, model: str, masked: str, sampler: Row) -> tuple[floa
     command = [
         sys.executable,
         "-m",
-        "vaefill.pipeline.cli",
+        "vaefill.cli",
         "impute",
         *settings,
         f"--model={model}",

@@ -31,8 +31,8 @@ from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.misfit import FitTest, check_rate, is_misfit
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline.report import figures
-from vaefill.pipeline.report.text import markdown_table
+from vaefill.report import figures
+from vaefill.report.text import markdown_table
 
 MASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mcar_50": ("mcar", {"rate": 0.5}),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vaefill.experiments.products import Shape, network_shapes, numpy_alone
 from vaefill.model import samplers, training
 from vaefill.model import vae as vae_lib
 from vaefill.model.compiled import compile_vae
@@ -27,7 +28,6 @@ from vaefill.model.parallel import available
 from vaefill.model.samplers import latent_hmc
 from vaefill.model.samplers.base import rows_of_records
 from vaefill.model.vae import VAE
-from vaefill.pipeline.experiments.products import Shape, network_shapes, numpy_alone
 
 _SHAPE = (28, 28, 1)
 _NUM_VALUES = 784

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS, Field
-from vaefill.pipeline.records.codecs import decode_mask, decode_values, encode_values, finite_where
+from vaefill.records.codecs import decode_mask, decode_values, encode_values, finite_where
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash

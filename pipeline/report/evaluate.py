@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from vaefill.model.fields import FIELDS
-from vaefill.pipeline.report.text import number, percent
-from vaefill.pipeline.results.documents import Group, Reliability, Summary
+from vaefill.report.text import number, percent
+from vaefill.results.documents import Group, Reliability, Summary
 
 _QUANTILES = ("0.05", "0.5", "0.95")
 

@@ -17,7 +17,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vaefill.pipeline.records.codecs import encode_png
+from vaefill.records.codecs import encode_png
 
 MISSING = "#8ecae6"  # painted where a value is missing; no grey, so that it is no value either
 UNDEFINED = "#e6eaef"  # painted where there is no number

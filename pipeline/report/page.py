@@ -19,13 +19,13 @@ import pyarrow.parquet
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vaefill.errors import ResultError
 from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
-from vaefill.pipeline.report import figures
-from vaefill.pipeline.report.text import number, percent, short, text_of
-from vaefill.pipeline.results.documents import (
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from vaefill.report import figures
+from vaefill.report.text import number, percent, short, text_of
+from vaefill.results.documents import (
     Group,
     ImputedValues,
     ImputeIdentity,
@@ -35,8 +35,8 @@ from vaefill.pipeline.results.documents import (
     Summary,
     TruthScores,
 )
-from vaefill.pipeline.results.reading import identity_of_imputation, read_manifest, read_summary
-from vaefill.pipeline.summary import statistics
+from vaefill.results.reading import identity_of_imputation, read_manifest, read_summary
+from vaefill.summary import statistics
 
 NUM_SHOWN = 10  # records whose pictures are shown
 NUM_DRAWS = 4  # of their imputations
@@ -99,7 +99,7 @@ def write_report(results: Sequence[str], output: str) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vaefill.pipeline.report"),
+        loader=jinja2.PackageLoader("vaefill.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,8 +1,8 @@
 """Whether what a job came to may be published."""
 
-from vaefill.pipeline.config import LimitsConfig
-from vaefill.pipeline.errors import BadInputError
-from vaefill.pipeline.results.documents import Counts, Outcome
+from vaefill.config import LimitsConfig
+from vaefill.errors import BadInputError
+from vaefill.results.documents import Counts, Outcome
 
 
 def check(counts: Counts, skipped: int, limits: LimitsConfig, dead_letters: str) -> None:

@@ -2,7 +2,7 @@
 
 They are frozen and strict: a key that is missing or unknown is an error, and so is a number that is
 not finite. Whatever changes their keys changes `FORMAT_VERSION`. `vaefill schema` prints their JSON
-schemas; `vaefill.pipeline.results.reading` reads them.
+schemas; `vaefill.results.reading` reads them.
 """
 
 import hashlib

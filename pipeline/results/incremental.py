@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vaefill.errors import ResultError
 from vaefill.model import files
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results import integrity
-from vaefill.pipeline.results.documents import RecordIdentity
-from vaefill.pipeline.results.reading import identity_of_imputation
+from vaefill.results import integrity
+from vaefill.results.documents import RecordIdentity
+from vaefill.results.reading import identity_of_imputation
 
 _TABLE = os.path.join("summary", "records.parquet")
 _ALIKE = ("model", "seed", "sampler", "record")  # what else differs leaves data sets of one kind

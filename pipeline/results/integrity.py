@@ -6,10 +6,10 @@ A directory without it is not a result.
 import os
 from collections.abc import Mapping, Sequence
 
+from vaefill.errors import ResultError
 from vaefill.model import files
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results.documents import Identity, Manifest
-from vaefill.pipeline.results.reading import MANIFEST, FormatError, read_manifest
+from vaefill.results.documents import Identity, Manifest
+from vaefill.results.reading import MANIFEST, FormatError, read_manifest
 
 
 def check_files(directory: str, names: Sequence[str] | None = None) -> Manifest:

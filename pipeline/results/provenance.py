@@ -9,10 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from vaefill.config import Config
+from vaefill.errors import SourceError
 from vaefill.model.files import FileInfo, sha256
-from vaefill.pipeline.config import Config
-from vaefill.pipeline.errors import SourceError
-from vaefill.pipeline.results.documents import (
+from vaefill.results.documents import (
     Device,
     ImputeIdentity,
     Input,
@@ -20,7 +20,7 @@ from vaefill.pipeline.results.documents import (
     RecordIdentity,
     Sampler,
 )
-from vaefill.pipeline.store.sources import expand
+from vaefill.store.sources import expand
 
 _SOFTWARE = (
     "vaefill",

@@ -6,10 +6,10 @@ from typing import TypeVar
 import pydantic
 import pydantic_core
 
+from vaefill.errors import ResultError
 from vaefill.model import files
 from vaefill.model.errors import TooLargeError
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results.documents import (
+from vaefill.results.documents import (
     FORMAT_VERSION,
     Document,
     ImputeIdentity,

@@ -21,10 +21,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+from vaefill.errors import ResultError
 from vaefill.model import files
-from vaefill.pipeline.errors import ResultError
-from vaefill.pipeline.results.documents import Identity, RecordIdentity
-from vaefill.pipeline.results.integrity import is_done
+from vaefill.results.documents import Identity, RecordIdentity
+from vaefill.results.integrity import is_done
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"

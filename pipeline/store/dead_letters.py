@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import tensorflow as tf
 
+from vaefill.counters import count
 from vaefill.model import files
-from vaefill.pipeline.counters import count
-from vaefill.pipeline.records.record import Reason
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.spill import Spill, Spilled
-from vaefill.pipeline.store.tfrecord import DeadLetter, PayloadReader, Source
+from vaefill.records.record import Reason
+from vaefill.store.items import Item
+from vaefill.store.layout import Layout
+from vaefill.store.spill import Spill, Spilled
+from vaefill.store.tfrecord import DeadLetter, PayloadReader, Source
 
 DEAD = "dead"  # tag of the outputs that hold dead letters
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
-from vaefill.pipeline.store import items as items_lib
-from vaefill.pipeline.store.items import Item
-from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.spill import Spill, Spilled
+from vaefill.store import items as items_lib
+from vaefill.store.items import Item
+from vaefill.store.layout import Layout
+from vaefill.store.spill import Spill, Spilled
 
 _MOST_ITEMS = 10_000  # that a worker holds before it spills them, some 6 MB
 

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from vaefill.pipeline.records.record import HASH_SIZE
-from vaefill.pipeline.store.spill import Place
-from vaefill.pipeline.store.tfrecord import Source
+from vaefill.records.record import HASH_SIZE
+from vaefill.store.spill import Place
+from vaefill.store.tfrecord import Source
 
 _BLOCK = 256  # items, some 40 KB
 # The content hash; offset and size of the source; offset, size and CRC of the place of the Example;

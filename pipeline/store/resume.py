@@ -15,11 +15,11 @@ import apache_beam as beam
 import google_crc32c
 import numpy as np
 
+from vaefill.counters import count
 from vaefill.model import files
-from vaefill.pipeline.counters import count
-from vaefill.pipeline.records.record import HASH_SIZE, MaskedRecord
-from vaefill.pipeline.store.spill import Place, SpillWriter
-from vaefill.pipeline.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
+from vaefill.records.record import HASH_SIZE, MaskedRecord
+from vaefill.store.spill import Place, SpillWriter
+from vaefill.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
 
 _LARGEST_EXAMPLE = 1 << 31  # bytes; protobuf writes no larger ones
 _SUFFIX = ".tfrecord"

@@ -13,17 +13,17 @@ import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
 from vaefill.model import files
-from vaefill.pipeline.records.record import Schema
-from vaefill.pipeline.store.dead_letters import (
+from vaefill.records.record import Schema
+from vaefill.store.dead_letters import (
     DEAD,
     DeadLetterCounts,
     SpillDeadLetters,
     WriteDeadLetters,
     duplicate,
 )
-from vaefill.pipeline.store.exchange import Exchange, SpillingExchange
-from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.writers import ShardCounts, StoredRecord, TFRecordWriter, Writer
+from vaefill.store.exchange import Exchange, SpillingExchange
+from vaefill.store.layout import Layout
+from vaefill.store.writers import ShardCounts, StoredRecord, TFRecordWriter, Writer
 
 
 class Observer(Protocol):

@@ -6,13 +6,13 @@ from typing import Any
 
 import apache_beam as beam
 
+from vaefill import logs
+from vaefill.counters import count
+from vaefill.errors import SourceError
 from vaefill.model import files
-from vaefill.pipeline import logs
-from vaefill.pipeline.counters import count
-from vaefill.pipeline.errors import SourceError
-from vaefill.pipeline.records.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
-from vaefill.pipeline.store.dead_letters import DEAD
-from vaefill.pipeline.store.tfrecord import DeadLetter, Frame, read_frames
+from vaefill.records.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
+from vaefill.store.dead_letters import DEAD
+from vaefill.store.tfrecord import DeadLetter, Frame, read_frames
 
 _LOGGER = logging.getLogger("vaefill.read")
 

@@ -12,7 +12,7 @@ import apache_beam as beam
 import google_crc32c
 
 from vaefill.model import files
-from vaefill.pipeline.store.layout import Layout
+from vaefill.store.layout import Layout
 
 
 class Place(NamedTuple):

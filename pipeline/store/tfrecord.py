@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import google_crc32c
 
 from vaefill.model import files
-from vaefill.pipeline.records.record import Reason
+from vaefill.records.record import Reason
 
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vaefill.pipeline.records.record import ImputedRecord, Schema, decode_imputed
-from vaefill.pipeline.store.layout import Layout
+from vaefill.records.record import ImputedRecord, Schema, decode_imputed
+from vaefill.store.layout import Layout
 
 
 class StoredRecord:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vaefill.model import evaluation
-from vaefill.pipeline.records.record import DIAGNOSTICS, ImputedRecord, Scalar
-from vaefill.pipeline.results.documents import (
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Scalar
+from vaefill.results.documents import (
     Group,
     ImputedValues,
     MissingFraction,

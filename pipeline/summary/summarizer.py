@@ -17,8 +17,8 @@ from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.pipeline.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
-from vaefill.pipeline.results.documents import (
+from vaefill.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
+from vaefill.results.documents import (
     Counts,
     Estimator,
     Group,
@@ -26,9 +26,9 @@ from vaefill.pipeline.results.documents import (
     Quantiles,
     Summary,
 )
-from vaefill.pipeline.store.layout import Layout
-from vaefill.pipeline.store.writers import StoredRecord
-from vaefill.pipeline.summary import statistics
+from vaefill.store.layout import Layout
+from vaefill.store.writers import StoredRecord
+from vaefill.summary import statistics
 
 _OBSERVED = (
     "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"

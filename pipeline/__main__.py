@@ -1,6 +1,6 @@
 """`python -m vaefill`: the commands."""
 
-from vaefill.pipeline.cli import main
+from vaefill.cli import main
 
 if __name__ == "__main__":
     main(prog_name="vaefill")
