@@ -1,9 +1,13 @@
-"""`impute`: the one entry to the samplers, for the pipeline and a notebook alike."""
+"""`Imputer`: the one entry to the samplers, for the pipeline and a notebook alike."""
 
+import dataclasses
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,7 +23,7 @@ from vaefill.model.fields import FIELDS
 from vaefill.model.misfit import FitTest, is_misfit
 from vaefill.model.parallel import available, side_by_side
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.model.vae import VAE
+from vaefill.model.vae import VAE, keras_networks
 
 # Device calls, of many seconds together, that a finished record waits for others at most
 _PATIENCE = 100
@@ -347,15 +351,48 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
     )
 
 
-def impute(
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """A model as a key: equal to another where files, weights and functions are the same."""
+
+    model: LoadedModel = dataclasses.field(compare=False)
+    identity: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> "_Weights":
+        """Those that the model has now, which may no longer be those of its files."""
+        digest = hashlib.blake2b()
+        for network in keras_networks(model.vae):
+            for weight in network.get_weights():
+                digest.update(np.ascontiguousarray(weight))
+        networks = (model.vae.encoder, model.vae.decoder)
+        functions = [each for each in networks if not isinstance(each, keras.Layer)]
+        return cls(model, (model.fingerprint, digest.digest(), *functions))
+
+
+def imputer_for(
     model: LoadedModel,
-    images: np.ndarray,
-    observed: np.ndarray,
-    ids: Sequence[bytes],
     config: SamplerConfig,
-    seed: int = 0,
     binarize: str = "threshold",
-) -> Imputed:
-    """Imputes records with a loaded model; see `Imputer`, which compiles once for many calls."""
+    seed: int = 0,
+    keep_chains: bool = False,
+) -> Imputer:
+    """The `Imputer` of a loaded model, kept: who asks for the same again does not compile again.
+
+    Args:
+        model: one whose weights have changed since is another.
+        config: the sampler's configuration.
+        binarize: see `Preprocessor`.
+        seed: of the run.
+        keep_chains: see `Imputer`.
+    """
+    return _kept(_Weights.of(model), config, binarize, seed, keep_chains)
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(
+    weights: _Weights, config: SamplerConfig, binarize: str, seed: int, keep_chains: bool
+) -> Imputer:
+    model = weights.model
     preprocessor = Preprocessor(model.vae.likelihood, binarize, seed)
-    return Imputer(model.vae, config, preprocessor, model.calibration)(images, observed, ids)
+    return Imputer(model.vae, config, preprocessor, model.calibration, keep_chains=keep_chains)

@@ -18,8 +18,7 @@ from vaefill import config as config_lib
 from vaefill.model import checkpoints, missingness, parallel, training
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
-from vaefill.model.imputer import Imputed, Imputer
-from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.imputer import Imputed, imputer_for
 from vaefill.model.samplers import sampler_config
 from vaefill.results import integrity, reading
 from vaefill.results.documents import Manifest, Summary
@@ -138,8 +137,8 @@ def impute(
     every record.
 
     A record's result depends on its id, its observed values, the seed, the model and the sampler,
-    and on nothing else: it has the same bits alone or among others. The first call compiles the
-    sampler, which takes some seconds.
+    and on nothing else: it has the same bits alone or among others. The first call with a model,
+    sampler and seed compiles them, which takes some seconds; the last few are kept.
 
     Args:
         model: a model, or its directory.
@@ -178,13 +177,7 @@ def impute(
         raise ValueError(
             "ids must be unique: two records of one id would have the same random numbers"
         )
-    imputer = Imputer(
-        loaded.vae,
-        sampler or sampler_config(),
-        Preprocessor(loaded.vae.likelihood, binarize, seed),
-        loaded.calibration,
-        keep_chains=keep_chains,
-    )
+    imputer = imputer_for(loaded, sampler or sampler_config(), binarize, seed, keep_chains)
     with tqdm.tqdm(total=len(names), unit="record", disable=not progress) as bar:
         known = () if truths is None else list(truths)
         return imputer(

@@ -17,7 +17,7 @@ from vaefill.isolation import DeviceError, isolate_failures, one_line
 from vaefill.model import checkpoints
 from vaefill.model.config import SamplerConfig
 from vaefill.model.errors import ModelError
-from vaefill.model.imputer import Imputed, Imputer
+from vaefill.model.imputer import Imputed, Imputer, imputer_for
 from vaefill.model.parallel import StuckError, share_cores, with_timeout
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.progress import Progress
@@ -88,7 +88,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         loaded = checkpoints.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise ModelError(f"{self._model} has changed since the job was started")
-        return Imputer(loaded.vae, self._sampler, self._preprocessor, loaded.calibration)
+        see = self._preprocessor
+        return imputer_for(loaded, self._sampler, see.binarize, see.seed)
 
     def run_inference(
         self, batch: Sequence[Read], model: Imputer, inference_args: dict[str, Any] | None = None

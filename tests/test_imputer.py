@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import kernels
-from vaefill.model import imputer, vae
+from vaefill.model import checkpoints, imputer, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
@@ -209,6 +209,17 @@ def test_values_where_missing_are_ignored(run, together):
     images, observed, ids = make_records(27)
     changed = np.where(observed, images, 255 - images)
     assert_same_bits(run(changed, observed, ids), together)
+
+
+def test_a_compiled_imputer_is_kept(model_directory):
+    """For a model of the same files, while its weights are as they were."""
+    first, second = (checkpoints.load(model_directory) for _ in range(2))
+    kept = imputer.imputer_for(first, CONFIG)
+    assert imputer.imputer_for(second, CONFIG) is kept
+    assert imputer.imputer_for(second, CONFIG, seed=1) is not kept
+    second.vae.decoder.set_weights([1.01 * weight for weight in second.vae.decoder.get_weights()])
+    assert imputer.imputer_for(second, CONFIG) is not kept
+    assert imputer.imputer_for(first, CONFIG) is kept
 
 
 def test_seed_and_id_matter(run, other, together):

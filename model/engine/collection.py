@@ -7,7 +7,7 @@ normal distribution fitted to draws of chains, those of the record for x_obs, an
 `latent_hmc` on the complete record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,9 @@ _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in dr
 _COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 180
 # Under which its chains have their chance, which the record's own chains had before
 _COMPLETE_KEYS = b"complete"
+# What the normal and the uniform numbers behind log p(x_obs) and log p(x) are for
+_OBSERVED = (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE)
+_COMPLETE = (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE)
 _UNKNOWN = Estimate(*[float("nan")] * 3)
 
 
@@ -56,26 +59,7 @@ class DrawCollector:
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
         self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
-        self._observed = tf.function(
-            lambda keys, x, observed, loc, factor: self._log_weights(
-                keys,
-                x,
-                observed,
-                loc,
-                factor,
-                (Purpose.EVIDENCE_LATENT, Purpose.EVIDENCE_DEFENSIVE),
-            )
-        )
-        self._complete = tf.function(
-            lambda keys, x, observed, loc, factor: self._log_weights(
-                keys,
-                x,
-                observed,
-                loc,
-                factor,
-                (Purpose.COMPLETE_LATENT, Purpose.COMPLETE_DEFENSIVE),
-            )
-        )
+        self._evidence = tf.function(self._log_weights)
         self._complete_chains = _slots_of_complete(vae, config)
 
     def __call__(
@@ -119,7 +103,7 @@ class DrawCollector:
         self, records: Records, finished: Sequence[Finished], shares: Sequence[np.ndarray | None]
     ) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
-        found = self._estimates(self._observed, records, [each.trace for each in finished], shares)
+        found = self._estimates(_OBSERVED, records, [each.trace for each in finished], shares)
         return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
 
     def _of_missing(
@@ -140,14 +124,14 @@ class DrawCollector:
         found = [_UNKNOWN] * len(observed)
         traces = [each.trace for each in finished]
         for index, each in zip(
-            known.tolist(), self._estimates(self._complete, complete, traces, [None] * len(known))
+            known.tolist(), self._estimates(_COMPLETE, complete, traces, [None] * len(known))
         ):
             found[index] = evidence.difference(each, observed[index])
         return found
 
     def _estimates(
         self,
-        program: Callable[..., tf.Tensor],
+        purposes: tuple[Purpose, Purpose],
         records: Records,
         traces: Sequence[Trace],
         shares: Sequence[np.ndarray | None],
@@ -159,8 +143,11 @@ class DrawCollector:
         size = self._vae.latent_size
         fits += [(np.zeros(size), np.eye(size))] * (self._num_places - len(fits))
         loc, factor = (tf.constant(np.stack(part).astype(np.float32)) for part in zip(*fits))
-        log_weight = program(
-            *(tf.constant(pad(field, self._num_places)) for field in records), loc, factor
+        log_weight = self._evidence(
+            *(tf.constant(pad(field, self._num_places)) for field in records),
+            loc,
+            factor,
+            tf.constant(purposes),
         ).numpy()
         return [evidence.estimate(each) for each in log_weight[: len(traces)]]
 
@@ -205,7 +192,7 @@ class DrawCollector:
         observed: tf.Tensor,
         loc: tf.Tensor,
         factor: tf.Tensor,
-        purposes: tuple[Purpose, Purpose],
+        purposes: tf.Tensor,
     ) -> tf.Tensor:
         """Of R records with a proposal N(loc, factor factor') each: [R, S]."""
         per_record = self._config.rows_per_record

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaefill.model import pareto
-from vaefill.model.counter_random import Purpose, normal, uniform
+from vaefill.model.counter_random import normal, uniform
 from vaefill.model.samplers.base import Rows, everywhere, log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
 
@@ -36,7 +36,7 @@ def log_weights(
     loc: tf.Tensor,
     factor: tf.Tensor,
     num_draws: int,
-    purposes: tuple[Purpose, Purpose],
+    purposes: tf.Tensor,
 ) -> tf.Tensor:
     """log of p(x_obs | z) p(z) / q(z) of draws z ~ q, q = .95 N(loc, 1.21 factor factor') + .05 p.
 
@@ -45,7 +45,8 @@ def log_weights(
         loc: [N, K].
         factor: [N, K, K] lower triangular.
         num_draws: at least so many for each record, spread over its rows.
-        purposes: what the normal and the uniform numbers are for, used for nothing else.
+        purposes: [2], the `Purpose` of the normal and of the uniform numbers, used for nothing
+            else.
 
     Returns:
         [R, S] nats, of independent draws; the first of every row are the same however many there
