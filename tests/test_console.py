@@ -109,7 +109,7 @@ def stuck(arguments, log: str) -> None:
 
 def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, masked, tmp_path):
     arguments = impute(
-        model_directory, masked, tmp_path / "out", "--set", "limits.device_call_seconds=20"
+        model_directory, masked, tmp_path / "out", "--set", "limits.device_call_seconds=3"
     )
     process = kill.CONTEXT.Process(target=stuck, args=(arguments, str(tmp_path / "log")))
     process.start()
@@ -117,7 +117,7 @@ def test_a_stuck_device_call_ends_the_job_and_the_process(model_directory, maske
     assert process.exitcode == EXIT_JOB
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert (
-        "a call of the device has given no answer for 20 s" in last
+        "a call of the device has given no answer for 3 s" in last
         and "limits.device_call_seconds" in last
     )
 
