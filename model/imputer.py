@@ -364,7 +364,7 @@ class _Weights:
         digest = hashlib.blake2b()
         for network in keras_networks(model.vae):
             for weight in network.get_weights():
-                digest.update(np.ascontiguousarray(weight))
+                digest.update(weight.tobytes())
         networks = (model.vae.encoder, model.vae.decoder)
         functions = [each for each in networks if not isinstance(each, keras.Layer)]
         return cls(model, (model.fingerprint, digest.digest(), *functions))

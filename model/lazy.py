@@ -15,7 +15,9 @@ import functools
 import importlib
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _OnFirstUse(types.ModuleType):
@@ -42,22 +44,43 @@ class fused:  # noqa: N801, a decorator
     """Decorates a function of tensors: XLA compiles it into one kernel, or few, when first called.
 
     The same as `tf.function(jit_compile=True)`, which needs TensorFlow where a function is defined.
-    AutoGraph, which rewrites Python loops and takes its time, is left out unless asked for.
 
     Args:
-        function: of tensors, nested tuples of them, and hashable Python values, by position.
-        autograph: whether the function has Python loops or conditions over tensors.
+        function: of tensors, nested tuples of them, and hashable Python values, by position; one
+            with a loop over tensors is decorated by `loops` first.
     """
 
-    def __init__(self, function: Callable[..., Any], autograph: bool = False):
+    def __init__(self, function: Callable[..., Any]):
         self._function = function
-        self._autograph = autograph
         functools.update_wrapper(self, function)
 
     @functools.cached_property
     def _program(self) -> Callable[..., Any]:
-        return tf.function(self._function, jit_compile=True, autograph=self._autograph)
+        return tf.function(self._function, jit_compile=True, autograph=False)
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns."""
         return self._program(*arguments)
+
+
+def loops(function: _Function) -> _Function:
+    """Decorates a function with `for _ in tf.range(...)` in it: the loop is one of the program.
+
+    AutoGraph rewrites this function and none that it calls. Left to rewrite all of a program, as
+    `tf.function` does by itself, it takes half of the time in which a sampler starts; programs are
+    therefore made with `autograph=False`.
+
+    Args:
+        function: any that has no conditions over tensors.
+    """
+
+    @functools.cache
+    def rewritten() -> Callable[..., Any]:
+        return tf.autograph.to_graph(function, recursive=False)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return rewritten()(*arguments, **named)
+
+    functools.update_wrapper(call, function)
+    del call.__wrapped__  # type: ignore[attr-defined]  # which `tf.function` would call instead
+    return cast(_Function, call)

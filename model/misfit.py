@@ -109,7 +109,7 @@ class FitTest:
     def __init__(self, vae: VAE, calibration: np.ndarray, slots: int):
         self._calibration, self._slots = calibration, slots
         self._statistic = tf.function(
-            lambda x, observed: approximate_log_evidence(vae, x, observed)
+            lambda x, observed: approximate_log_evidence(vae, x, observed), autograph=False
         )
         # Mask -> statistics of the calibration [M], sorted
         self._remembered: dict[bytes, np.ndarray] = {}

@@ -47,13 +47,17 @@ def rows_of(
     )
 
 
+# As the engine makes its programs: to rewrite them takes longer than to trace them
+program = functools.partial(tf.function, autograph=False)
+
+
 def sweeps(
     kernel: base.Kernel, rows: base.Rows, state: Any, num_sweeps: int
 ) -> tuple[Any, base.Info]:
     """The state after `num_sweeps` steps, sweeps 1 to `num_sweeps`, and what the last of them
     did.
     """
-    step = tf.function(lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state))
+    step = program(lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state))
     for sweep in range(1, num_sweeps + 1):
         state, info = step(tf.constant(sweep), state)
     return state, info
@@ -64,7 +68,7 @@ def kept_sweeps(
 ) -> chain.Trace:
     """What chains leave that start by themselves, in NumPy: [T, N, ...]."""
 
-    @tf.function
+    @program
     def run():
         chains = chain.begin(vae, kernel, rows, schedule)
         nothing = tf.zeros([rows.observed.shape[0]], tf.int32)
@@ -105,9 +109,7 @@ def movement(
     rng, x, observed = np.random.default_rng(seed), oracle.x, oracle.observed
     start = oracle.draw_latents(x, observed, num_rows, rng).astype(np.float32)
     rows = rows_of(x, observed, num_rows, seed, rows_per_chain)
-    state = tf.function(lambda z: kernel.init(rows, base.everywhere(rows, 0), z))(
-        tf.constant(start)
-    )
+    state = program(lambda z: kernel.init(rows, base.everywhere(rows, 0), z))(tf.constant(start))
     state, _ = sweeps(kernel, rows, prepare(rows, state), num_sweeps)
     z = state.z.numpy()
     distances = [

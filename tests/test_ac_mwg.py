@@ -58,7 +58,9 @@ def test_the_history_grows_in_warm_up_and_is_frozen_after():
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, seed=2)
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2]))
     tf.debugging.assert_equal(start.available, 1)
-    warm = tf.function(lambda state: kernel.adapt(rows, range(1, 1 + CONFIG.num_warmup), state))(
+    warm = kernels.program(
+        lambda state: kernel.adapt(rows, range(1, 1 + CONFIG.num_warmup), state)
+    )(
         start,
     )
     available = warm.available.numpy()
@@ -79,7 +81,7 @@ def test_only_available_components_are_chosen():
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2]))
     start = start._replace(available=tf.where(tf.range(num_rows) < 128, 1, 2))
     loc = tf.constant([[[0.0, 0.0], [1.0, 0.0]]])
-    step = tf.function(lambda state: kernel.step(rows, base.everywhere(rows, 1), state)[0].z)
+    step = kernels.program(lambda state: kernel.step(rows, base.everywhere(rows, 1), state)[0].z)
     with_it, without = (
         step(start._replace(loc=start.loc + shift)).numpy() for shift in (loc, 0 * loc)
     )

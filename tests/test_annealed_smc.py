@@ -28,8 +28,10 @@ def arrived(variant: str) -> tuple[annealed_smc.State, base.Info, base.Rows]:
     kernel = annealed_smc.build(oracle.vae, CONFIG)
     num_rows = NUM_GROUPS * NUM_PARTICLES
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, NUM_PARTICLES)
-    start = tf.function(lambda: at_start(kernel, rows))()
-    warm = tf.function(lambda state: kernel.adapt(rows, range(100, 100 + NUM_WARMUP), state))(start)
+    start = kernels.program(lambda: at_start(kernel, rows))()
+    warm = kernels.program(lambda state: kernel.adapt(rows, range(100, 100 + NUM_WARMUP), state))(
+        start
+    )
     return *kernels.sweeps(kernel, rows, warm, 1), rows
 
 
@@ -106,7 +108,9 @@ def test_beta_grows_to_one_by_group_and_weights_come_on_arrival():
     observed = (rows.observed | everything[:, None]) & ~none[:, None]
     rows = rows._replace(x_observed=tf.ones_like(rows.x_observed), observed=observed)
     state = at_start(kernel, rows)
-    step = tf.function(lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state))
+    step = kernels.program(
+        lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state)
+    )
     betas, weights = [state.beta.numpy()], []
     for sweep in range(1, 12):
         state, info = step(tf.constant(sweep), state)

@@ -65,7 +65,7 @@ def blocks(model, rows, request):
     """Two blocks of ten sweeps, of which twelve are kept; rows 2 and 3 are five sweeps ahead."""
     kernel = counting(weights=request.param)
     chains = chain.begin(model, kernel, rows, SCHEDULE)
-    advance = tf.function(
+    advance = kernels.program(
         lambda chains, kept: chain.advance(model, kernel, chains, kept, SCHEDULE, 10)
     )
     kept, traces = np.array([0, 0, 5, 5], np.int32), []
@@ -95,9 +95,9 @@ def test_no_schedule_is_longer_than_the_numbers_for_it():
 def test_chains_use_the_numbers_of_their_schedule(model, rows):
     """Start: 0 to 2; the initial state: 3; warm-up: 4 to 6; kept: from 7."""
     assert SCHEDULE.kept.start == 7
-    begun = tf.function(lambda: chain.begin(model, counting(), rows, SCHEDULE))()
+    begun = kernels.program(lambda: chain.begin(model, counting(), rows, SCHEDULE))()
     np.testing.assert_array_equal(begun.state.z, 6)
-    adapted = tf.function(lambda: chain.begin(model, counting(adapts=True), rows, SCHEDULE))()
+    adapted = kernels.program(lambda: chain.begin(model, counting(adapts=True), rows, SCHEDULE))()
     np.testing.assert_array_equal(adapted.state.z, 6)
     np.testing.assert_array_equal(adapted.state.warm, 103)
 
@@ -152,7 +152,7 @@ def test_variance_keeps_its_digits_far_from_zero(rows):
     kernel = dataclasses.replace(counting(), step=step)
     plan = dataclasses.replace(SCHEDULE, max_kept=400)
     chains = chain.Chains(rows, state, moments, scouts.none(*state.z.shape))
-    chains, _ = tf.function(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(
+    chains, _ = kernels.program(lambda chains: chain.advance(vae, kernel, chains, kept, plan, 400))(
         chains
     )
     np.testing.assert_allclose(chains.moments.mean, 1e4, rtol=1e-6)
@@ -178,5 +178,5 @@ def test_a_block_compiles_as_one_program(model, name):
     def advance(chains):
         return chain.advance(model, kernel, chains, base.everywhere(rows, 0), schedule, 2)
 
-    traces = [tf.function(advance, jit_compile=whole)(chains)[1] for whole in (None, True)]
+    traces = [kernels.program(advance, jit_compile=whole)(chains)[1] for whole in (None, True)]
     np.testing.assert_allclose(*(trace.z for trace in traces), rtol=1e-4, atol=1e-5)

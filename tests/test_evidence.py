@@ -31,7 +31,7 @@ def summaries(oracle, x, observed, loc, factor, num_draws: int) -> list[evidence
     rows = kernels.rows_of(x, observed, num_rows, 1, ROWS_PER_RECORD)
     loc = tf.constant(np.tile(loc, (num_rows, 1)), tf.float32)
     factor = tf.constant(np.tile(factor, (num_rows, 1, 1)), tf.float32)
-    program = tf.function(
+    program = kernels.program(
         lambda: evidence.log_weights(
             oracle.vae, rows, ROWS_PER_RECORD, loc, factor, num_draws, PURPOSES
         )

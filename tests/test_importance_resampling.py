@@ -23,7 +23,7 @@ def scores(variant: str, prior_fraction: float = 0.3) -> np.ndarray:
         importance_resampling.Config(prior_fraction=prior_fraction),
     )
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 1)
-    start = tf.function(
+    start = kernels.program(
         lambda: kernel.init(rows, base.everywhere(rows, 0), tf.ones([NUM_ROWS, 2]))
     )()
     state, info = kernels.sweeps(kernel, rows, start, 1)

@@ -30,7 +30,7 @@ def scores(
     num_rows = NUM_GROUPS * num_particles
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, num_particles)
     # Where particles start is of no consequence to what is tested, so all may start at one place.
-    start = tf.function(
+    start = kernels.program(
         lambda: kernel.init(rows, base.everywhere(rows, 0), tf.ones([num_rows, 2]))
     )()
     state, info = kernels.sweeps(kernel, rows, start, num_sweeps)
@@ -68,7 +68,7 @@ def test_replenishing_rows_are_the_priors_and_others_follow_the_weights():
     oracle, num_rows = kernels.plane("valley"), 4096
     kernel = lair.build(oracle.vae, lair.Config(num_particles=4, num_replenishing=2))
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 2, 4)
-    start = tf.function(
+    start = kernels.program(
         lambda: kernel.init(rows, base.everywhere(rows, 0), tf.zeros([num_rows, 2]))
     )()
     state, _ = kernels.sweeps(kernel, rows, start, 4)

@@ -133,7 +133,7 @@ def warm() -> latent_hmc.State:
     rows = kernels.rows_of(X, OBSERVED, 128, seed=4, rows_per_record=64)
     rows = rows._replace(observed=rows.observed & (tf.range(128) < 64)[:, None])
     start = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([128, 2]))
-    return tf.function(lambda state: kernel.adapt(rows, range(1, 61), state))(start)
+    return kernels.program(lambda state: kernel.adapt(rows, range(1, 61), state))(start)
 
 
 def test_warm_up_finds_each_records_own_reference(warm):
@@ -164,7 +164,7 @@ def test_a_warm_up_of_a_few_sweeps_or_none_works():
         rows = kernels.rows_of(X, OBSERVED, 32, seed=5, rows_per_record=2)
         state = kernel.init(rows, base.everywhere(rows, 0), tf.zeros([32, 2]))
         warm_up = functools.partial(kernel.adapt, rows, range(1, 1 + num_sweeps))
-        state = tf.function(warm_up)(state)
+        state = kernels.program(warm_up)(state)
         assert np.isfinite(state.z).all() and (state.step_size > 0).numpy().all()
 
 

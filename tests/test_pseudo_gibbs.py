@@ -74,7 +74,7 @@ def test_chains_start_from_draws_of_the_model():
     """Before any sweep z ~ p(z): either CDF within 0.03."""
     oracle = kernels.plane("easy")
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_CHAINS, seed=2)
-    z = tf.function(lambda: pseudo_gibbs.start(oracle.vae, rows, range(1)))().numpy()
+    z = kernels.program(lambda: pseudo_gibbs.start(oracle.vae, rows, range(1)))().numpy()
     everything = np.zeros(8, bool)
     for k in range(2):
         distance = oracles.ks_distance_to(z[:, k], oracle.latent_cdf(oracle.x, everything, k))

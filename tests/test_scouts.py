@@ -22,7 +22,9 @@ def test_they_end_at_the_peaks(variant, num_peaks):
     oracle = kernels.plane(variant)
     rows = kernels.rows_of(oracle.x, oracle.observed, NUM_ROWS, 1)
     factor = tf.eye(2, batch_shape=[NUM_ROWS]) * 0.4
-    found = tf.function(lambda: scouts.explore(oracle.vae, rows, range(1000), factor, NUM_ROUNDS))()
+    found = kernels.program(
+        lambda: scouts.explore(oracle.vae, rows, range(1000), factor, NUM_ROUNDS)
+    )()
     z = found.z.numpy().reshape(-1, 2)
     peaks = peaks_of(oracle)
     distance = np.linalg.norm(z[:, np.newaxis] - peaks, axis=2)

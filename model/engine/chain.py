@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import MAX_SWEEPS
+from vaefill.model.lazy import loops
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.samplers import scouts
 from vaefill.model.samplers.base import Kernel, Rows, draw_prior, everywhere, log_likelihood
@@ -149,6 +150,7 @@ def _no_moments(rows: Rows) -> Moments:
     )
 
 
+@loops
 def _warm_up(kernel: Kernel, rows: Rows, sweeps: range, state: Any) -> Any:
     """The sampler's own warm-up, or where it has none sweeps that are not kept."""
     if kernel.adapt is not None:
@@ -158,6 +160,7 @@ def _warm_up(kernel: Kernel, rows: Rows, sweeps: range, state: Any) -> Any:
     return state
 
 
+@loops
 def advance(
     vae: VAE, kernel: Kernel, chains: Chains, kept: tf.Tensor, schedule: Schedule, num_sweeps: int
 ) -> tuple[Chains, Trace]:

@@ -58,8 +58,10 @@ class DrawCollector:
     def __init__(self, vae: VAE, config: SamplerConfig):
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
-        self._places, self._values = tf.function(self._draw_places), tf.function(self._draw_values)
-        self._evidence = tf.function(self._log_weights)
+        self._places, self._values, self._evidence = (
+            tf.function(each, autograph=False)
+            for each in (self._draw_places, self._draw_values, self._log_weights)
+        )
         self._complete_chains = _slots_of_complete(vae, config)
 
     def __call__(

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from vaefill.model import pareto
 from vaefill.model.counter_random import normal, uniform
+from vaefill.model.lazy import loops
 from vaefill.model.samplers.base import Rows, everywhere, log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
 
@@ -29,6 +30,7 @@ class Estimate(NamedTuple):
 CERTAIN = Estimate(0.0, 0.0, math.nan)  # that nothing is observed
 
 
+@loops
 def log_weights(
     vae: VAE,
     rows: Rows,

@@ -88,13 +88,15 @@ class Slots:
         self._begin = tf.function(
             lambda keys, x, observed: chain.begin(
                 vae, kernel, rows_of_records(keys, x, observed, per_record), schedule
-            )
+            ),
+            autograph=False,
         )
         self._advance = tf.function(
             lambda chains, kept: chain.advance(vae, kernel, chains, kept, schedule, stopping.BLOCK),
             jit_compile=chain.as_one_program(),
+            autograph=False,
         )
-        self._select = tf.function(chain.select)
+        self._select = tf.function(chain.select, autograph=False)
 
     def compile(self, num_values: int) -> None:
         """Traces and compiles the device programs on records of which nothing is known, for those

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose
-from vaefill.model.lazy import tf
+from vaefill.model.lazy import loops, tf
 from vaefill.model.samplers import base, pseudo_gibbs
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def step(
     return state, base.Info.of_chain(decision.probability, decision.non_finite)
 
 
+@loops
 def warm_up(vae: VAE, prior_fraction: float, rows: base.Rows, sweeps: range, state: State) -> State:
     """Sweeps that let the history grow, steps 1 to 4.
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from vaefill.model.config import Positive, SamplerConfig
 from vaefill.model.counter_random import Purpose
-from vaefill.model.lazy import fused, tf
+from vaefill.model.lazy import fused, loops, tf
 from vaefill.model.samplers import base, hamiltonian
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _effective_fraction(log_weight: tf.Tensor) -> tf.Tensor:
     return tf.exp(2.0 * total - squares) / log_weight.shape[1]
 
 
-@functools.partial(fused, autograph=True)
+@fused
+@loops
 def _increase(log_likelihood: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """By how much beta can grow: [G], for log_likelihood [G, S] and beta [G]."""
     low, high = tf.zeros_like(beta), 1.0 - beta
@@ -190,6 +191,7 @@ def step(
     return state, base.Info(decision.probability, log_weight, decision.non_finite)
 
 
+@loops
 def warm_up(
     vae: VAE,
     size: int,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vaefill.model.counter_random import Purpose
-from vaefill.model.lazy import fused, tf
+from vaefill.model.lazy import fused, loops, tf
 from vaefill.model.samplers import base
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _forward_and_backward(
     return features, outputs, tape.gradient(outputs, z, by_outputs)
 
 
+@loops
 def move(
     vae: VAE,
     rows: base.Rows,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from vaefill.model.config import Positive, SamplerConfig
-from vaefill.model.lazy import tf
+from vaefill.model.lazy import loops, tf
 from vaefill.model.samplers import base, hamiltonian, pseudo_gibbs, scouts
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def _windows(num_sweeps: int) -> tuple[int, int, int]:
     return first, second, num_sweeps - first - second
 
 
+@loops
 def _window(
     vae: VAE, num_chains: int, num_steps: int, rows: base.Rows, sweeps: range, state: State
 ) -> tuple[State, tf.Tensor, tf.Tensor]:

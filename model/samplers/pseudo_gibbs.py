@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vaefill.model.config import SamplerConfig
 from vaefill.model.counter_random import Purpose
-from vaefill.model.lazy import tf
+from vaefill.model.lazy import loops, tf
 from vaefill.model.samplers import base
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
     return State(x, z, outputs), base.Info.of_chain(tf.ones([z.shape[0]]))
 
 
+@loops
 def start(vae: VAE, rows: base.Rows, sweeps: range) -> tf.Tensor:
     """Where the chains of most samplers start: dispersed, and near the data at little cost.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vaefill.model.lazy import fused, tf
+from vaefill.model.lazy import fused, loops, tf
 from vaefill.model.samplers import base, hamiltonian, pseudo_gibbs
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def passes(num_rounds: int) -> int:
     return num_rounds * (_GIBBS_SWEEPS + _CLIMBS + 2)
 
 
+@loops
 def explore(vae: VAE, rows: base.Rows, sweeps: range, factor: tf.Tensor, num_rounds: int) -> Scouts:
     """Sends `num_rounds` scouts from every row.
 
@@ -59,6 +60,7 @@ def explore(vae: VAE, rows: base.Rows, sweeps: range, factor: tf.Tensor, num_rou
     return Scouts(tf.transpose(z.stack(), [1, 0, 2]), tf.transpose(log_target.stack()))
 
 
+@loops
 def _start(vae: VAE, rows: base.Rows, first: tf.Tensor) -> tf.Tensor:
     """A draw of the prior, sweep `first`, after some sweeps of pseudo-Gibbs, the next: [N, K]."""
     sweep = base.everywhere(rows, first)
@@ -68,6 +70,7 @@ def _start(vae: VAE, rows: base.Rows, first: tf.Tensor) -> tf.Tensor:
     return state.z
 
 
+@loops
 def _climb(vae: VAE, rows: base.Rows, factor: tf.Tensor, z: tf.Tensor) -> hamiltonian.Point:
     """Newton's steps, the chains' covariance for the inverse Hessian, shorter if not upwards."""
     point = hamiltonian.evaluate(vae, rows, z)

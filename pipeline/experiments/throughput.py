@@ -89,12 +89,13 @@ def sweeps_of(
         tf.constant(rng.random((num_records, vae.num_values)) < _OBSERVED),
         per_record,
     )
-    begin = tf.function(lambda: chain.begin(vae, kernel, rows, schedule))
+    begin = tf.function(lambda: chain.begin(vae, kernel, rows, schedule), autograph=False)
     advance = tf.function(
         lambda chains: chain.advance(
             vae, kernel, chains, tf.zeros([config.slots], tf.int32), schedule, BLOCK
         ),
         jit_compile=chain.as_one_program(),
+        autograph=False,
     )
     starts = [begin() for _ in range(num_lanes)]
 
