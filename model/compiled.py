@@ -189,6 +189,11 @@ class FrozenMLP:
             values = layer(values)
         return values
 
+    @property
+    def kernels(self) -> tuple[tf.Tensor, ...]:
+        """What each layer multiplies by: [inputs, outputs] each."""
+        return tuple(layer.kernel for layer in self._layers)
+
     def split(self) -> tuple["FrozenMLP", FrozenDense]:
         """All layers but the last, and the last."""
         return FrozenMLP(self._layers[:-1]), self._layers[-1]

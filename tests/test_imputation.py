@@ -43,6 +43,7 @@ REAL = [
     "record.binarize=none",
     "record.shape=[2, 3, 1]",
 ]
+LITTLE = ["sampler.name=pseudo_gibbs", "sampler.num_evidence_draws=0"]  # to compile
 GREY = ["model.likelihood=discretized_logistic_mixture", "record.binarize=none"]
 
 
@@ -84,7 +85,7 @@ def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_p
     """Those of dead letters, and of a record that came twice, too."""
     twice = next(iter(tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(masked))))).numpy()
     pattern = rewrite(masked, tmp_path, 4, more=[b"\xff", b"\xff\xff\xff", twice])
-    config = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
+    config = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2", *LITTLE])
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     jobs.impute(config, model_directory, [pattern], one)
     beam_options = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
@@ -135,19 +136,10 @@ class Done:
 
 @pytest.mark.parametrize("sampler", ["pseudo_gibbs", "lair"])  # test_imputer has them all
 def test_samplers_of_two_kinds_give_the_same_bytes_in_any_order(
-    sampler, model_directory, masked, tmp_path, monkeypatch
+    sampler, model_directory, masked, tmp_path
 ):
     settings = [f"sampler.name={sampler}", "sampler.max_sweeps=25"]
-    config = config_lib.load("test.yaml", settings)
-    load, loaded, found = ImputationHandler.load_model, [], []
-
-    def load_once(handler):
-        if not loaded:
-            loaded.append(load(handler))
-        return loaded[0]
-
-    # Compiling takes longer than all else
-    monkeypatch.setattr(ImputationHandler, "load_model", load_once)
+    config, found = config_lib.load("test.yaml", settings), []
     for name, num_files, order in (
         ("a", 1, lambda payloads: payloads[:7]),
         ("b", 3, lambda payloads: payloads[6::-1]),
@@ -180,7 +172,7 @@ def test_bad_records_are_dead_letters_and_the_others_arrive_unchanged(
     pattern = rewrite(masked, tmp_path, 2, more=bad)
     out = str(tmp_path / "out")
     with pytest.raises(BadInputError, match="4 of 34 records are bad"):
-        quick = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
+        quick = config_lib.load("test.yaml", LITTLE)
         jobs.impute(quick, model_directory, [pattern], out)
     assert not os.path.exists(out)
     lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.2"])
@@ -284,7 +276,7 @@ def test_grey_values(masked, tmp_path):
     """Imputations are on all levels, observed bytes are untouched, scores are those of grey
     values.
     """
-    config = config_lib.load("test.yaml", GREY)
+    config = config_lib.load("test.yaml", [*GREY, *LITTLE])
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     checkpoints.save(model, vae.build(config.model, config.record.shape, seed=1), config.model, {})
     found = jobs.impute(config, model, [masked], out)
@@ -608,9 +600,7 @@ def test_what_was_computed_is_found_by_the_next_attempt(config, model_directory,
 
 def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_path, caplog):
     (tmp_path / "noise").write_bytes(b"no TFRecords" * 100)
-    config = config_lib.load(
-        "test.yaml", ["sampler.name=pseudo_gibbs", "limits.max_bad_fraction=0"]
-    )
+    config = config_lib.load("test.yaml", [*LITTLE, "limits.max_bad_fraction=0"])
     with pytest.raises(
         BadInputError, match=r"1 of 31 .*unreadable stretches: 1, 1200 bytes"
     ) as error:
@@ -634,7 +624,7 @@ def test_input_that_changes_is_an_error(fails, model_directory, masked, tmp_path
         return found
 
     monkeypatch.setattr(jobs, "_run", run_and_append)
-    config = config_lib.load("test.yaml", ["sampler.name=pseudo_gibbs"])
+    config = config_lib.load("test.yaml", LITTLE)
     with pytest.raises(BadInputError, match="part-0 has changed while it was read"):
         jobs.impute(config, model_directory, [pattern], str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -645,7 +635,7 @@ def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_pa
     settings = [
         "limits.max_bad_fraction=1",
         "limits.max_bad_records=1",
-        "sampler.name=pseudo_gibbs",
+        *LITTLE,
     ]
     with pytest.raises(
         BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "

@@ -1,0 +1,82 @@
+"""How many rows a device call has: as many as leave no row apart.
+
+Libraries multiply matrices in blocks of rows, and what is left over at the end goes another way, in
+which sums are taken in another order. A record in those rows would get other bits than anywhere
+else. How large the blocks are depends on the processor (32 rows with AVX-512, 3 with AVX2), so it
+is tried out.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from vaefill.model.compiled import FrozenMLP, Network
+from vaefill.model.vae import VAE
+
+_LOGGER = logging.getLogger("vaefill")
+_TRIALS = 3  # inputs; a row that is summed up in another order differs for nearly every one
+_MOST_ATTEMPTS = 32
+
+
+def even_slots(vae: VAE, slots: int, unit: int) -> int:
+    """The least number of rows from `slots` on, in steps of `unit`, that are all treated alike.
+
+    Where there is none near it is `slots` itself, and a warning says so.
+
+    Args:
+        vae: the model, as it is compiled for sampling.
+        slots: rows of a device call at least, a multiple of the unit.
+        unit: rows that stay together, such as those of a record.
+    """
+    for num_rows in range(slots, slots + _MOST_ATTEMPTS * unit, unit):
+        if treats_rows_alike(vae, num_rows):
+            return num_rows
+    _LOGGER.warning(
+        "the networks do not treat all of %d rows alike on this device, nor of some more: "
+        "the last bits of a record may depend on the records beside it",
+        slots,
+    )
+    return slots
+
+
+def treats_rows_alike(vae: VAE, num_rows: int) -> bool:
+    """Whether equal inputs [num_rows, ...] have equal outputs and gradients, bit for bit."""
+    generator = np.random.default_rng(0)
+    networks = ((vae.encoder, vae.num_values), (vae.decoder, vae.latent_size))
+    return all(
+        _are_alike(result)
+        for _ in range(_TRIALS)
+        for network, num_inputs in networks
+        for result in _results(network, num_rows, num_inputs, generator)
+    )
+
+
+def _are_alike(result: tf.Tensor) -> bool:
+    rows = tf.cast(result, tf.float32).numpy()
+    return bool((rows.view(np.uint32) == rows[:1].view(np.uint32)).all())
+
+
+def _results(
+    network: Network, num_rows: int, num_inputs: int, generator: np.random.Generator
+) -> Iterator[tf.Tensor]:
+    """What is made of equal rows, forward and backward: tensors [num_rows, ...]."""
+
+    def equal_rows(size: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
+        row = generator.normal(size=(1, size)).astype(np.float32)
+        return tf.cast(tf.repeat(row, num_rows, axis=0), dtype)
+
+    if isinstance(network, FrozenMLP):  # of which products alone go by blocks of rows
+        for kernel in network.kernels:
+            yield tf.matmul(equal_rows(kernel.shape[0], kernel.dtype), kernel)
+            yield tf.matmul(equal_rows(kernel.shape[1], kernel.dtype), tf.transpose(kernel))
+        return
+    inputs = equal_rows(num_inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = network(inputs)
+    yield outputs
+    gradient = tape.gradient(outputs, inputs, equal_rows(outputs.shape[1], outputs.dtype))
+    if gradient is not None:  # of a function that has one
+        yield gradient
