@@ -92,8 +92,7 @@ ALTERED = {
     "unknown_key": (("all", "more\x1b[2J\n"), 1),
     "null": (("all",), None),
     "list_for_object": (("by_label",), []),
-    "ragged_values": (("all", "imputed_values", "mean"), [[[0.5]], [[0.5, 0.5]]]),
-    "values_of_another_shape": (("all", "imputed_values", "stddev"), [[[0.5]]]),
+    "negative_row": (("all", "values_row"), -1),
     "bins_without_counts": (("all", "missing_fraction", "counts"), [1]),
     "no_bins": (
         ("all", "truth", "reliability"),
@@ -143,10 +142,13 @@ VERSION_1 = {
 }
 
 
-@pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 3}, 3)])
+OTHERS = [(VERSION_1, 1), ({"format_version": 2}, 2), ({"format_version": 4}, 4)]
+
+
+@pytest.mark.parametrize(("content", "version"), OTHERS)
 def test_results_of_other_versions_are_told_and_may_be_replaced(tmp_path, content, version):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    told = f"has format version {version}, this program reads 2; run "
+    told = f"has format version {version}, this program reads 3; run "
     for read in (read_manifest, read_summary, integrity.verify):
         with pytest.raises(FormatError, match=told):
             read(str(tmp_path))

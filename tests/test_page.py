@@ -32,7 +32,7 @@ from vaefill.records.record import (
 )
 from vaefill.report import evaluate, figures, text
 from vaefill.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
-from vaefill.results import documents
+from vaefill.results import documents, value_maps
 from vaefill.results.reading import read_summary
 from vaefill.summary import statistics
 
@@ -117,7 +117,7 @@ def write_result(
     pyarrow.parquet.write_table(
         pa.Table.from_pylist(rows), directory / "summary" / "records.parquet"
     )
-    summary = summarise(records, scored_as, shape, binary)
+    summary = summarise(directory, records, scored_as, shape, binary)
     (directory / "summary" / "summary.json").write_text(json.dumps(summary.plain()))
     (directory / "manifest.json").write_text(
         json.dumps(
@@ -150,6 +150,7 @@ def write_imputed(
 
 
 def summarise(
+    directory: pathlib.Path,
     records: Sequence[ImputedRecord],
     scored_as: evaluation.Scores,
     shape: Sequence[int],
@@ -164,9 +165,11 @@ def summarise(
             for field in FIELDS
             if field.has_quantiles
         }
-        return statistics.result(accumulator, shape, binary, diagnostics)
+        row = None if group else 0
+        return statistics.result(accumulator, shape, binary, diagnostics, row)
 
     groups = statistics.by_group(records, scored_as, SAMPLER["num_chains"])
+    value_maps.write(str(directory), [statistics.imputed_values(groups[None], shape)])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
     return documents.Summary(
         counts=made.counts(len(records), bad_image=7),

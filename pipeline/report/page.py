@@ -25,9 +25,9 @@ from vaefill.model.fields import FIELDS, Worse
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 from vaefill.report import figures
 from vaefill.report.text import number, percent, short, text_of
+from vaefill.results import value_maps
 from vaefill.results.documents import (
     Group,
-    ImputedValues,
     ImputeIdentity,
     Manifest,
     MissingFraction,
@@ -36,6 +36,7 @@ from vaefill.results.documents import (
     TruthScores,
 )
 from vaefill.results.reading import identity_of_imputation, read_manifest, read_summary
+from vaefill.results.value_maps import ImputedValues
 from vaefill.summary import statistics
 
 NUM_SHOWN = 10  # records whose pictures are shown
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     manifest: Manifest
     identity: ImputeIdentity
     summary: Summary
+    values: ImputedValues | None  # of all records
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
     rows: Mapping[str, Any]  # [N] each: arrays of `_FLAGS` and `_NUMBERS`, an Arrow column `id`
 
@@ -125,7 +127,8 @@ def _read(path: str) -> Result:
     if summary.counts.written:  # tfds has no data set of no records, so none was written
         shown = _read_shown(os.path.join(path, "imputed"), len(summary.by_label))
         rows = _read_rows(os.path.join(path, "summary", "records.parquet"))
-    return Result(path, manifest, identity, summary, shown, rows)
+    values = value_maps.read(path, summary.all)
+    return Result(path, manifest, identity, summary, values, shown, rows)
 
 
 def _read_bytes(path: str) -> bytes:
@@ -222,7 +225,7 @@ def _view(result: Result) -> dict[str, Any]:
         "reliability": _reliability(everything.truth),
         "labels": _labels(result.summary),
         "fractions": _fractions(everything.missing_fraction),
-        "value_maps": _value_maps(everything.imputed_values),
+        "value_maps": _value_maps(result.values),
         "identity": _identity(result.manifest),
     }
 
@@ -363,12 +366,10 @@ def _fractions(histogram: MissingFraction) -> list[tuple[float, float, int, floa
     )
 
 
-def _value_maps(values: ImputedValues) -> str | None:
-    mean = np.array(values.mean, np.float64)
-    stddev = np.array(values.stddev, np.float64)
-    if np.isnan(mean).all() or np.isnan(stddev).all():
+def _value_maps(values: ImputedValues | None) -> str | None:
+    if values is None or np.isnan(values.mean).all() or np.isnan(values.stddev).all():
         return None
-    return _inline(figures.value_maps(mean, stddev))
+    return _inline(figures.value_maps(values.mean, values.stddev))
 
 
 def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:
