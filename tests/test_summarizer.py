@@ -3,9 +3,11 @@ row groups.
 """
 
 import io
+import os
 from unittest import mock
 
 import numpy as np
+import pandas
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -302,7 +304,50 @@ def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypa
     ids = [b"%d" % i for i in (*range(0, 22, 2), *range(1, 22, 2))]
     rows = table.read()
     assert rows["id"].to_pylist() == ids
-    assert rows["content_hash"].to_pylist() == [hash_of(record_id) for record_id in ids]
+    assert rows["content_hash"].to_pylist() == [hash_of(record_id).hex() for record_id in ids]
+
+
+def in_pandas(path: str) -> list[tuple]:
+    table = pandas.read_parquet(path)
+    assert table.r_hat.isna().tolist() == [False, True, False]
+    return table[table.r_hat > 1.01][COLUMNS].values.tolist()
+
+
+def in_polars(path: str) -> list[tuple]:
+    polars = pytest.importorskip("polars")
+    table = polars.read_parquet(path)
+    assert table["r_hat"].is_null().to_list() == [False, True, False]
+    assert table.sort("r_hat", nulls_last=True)["id"].to_list() == [b"0", b"2", b"1"]
+    return table.filter(polars.col("r_hat") > 1.01).select(COLUMNS).rows()
+
+
+def in_duckdb(path: str) -> list[tuple]:
+    duckdb = pytest.importorskip("duckdb")
+    table = duckdb.read_parquet(path)
+    assert table.aggregate("avg(r_hat), count(r_hat)").fetchall() == [(2.0, 2)]
+    return table.filter("r_hat > 1.01").project(", ".join(COLUMNS)).fetchall()
+
+
+def in_datasets(path: str) -> list[tuple]:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_parquet(path, cache_dir=os.path.dirname(path))
+    assert table["r_hat"][:] == [1.0, None, 3.0]
+    chosen = table.filter(lambda row: row["r_hat"] is not None and row["r_hat"] > 1.01)
+    return [tuple(row[name] for name in COLUMNS) for row in chosen]
+
+
+COLUMNS = ["id", "content_hash", "log_prob_missing"]
+
+
+@pytest.mark.parametrize("read", [in_pandas, in_polars, in_duckdb, in_datasets])
+def test_what_is_undefined_is_null_to_every_reader(tmp_path, read):
+    """Of three records the second is complete and has no R-hat; NaN would be above any number."""
+    records = of_labels([0, 1, 2])
+    records[1].diagnostics.update(r_hat=np.nan, log_prob_missing=np.nan)
+    _, table = summarize_shards(tmp_path, "int64", [records])
+    assert not any(value != value for row in table.read().to_pylist() for value in row.values())
+    (found,) = read(str(tmp_path / "summary" / "records.parquet"))
+    assert list(found) == [b"2", hash_of(b"2").hex(), 0.0]
 
 
 def test_a_record_is_decoded_once_whoever_asks(monkeypatch):

@@ -17,7 +17,7 @@ from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Schema
 from vaefill.results import value_maps
 from vaefill.results.documents import (
     Counts,
@@ -125,7 +125,7 @@ class ShardSummary:
         statistics.add_groups(self._groups, groups)
         self._groups = statistics.bounded(self._groups, self._num_values)
         rows = [
-            {"content_hash": stored.content_hash}
+            {"content_hash": stored.content_hash.hex()}
             | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
             for index, stored in enumerate(self._block)
         ]
@@ -151,7 +151,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.binary()),
-            ("content_hash", pa.binary(HASH_SIZE)),
+            ("content_hash", pa.string()),
             *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
             ("missing_fraction", pa.float64()),
             *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
