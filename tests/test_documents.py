@@ -147,6 +147,9 @@ def test_imputed_values_are_read_back_a_row_at_a_time(tmp_path):
     ]
     rows[1].mean[0, 0, 0] = np.nan
     value_maps.write(str(tmp_path), rows)
+    (tmp_path / "plain").write_bytes(b"")
+    modes = {path.stat().st_mode for path in (tmp_path / "plain", tmp_path / value_maps.VALUE_MAPS)}
+    assert len(modes) == 1
     for row, expected in enumerate(rows):
         np.testing.assert_array_equal(value_maps.read(str(tmp_path), of_row(row)), expected)
     assert value_maps.read(str(tmp_path), of_row(None)) is None

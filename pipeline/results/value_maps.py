@@ -38,7 +38,8 @@ def write(directory: str, rows: Sequence[ImputedValues]) -> None:
         rows: one or several, of one shape.
     """
     arrays = {name: np.stack(column) for name, column in zip(ImputedValues._fields, zip(*rows))}
-    safetensors.numpy.save_file(arrays, os.path.join(directory, VALUE_MAPS))
+    # The library's own way to a file lets nobody else read it
+    files.write_whole(os.path.join(directory, VALUE_MAPS), safetensors.numpy.save(arrays))
 
 
 def read(directory: str, group: Group) -> ImputedValues | None:
