@@ -59,9 +59,11 @@ setup(
         "fuzz": ["atheris>=3"],
         "test": [
             "arviz-stats>=0.8,<0.9",
+            "duckdb>=1.1",  # like polars, one that people open records.parquet with
             "hypothesis>=6.100",
             "mypy>=2.4,<3",
             "pandas-stubs>=2.2,<4",
+            "polars>=1.20",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",

@@ -20,7 +20,7 @@ from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, imputer_for
 from vaefill.model.samplers import sampler_config
-from vaefill.results import integrity, reading
+from vaefill.results import integrity, reading, value_maps
 from vaefill.results.documents import Manifest, Summary
 
 if TYPE_CHECKING:
@@ -213,6 +213,24 @@ class Result:
     def summary(self) -> Summary:
         """Statistics of the whole data set and by label."""
         return reading.read_summary(self.directory)
+
+    def imputed_values(self, label: str | None = None) -> value_maps.ImputedValues | None:
+        """What was imputed, value by value: `mean` and `stddev`, float32 [H, W, C].
+
+        Args:
+            label: of the records, by its name in `summary.by_label`; by default of all records.
+
+        Returns:
+            Arrays with NaN where no such record lacked the value; None for a label that there was
+            no room for.
+
+        Raises:
+            KeyError: a label that `summary` does not have.
+            ResultError: the file is missing or damaged.
+        """
+        summary = self.summary
+        group = summary.all if label is None else summary.by_label[label]
+        return value_maps.read(self.directory, group)
 
     @functools.cached_property
     def table(self) -> "pandas.DataFrame":

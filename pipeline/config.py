@@ -109,6 +109,10 @@ class LimitsConfig(Section):
         0.01, description="more dead letters than this fail the job"
     )
     max_bad_records: _NotNegative | None = Field(None, description="more than so many, too")
+    max_bad_bytes: Positive = Field(
+        256 << 20,
+        description="a worker that meets dead letters of more bytes ends the job at once",
+    )
     device_call_seconds: Annotated[float, Field(gt=0)] = Field(
         1800.0,
         description="a call of the device that takes longer, compilation included, ends the job",

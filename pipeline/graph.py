@@ -42,6 +42,7 @@ class Reading(NamedTuple):
     paths: Sequence[str]
     schema: Schema
     max_record_bytes: int
+    max_bad_bytes: int
 
 
 def _read_files(
@@ -79,14 +80,14 @@ def impute(
         | "Impute" >> RunInference(handler)
         | "SplitDeadLetters" >> beam.ParDo(SplitDeadLetters()).with_outputs(DEAD, main="items")
     )
-    write = WriteDataset(layout, reading.schema, summarizer)
+    write = WriteDataset(layout, reading.schema, reading.max_bad_bytes, summarizer)
     _ = (found["items"], *dead_letters, found[DEAD]) | "Write" >> write
 
 
 def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: Layout) -> None:
     """TFRecords of complete images -> data set of masked records, dead letters."""
     records, dead_letters = _read_files(pipeline, reading)
-    _mask(records, dead_letters, reading.schema, masks, layout)
+    _mask(records, dead_letters, reading.schema, reading.max_bad_bytes, masks, layout)
 
 
 def mask_dataset(
@@ -94,6 +95,7 @@ def mask_dataset(
     dataset: str,
     splits: Sequence[str],
     schema: Schema,
+    max_bad_bytes: int,
     masks: Masks,
     layout: Layout,
 ) -> None:
@@ -104,17 +106,19 @@ def mask_dataset(
         | "Spread" >> beam.Reshuffle()
         | "Read" >> beam.ParDo(ReadDataset(dataset, schema))
     )
-    _mask(records, [], schema, masks, layout)
+    _mask(records, [], schema, max_bad_bytes, masks, layout)
 
 
 def _mask(
     records: beam.PCollection,
     dead_letters: Sequence[beam.PCollection],
     schema: Schema,
+    max_bad_bytes: int,
     masks: Masks,
     layout: Layout,
 ) -> None:
     items = records | "Mask" >> beam.ParDo(MaskRecords(masks, schema)).with_outputs(
         DEAD, main="items"
     )
-    _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> WriteDataset(layout, schema)
+    write = WriteDataset(layout, schema, max_bad_bytes)
+    _ = (items["items"], *dead_letters, items[DEAD]) | "Write" >> write

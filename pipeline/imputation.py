@@ -179,7 +179,8 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
     def batch_elements_kwargs(self) -> dict[str, Any]:
         """Batches of a fixed size; left alone, Beam would choose it by the clock."""
         size = batch_size(self._sampler, self._schema)
-        return {"min_batch_size": size, "max_batch_size": size}
+        weigh = functools.partial(weight, size=size)
+        return {"min_batch_size": size, "max_batch_size": size, "element_size_fn": weigh}
 
     def get_num_bytes(self, batch: Sequence[Read]) -> int:
         """The size of a batch's values; Beam's default pickles the batch to find out."""
@@ -203,6 +204,21 @@ def batch_size(sampler: SamplerConfig, schema: Schema, most_bytes: int = _BATCH_
     of_value = (3 + sampler.num_imputations) * schema.dtype.itemsize + 8
     of_record = of_value * math.prod(schema.shape)
     return places * max(1, min(_DEVICE_BATCHES, most_bytes // (places * of_record)))
+
+
+def weight(read: Read, size: int, most_bytes: int = _BATCH_BYTES) -> int:
+    """As how many records of a batch one counts: as 1, or more if it has much to be handed on.
+
+    Args:
+        read: a frame and its record.
+        size: of a batch, in records that count as 1.
+        most_bytes: of what a batch's records hand on, which is in memory twice: as it was read, and
+            in the record.
+    """
+    _, record = read
+    carried = (len(value) for value in record.carried.values() if isinstance(value, bytes))
+    handed_on = len(record.extra) + sum(carried)
+    return min(size, 1 + 2 * handed_on * size // most_bytes)
 
 
 def _item(frame: Frame, record: MaskedRecord, place: Place) -> Item:

@@ -35,7 +35,7 @@ from vaefill.records.record import (
 )
 from vaefill.results import acceptance, incremental, integrity, provenance, staging
 from vaefill.results.documents import Counts, Manifest, Outcome, Times, Work
-from vaefill.store import sinks, writers
+from vaefill.store import dead_letters, sinks, writers
 from vaefill.store.layout import Layout, prepare
 from vaefill.store.resume import HashIndex, ResumeCache
 from vaefill.store.sources import expand
@@ -220,6 +220,12 @@ def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
         raise failed
 
 
+def _reading(config: Config, files: Sequence[FileInfo], schema: Schema) -> Reading:
+    limits = config.limits
+    paths = [file.path for file in files]
+    return Reading(paths, schema, limits.max_record_bytes, limits.max_bad_bytes)
+
+
 def _work(counted: Mapping[str, int]) -> Work:
     """What a run had to do, by its counters."""
     return Work(
@@ -292,11 +298,11 @@ def impute(
             staged.root, "imputed", "imputed", config.output.split, config.output.num_shards
         )
         prepare(layout)
-        reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
+        reading = _reading(config, files, schema)
         known = _known(since, layout)
         handler = _handler(config, model, loaded, schema, staged.computed)
         observe = _summarizer(config, loaded, schema, layout)
-        with _unchanged(files):
+        with _unchanged(files), dead_letters.blamed(layout):
             counted = _run(
                 lambda p: graph.impute(p, reading, known, handler, layout, observe),
                 beam_options,
@@ -377,10 +383,14 @@ def mask(
         prepare(layout)
         if is_dataset:
             name, _ = masking.split_source(source)
-            _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
+            most = config.limits.max_bad_bytes
+            _run(
+                lambda p: graph.mask_dataset(p, name, splits, schema, most, masks, layout),
+                beam_options,
+            )
         else:
-            reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
-            with _unchanged(files):
+            reading = _reading(config, files, schema)
+            with _unchanged(files), dead_letters.blamed(layout):
                 _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         text = "Records with hidden values, for vaefill"
         counts = _complete(layout, masked_features(schema), text, config)

@@ -87,6 +87,22 @@ def test_a_result_as_a_table_and_as_arrays(result):
     assert found.arrays["imputations"].ndim == 5 and found.manifest.identity.kind == "impute"
 
 
+def test_what_was_imputed_value_by_value(result):
+    """Of all records, and of those of a label."""
+    found = vaefill.read_result(result)
+    arrays, some = found.arrays, next(iter(found.summary.by_label))
+    for label, chosen in ((None, slice(None)), (some, arrays["label"] == int(some))):
+        mean = np.where(arrays["observed"], np.nan, arrays["mean"])[chosen]
+        values = found.imputed_values(label)
+        never = np.isnan(mean).all(axis=0)
+        np.testing.assert_array_equal(np.isnan(values.mean), never)
+        np.testing.assert_array_equal(np.isnan(values.stddev), never)
+        expected = np.nanmean(mean[:, ~never], axis=0)
+        np.testing.assert_allclose(values.mean[~never], expected, rtol=1e-5)
+    with pytest.raises(KeyError):
+        found.imputed_values("none")
+
+
 def test_what_is_no_result(tmp_path):
     with pytest.raises(vaefill.ExpectedError, match="not a finished result"):
         vaefill.read_result(tmp_path)

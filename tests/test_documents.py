@@ -5,10 +5,11 @@ import pathlib
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests import documents as made
 from vaefill.errors import ResultError
-from vaefill.results import documents, integrity
+from vaefill.results import documents, integrity, value_maps
 from vaefill.results.documents import Manifest, Summary, Work
 from vaefill.results.reading import FormatError, read_manifest, read_summary
 from vaefill.summary import statistics
@@ -92,8 +93,7 @@ ALTERED = {
     "unknown_key": (("all", "more\x1b[2J\n"), 1),
     "null": (("all",), None),
     "list_for_object": (("by_label",), []),
-    "ragged_values": (("all", "imputed_values", "mean"), [[[0.5]], [[0.5, 0.5]]]),
-    "values_of_another_shape": (("all", "imputed_values", "stddev"), [[[0.5]]]),
+    "negative_row": (("all", "values_row"), -1),
     "bins_without_counts": (("all", "missing_fraction", "counts"), [1]),
     "no_bins": (
         ("all", "truth", "reliability"),
@@ -135,6 +135,66 @@ def test_a_result_of_masking_has_no_summary(tmp_path):
         read_summary(write(tmp_path, made.manifest(made.mask_identity()).plain()))
 
 
+def of_row(row: int | None) -> documents.Group:
+    return group().model_copy(update={"values_row": row})
+
+
+def test_imputed_values_are_read_back_a_row_at_a_time(tmp_path):
+    (tmp_path / "summary").mkdir()
+    rows = [
+        value_maps.ImputedValues(*np.random.default_rng(row).random((2, 3, 4, 2), np.float32))
+        for row in range(3)
+    ]
+    rows[1].mean[0, 0, 0] = np.nan
+    value_maps.write(str(tmp_path), rows)
+    (tmp_path / "plain").write_bytes(b"")
+    modes = {path.stat().st_mode for path in (tmp_path / "plain", tmp_path / value_maps.VALUE_MAPS)}
+    assert len(modes) == 1
+    for row, expected in enumerate(rows):
+        np.testing.assert_array_equal(value_maps.read(str(tmp_path), of_row(row)), expected)
+    assert value_maps.read(str(tmp_path), of_row(None)) is None
+    with pytest.raises(ResultError, match="names row 3, there are 3"):
+        value_maps.read(str(tmp_path), of_row(3))
+
+
+def tensors(**arrays: np.ndarray) -> bytes:
+    return safetensors.numpy.save(arrays)
+
+
+NONE = np.zeros((1, 1, 1, 1), np.float32)
+HEAD = b'{"mean":{"dtype":"F32","shape":[1,1000000,1000000,1],"data_offsets":[0,4000000000000]}}'
+BROKEN = {
+    "missing": None,
+    "pickle": b"\x80\x04N.",
+    "empty": b"",
+    "exabytes": len(HEAD).to_bytes(8, "little") + HEAD,
+    "long_head": (1 << 60).to_bytes(8, "little"),
+    "one_array": tensors(mean=NONE),
+    "of_integers": tensors(mean=NONE.astype(np.int32), stddev=NONE),
+    "two_shapes": tensors(mean=NONE, stddev=np.zeros((1, 2, 1, 1), np.float32)),
+    "flat": tensors(mean=NONE[0], stddev=NONE[0]),
+    "no_rows": tensors(mean=NONE[:0], stddev=NONE[:0]),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_of_imputed_values_is_one_line(tmp_path, content):
+    (tmp_path / "summary").mkdir()
+    if content is not None:
+        (tmp_path / value_maps.VALUE_MAPS).write_bytes(content)
+    with pytest.raises(ResultError, match="imputed_values.*; run `vaefill impute` again") as error:
+        value_maps.read(str(tmp_path), of_row(0))
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+def test_a_row_of_more_than_there_is_room_for_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(value_maps, "_LARGEST_ROW", 3)
+    (tmp_path / "summary").mkdir()
+    value_maps.write(str(tmp_path), [value_maps.ImputedValues(NONE[0], NONE[0])])
+    with pytest.raises(ResultError, match="a row of 4 bytes; 3 are the most"):
+        value_maps.read(str(tmp_path), of_row(0))
+
+
 VERSION_1 = {
     "identity": {"kind": "impute"},
     "counts": {"written": 1},
@@ -143,10 +203,13 @@ VERSION_1 = {
 }
 
 
-@pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 3}, 3)])
+OTHERS = [(VERSION_1, 1), ({"format_version": 2}, 2), ({"format_version": 4}, 4)]
+
+
+@pytest.mark.parametrize(("content", "version"), OTHERS)
 def test_results_of_other_versions_are_told_and_may_be_replaced(tmp_path, content, version):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    told = f"has format version {version}, this program reads 2; run "
+    told = f"has format version {version}, this program reads 3; run "
     for read in (read_manifest, read_summary, integrity.verify):
         with pytest.raises(FormatError, match=told):
             read(str(tmp_path))

@@ -453,7 +453,24 @@ def test_batches_have_a_fixed_size(config, model_directory, tmp_path):
         assert size == num_batches * places
     sizes = make_handler(config, model_directory, tmp_path).batch_elements_kwargs()
     size = imputation.batch_size(config.sampler, schema)
+    weigh = sizes.pop("element_size_fn")
     assert sizes == {"min_batch_size": size, "max_batch_size": size}
+    assert all(weigh(read) == 1 for read in make_reads(2))
+
+
+@pytest.mark.parametrize("extra, carried", [(700, 0), (0, 700), (300, 400)])
+def test_records_with_much_to_hand_on_fill_a_batch_sooner(extra, carried):
+    """At 10,000 bytes a batch, in which what is handed on is twice; never more than a batch."""
+    image = np.zeros((1, 1, 1), np.uint8)
+    read = (
+        Frame(b"", "file", 0),
+        MaskedRecord(
+            b"id", image, image > 0, None, {"label": 3, "jpeg": b"-" * carried}, b"-" * extra
+        ),
+    )
+    for size, of_one in ((100, 15), (10, 2), (5, 1)):
+        assert imputation.weight(read, size, 10_000) == of_one
+    assert imputation.weight(read, 100, 100) == 100
 
 
 class Faulty:

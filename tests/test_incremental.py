@@ -2,6 +2,8 @@
 
 import os
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -156,3 +158,16 @@ def test_a_damaged_table_is_an_error(tmp_path):
             (tmp_path / "summary" / "records.parquet").write_bytes(content)
         with pytest.raises(ResultError, match="cannot read .*records.parquet"):
             incremental.content_hashes([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "cell", ["ab" * 15, "ab" * 17, "no hexadecimal digits", None, b"\xab" * 16]
+)
+def test_a_table_without_content_hashes_is_an_error(tmp_path, cell):
+    (tmp_path / "summary").mkdir()
+    path = tmp_path / "summary" / "records.parquet"
+    pq.write_table(pa.table({"content_hash": ["ab" * 16]}), path)
+    assert incremental.content_hashes([str(tmp_path)]) == b"\xab" * 16
+    pq.write_table(pa.table({"content_hash": [cell]}), path)
+    with pytest.raises(ResultError, match="cannot read .*records.parquet: .*"):
+        incremental.content_hashes([str(tmp_path)])

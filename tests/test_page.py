@@ -30,9 +30,9 @@ from vaefill.records.record import (
     encode_imputed,
     imputed_features,
 )
-from vaefill.report import evaluate, figures, text
+from vaefill.report import evaluate, figures, pictures, text
 from vaefill.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
-from vaefill.results import documents
+from vaefill.results import documents, value_maps
 from vaefill.results.reading import read_summary
 from vaefill.summary import statistics
 
@@ -117,7 +117,7 @@ def write_result(
     pyarrow.parquet.write_table(
         pa.Table.from_pylist(rows), directory / "summary" / "records.parquet"
     )
-    summary = summarise(records, scored_as, shape, binary)
+    summary = summarise(directory, records, scored_as, shape, binary)
     (directory / "summary" / "summary.json").write_text(json.dumps(summary.plain()))
     (directory / "manifest.json").write_text(
         json.dumps(
@@ -150,6 +150,7 @@ def write_imputed(
 
 
 def summarise(
+    directory: pathlib.Path,
     records: Sequence[ImputedRecord],
     scored_as: evaluation.Scores,
     shape: Sequence[int],
@@ -164,9 +165,11 @@ def summarise(
             for field in FIELDS
             if field.has_quantiles
         }
-        return statistics.result(accumulator, shape, binary, diagnostics)
+        row = None if group else 0
+        return statistics.result(accumulator, shape, binary, diagnostics, row)
 
     groups = statistics.by_group(records, scored_as, SAMPLER["num_chains"])
+    value_maps.write(str(directory), [statistics.imputed_values(groups[None], shape)])
     described = {group: describe(group, accumulator) for group, accumulator in groups.items()}
     return documents.Summary(
         counts=made.counts(len(records), bad_image=7),
@@ -328,11 +331,17 @@ def test_truth_of_some_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "shape", [(4, 5, 3), (1, 30, 1), (5, 4, 2)], ids=["rgb", "one_line", "two_channels"]
+    "shape, picture",
+    [((4, 5, 3), "mean"), ((1, 30, 1), "values"), ((1, 24, 5), "values"), ((5, 4, 2), "mean")],
+    ids=["rgb", "one_line", "lines", "two_channels"],
 )
-def test_shapes(tmp_path, shape):
+def test_shapes(tmp_path, monkeypatch, shape, picture):
+    monkeypatch.setattr(figures, "MOST_PANELS", 2)
     result = write_result(tmp_path / "out", [make_record(i, shape) for i in range(2)])
-    assert len(Page(write_report([result], str(tmp_path))).pictures["mean"]) == 2
+    page = Page(write_report([result], str(tmp_path)))
+    assert len(page.pictures[picture]) == 2 and ("draw 1" in page.pictures) == (picture == "mean")
+    said = {5: "The first 2 of 5 channels", 2: "The 2 channels side by side"}
+    assert all((text in page.text) == (number == shape[2]) for number, text in said.items())
 
 
 def test_hostile_bytes_are_text(tmp_path):
@@ -501,20 +510,81 @@ def pixels(png: bytes) -> np.ndarray:
 def test_missing_pixels_are_painted():
     values = np.array([[[0], [128]], [[255], [7]]], np.uint8)
     missing = np.array([[[False], [False]], [[False], [True]]])
-    painted = pixels(figures.picture(values, missing))
-    colour = [int(figures.MISSING[i : i + 2], 16) for i in (1, 3, 5)]
+    painted = pixels(pictures.picture(values, missing))
+    colour = [int(pictures.MISSING[i : i + 2], 16) for i in (1, 3, 5)]
     np.testing.assert_array_equal(painted, [[[0] * 3, [128] * 3], [[255] * 3, colour]])
     assert len(set(colour)) > 1  # no grey
 
 
 def test_pictures_keep_colours_and_survive_nan():
     values = np.array([[[1.0, 0.5, 0.0], [np.nan, 0.0, 0.0]]], np.float32)
-    assert pixels(figures.picture(values))[0, 0].tolist() == [255, 128, 0]
-    assert pixels(figures.stddev_picture(values)).shape == (1, 2, 3)
+    assert pixels(pictures.picture(values))[0, 0].tolist() == [255, 128, 0]
+    assert pixels(pictures.stddev_picture(values)).shape == (1, 2, 3)
 
 
-def test_large_pictures_are_thinned():
-    assert pixels(figures.picture(np.zeros((600, 300, 1), np.uint8))).shape == (200, 100, 3)
+def test_large_pictures_are_scaled_down():
+    """To means of blocks, so that a fine pattern becomes grey."""
+    board = np.indices((600, 300, 1)).sum(axis=0) % 2 * 255
+    found = pixels(pictures.picture(board.astype(np.uint8)))
+    assert found.shape == (120, 60, 3) and abs(found.astype(int) - 127).max() <= 10
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    assert len(pictures.picture(noise)) < 50_000
+    assert len(pictures.picture(np.repeat(noise, 5, axis=2))) < 100_000
+
+
+def test_channels_lie_side_by_side_where_they_are_no_colour():
+    values = np.zeros((2, 3, 2), np.uint8)
+    values[..., 1] = 200
+    missing = np.zeros((2, 3, 2), bool)
+    missing[0, 0, 1] = True
+    found = pixels(pictures.picture(values, missing))
+    assert found.shape == (2, 7, 3) and (found[:, :3] == 0).all() and (found[:, 3] == 255).all()
+    assert (found[1, 4:] == 200).all() and found[0, 4].tolist() != [200] * 3
+
+
+def real_record(index: int, shape=(6, 9, 2), offset=290.0) -> ImputedRecord:
+    """A record of real values around an offset, far from [0, 1]."""
+    record, generator = make_record(index, shape), np.random.default_rng(index)
+    truth = generator.normal(offset, 5, shape).astype(np.float32)
+    observed = record.masked.observed
+    draws = np.where(observed, truth, truth + generator.normal(0, 2, (5, *shape)))
+    return ImputedRecord(
+        MaskedRecord(
+            record.masked.id, np.where(observed, truth, 0).astype(np.float32), observed, truth
+        ),
+        draws.astype(np.float32),
+        truth,
+        np.where(observed, 0, np.float32(2)),
+        record.diagnostics,
+    )
+
+
+def test_real_values_are_drawn_on_their_own_scale():
+    records = [real_record(index) for index in range(3)]
+    scale = pictures.scale_of(records)
+    everything = np.stack([record.mean for record in records])
+    assert everything.min() <= scale.low < np.percentile(everything, 3)
+    assert np.percentile(everything, 97) < scale.high <= everything.max() and scale.stddev == 2
+    found = pixels(pictures.picture(records[0].mean, scale=scale))
+    assert found.min() < 20 and found.max() > 235 and len(np.unique(found)) > 30
+    flat = real_record(0)
+    flat.mean[:] = np.nan
+    flat.stddev[:] = np.nan
+    assert pictures.scale_of([flat]) == (0, 1, 1)
+    assert pictures.scale_of([make_record(0)]) == (0, 1, 0.5)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("shape", [(6, 9, 1), (6, 9, 2), (1, 24, 7), (1, 3000, 1)])
+def test_maps_of_real_values_have_a_scale_of_their_own(shape):
+    """The same pattern in other units gives the same picture but for the numbers beside it."""
+    mean = np.random.default_rng(0).normal(size=shape)
+    mean[0, 0, 0] = np.nan
+    near, far = (
+        pixels(figures.value_maps(values, np.abs(values), True)) for values in (mean, 1000 * mean)
+    )
+    assert near.shape == far.shape and len(np.unique(near)) > 30
+    assert shape[0] == 1 or (near != far).mean() < 0.02  # lines have their ticks beside them
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from vaefill import config as config_lib
+from vaefill import jobs
+from vaefill.errors import BadInputError
 from vaefill.records.record import HASH_SIZE, Reason, Schema
-from vaefill.store import exchange, sinks, tfrecord
+from vaefill.store import exchange, sinks, sources, tfrecord
 from vaefill.store import items as items_lib
 from vaefill.store.dead_letters import DeadLetterCounts
 from vaefill.store.items import Item
@@ -22,7 +25,9 @@ from vaefill.store.writers import ShardCounts, StoredRecord
 SCHEMA = Schema((1, 1, 1), {})  # of Examples that nobody decodes
 
 
-def run(root, items, dead_letters=(), num_shards=3, num_bundles=1, **settings):
+def run(
+    root, items, dead_letters=(), num_shards=3, num_bundles=1, max_bad_bytes=1 << 20, **settings
+):
     layout = Layout(str(root), "things", "things", "train", num_shards)
     prepare(layout)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
@@ -34,7 +39,7 @@ def run(root, items, dead_letters=(), num_shards=3, num_bundles=1, **settings):
             | beam.Flatten()
         )
         dead = pipeline | "Dead" >> beam.Create(list(dead_letters))
-        _ = (parts, dead) | sinks.WriteDataset(layout, SCHEMA, **settings)
+        _ = (parts, dead) | sinks.WriteDataset(layout, SCHEMA, max_bad_bytes, **settings)
     return layout, *sinks.finish(layout)
 
 
@@ -153,6 +158,24 @@ def test_what_no_file_holds_is_a_dead_letter_without_payload(tmp_path):
     assert (letter["payload"], letter["file"], letter["offset"]) == ([b""], [b"things/test"], [1])
 
 
+def test_input_that_is_all_bad_ends_the_job_early(tmp_path, monkeypatch):
+    """At the letter that passes the limit, of 300; each counts as 512 bytes if it has fewer."""
+    seen, decode = [], sources.decode
+    monkeypatch.setattr(sources, "decode", lambda *arguments: seen.append(0) or decode(*arguments))
+    for size, number in ((1000, 21), (3, 40)):
+        seen.clear()
+        path = tmp_path / f"{size}.tfrecord"
+        path.write_bytes(tfrecord.frame(b"\xff" * size) * 300)
+        config = config_lib.load("test.yaml", ["limits.max_bad_bytes=20000"])
+        with pytest.raises(
+            BadInputError, match="max_bad_bytes = 20000 bytes, .*not_an_exam"
+        ) as error:
+            jobs.mask(config, str(path), str(tmp_path / "out"))
+        assert len(seen) == number and error.value.exit_code == 3
+        assert f"{path} at {(number - 1) * (size + 16)} " in str(error.value)
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_dead_letters_keep_payload_reason_and_place(tmp_path):
     letters = [
         DeadLetter(Frame(b"bad", "b", 7), Reason.NO_ID, "no id", b"", 0),
@@ -184,7 +207,7 @@ def test_observers_see_the_shards_in_their_order(tmp_path):
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         items = pipeline | beam.Create(make_items(20))
         dead = pipeline | "Dead" >> beam.Create([])
-        _ = (items, dead) | sinks.WriteDataset(layout, SCHEMA, Recorder(str(tmp_path)))
+        _ = (items, dead) | sinks.WriteDataset(layout, SCHEMA, 1 << 20, Recorder(str(tmp_path)))
     for shard in range(2):
         seen = (tmp_path / f"seen-{shard}").read_bytes().split(b"|")[:-1]
         assert seen == records(layout.shard(shard))

@@ -2,9 +2,12 @@
 row groups.
 """
 
+import io
+import os
 from unittest import mock
 
 import numpy as np
+import pandas
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -23,11 +26,12 @@ from vaefill.records.record import (
     Schema,
     encode_imputed,
 )
+from vaefill.results import value_maps
 from vaefill.results.documents import Summary
 from vaefill.store import writers
 from vaefill.store.layout import Layout, prepare
 from vaefill.store.writers import StoredRecord
-from vaefill.summary import statistics, summarizer
+from vaefill.summary import parts, statistics, summarizer
 from vaefill.summary.summarizer import Summarizer
 
 SHAPE = (2, 3, 1)
@@ -143,9 +147,11 @@ def test_common_labels_are_kept_beside_many_that_are_met_once(tmp_path, monkeypa
     """
     monkeypatch.setattr(statistics, "MAX_GROUPS", 20)
     monkeypatch.setattr(statistics, "BLOCK", 16)
-    generator, sizes, encode = np.random.default_rng(0), [], summarizer.encode_groups
+    generator, sizes, write = np.random.default_rng(0), [], parts.write_groups
     monkeypatch.setattr(
-        summarizer, "encode_groups", lambda groups: sizes.append(len(groups)) or encode(groups)
+        parts,
+        "write_groups",
+        lambda file, groups: sizes.append(len(groups)) or write(file, groups),
     )
     labels = generator.permutation([*range(100, 500), *np.repeat(np.arange(5), 80)]).tolist()
     found, _ = summarize(tmp_path, "int64", labels, num_shards=4)
@@ -176,7 +182,7 @@ def test_a_record_of_no_numbers_is_counted_and_has_no_scores(tmp_path):
         tmp_path / "good", "int64", [0] * 2 + [1] + [0], means=[0.5, 0.75, None, 0.25]
     )
     assert found.all.truth == expected.all.truth.model_copy(update={"num_unscored": 1})
-    assert found.all.imputed_values.num_left_out == 1
+    assert found.all.num_left_out == 1
     rows = {row["id"]: row for row in table.read().to_pylist()}
     assert rows[b"1"]["nll"] == pytest.approx(-np.log(0.75))
     for score in ("nll", "brier", "f1"):
@@ -184,7 +190,7 @@ def test_a_record_of_no_numbers_is_counted_and_has_no_scores(tmp_path):
     without, _ = summarize_shards(
         tmp_path / "none", "int64", [[imputed_without_truth_or_numbers()]]
     )
-    assert without.all.truth is None and without.all.imputed_values.num_left_out == 1
+    assert without.all.truth is None and without.all.num_left_out == 1
 
 
 def imputed_without_truth_or_numbers() -> ImputedRecord:
@@ -213,30 +219,81 @@ def accumulators(draw) -> statistics.Accumulator:
 
 def assert_same_bits(first: statistics.Accumulator, second: statistics.Accumulator) -> None:
     for a, b in zip((*first[:-1], *first.scores), (*second[:-1], *second.scores), strict=True):
-        assert a.dtype == b.dtype and np.shape(a) == np.shape(b)
-        # Of NaN the sign and the payload mean nothing, and JSON has neither.
-        np.testing.assert_array_equal(np.where(np.isnan(a), 0, a), np.where(np.isnan(b), 0, b))
-        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
-        np.testing.assert_array_equal(np.signbit(a) & ~np.isnan(a), np.signbit(b) & ~np.isnan(b))
+        if a is None or b is None:
+            assert a is b
+        else:
+            assert a.dtype == b.dtype and np.shape(a) == np.shape(b) and a.tobytes() == b.tobytes()
 
 
 @given(
     st.dictionaries(
-        st.none() | st.text(st.characters(exclude_categories=["Cs"])), accumulators(), max_size=3
+        st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+        accumulators() | accumulators().map(statistics.without_maps),
+        max_size=3,
     )
 )
 def test_accumulators_are_read_back_to_the_bit(groups):
-    lines = summarizer.encode_groups(groups).splitlines(keepends=True)
-    found = summarizer.decode_groups(lines, NUM_VALUES)
-    assert found.keys() == groups.keys()
+    file = io.BytesIO()
+    parts.write_groups(file, groups)
+
+    def read(wanted, mapped):
+        file.seek(0)
+        return parts.read_groups(file, NUM_VALUES, wanted, mapped)
+
+    found, bare = read(groups, groups), read(groups, ())
+    assert found.keys() == bare.keys() == groups.keys()
     for group, accumulator in groups.items():
         assert_same_bits(found[group], accumulator)
-    assert summarizer.decode_sizes(iter(lines)) == {
-        group: int(own.num_records) for group, own in groups.items()
+        assert_same_bits(bare[group], statistics.without_maps(accumulator))
+    file.seek(0)
+    assert parts.read_sizes(file) == {
+        group: (int(own.num_records), own.value_mean is not None) for group, own in groups.items()
     }
-    assert summarizer.decode_groups(
-        lines, NUM_VALUES, lambda group: group is None
-    ).keys() == groups.keys() & {None}
+    for group in groups:
+        assert_same_bits(read({group}, {group})[group], groups[group])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_labels_beyond_the_room_for_maps_have_numbers_alone(tmp_path, monkeypatch, order):
+    """There is room for those of two: of 9, and of 2, because 7 has once been let go of, though it
+    has more records in the end.
+    """
+    monkeypatch.setattr(statistics, "MAP_BYTES", 2 * 24 * NUM_VALUES)
+    monkeypatch.setattr(statistics, "BLOCK", 3)
+    shards = [
+        of_labels([9, 9, 1, 1, 7, 9, 7, 9, 9, 7]),
+        of_labels([7, 7, 7], 20),
+        of_labels([9, 9, 7, 2, 2, 2], 40),
+    ]
+    found, _ = summarize_shards(tmp_path, "int64", [shards[i] for i in order])
+    rows = {name: group.values_row for name, group in found.by_label.items()}
+    assert rows == {"1": None, "2": 1, "7": None, "9": 2} and found.all.values_row == 0
+    assert {name: group.num_records for name, group in found.by_label.items()} == {
+        "1": 2,
+        "2": 3,
+        "7": 7,
+        "9": 7,
+    }
+    read = value_maps.read(str(tmp_path), found.by_label["9"])
+    # Its records are 0, 1, 5, 7, 8, 40 and 41, and each lacks the value of its number modulo 6
+    assert np.isnan(read.mean).ravel().tolist() == [False, False, False, True, False, False]
+    assert value_maps.read(str(tmp_path), found.by_label["7"]) is None
+
+
+def test_a_block_is_bounded_by_the_bytes_of_its_records(tmp_path, monkeypatch):
+    """Records of 1,000 bytes to be handed on, of which two are too many; and rows, likewise."""
+    monkeypatch.setattr(statistics, "BLOCK_BYTES", 8000)
+    monkeypatch.setattr(summarizer, "_ROW_BYTES", 1000)
+    sizes, by_group = [], statistics.by_group
+    monkeypatch.setattr(
+        statistics,
+        "by_group",
+        lambda records, *rest: sizes.append(len(records)) or by_group(records, *rest),
+    )
+    labels = [bytes([65 + index]) * 1000 for index in range(11)]
+    found, table = summarize(tmp_path, "bytes", labels, num_shards=2)
+    assert sizes == [2, 2, 2, 2, 2, 1] and table.num_row_groups == 6
+    assert found.all.num_records == 11 and len(found.by_label) == 11
 
 
 def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypatch):
@@ -247,7 +304,50 @@ def test_every_record_has_its_row_whatever_the_groups_of_rows(tmp_path, monkeypa
     ids = [b"%d" % i for i in (*range(0, 22, 2), *range(1, 22, 2))]
     rows = table.read()
     assert rows["id"].to_pylist() == ids
-    assert rows["content_hash"].to_pylist() == [hash_of(record_id) for record_id in ids]
+    assert rows["content_hash"].to_pylist() == [hash_of(record_id).hex() for record_id in ids]
+
+
+def in_pandas(path: str) -> list[tuple]:
+    table = pandas.read_parquet(path)
+    assert table.r_hat.isna().tolist() == [False, True, False]
+    return table[table.r_hat > 1.01][COLUMNS].values.tolist()
+
+
+def in_polars(path: str) -> list[tuple]:
+    polars = pytest.importorskip("polars")
+    table = polars.read_parquet(path)
+    assert table["r_hat"].is_null().to_list() == [False, True, False]
+    assert table.sort("r_hat", nulls_last=True)["id"].to_list() == [b"0", b"2", b"1"]
+    return table.filter(polars.col("r_hat") > 1.01).select(COLUMNS).rows()
+
+
+def in_duckdb(path: str) -> list[tuple]:
+    duckdb = pytest.importorskip("duckdb")
+    table = duckdb.read_parquet(path)
+    assert table.aggregate("avg(r_hat), count(r_hat)").fetchall() == [(2.0, 2)]
+    return table.filter("r_hat > 1.01").project(", ".join(COLUMNS)).fetchall()
+
+
+def in_datasets(path: str) -> list[tuple]:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_parquet(path, cache_dir=os.path.dirname(path))
+    assert table["r_hat"][:] == [1.0, None, 3.0]
+    chosen = table.filter(lambda row: row["r_hat"] is not None and row["r_hat"] > 1.01)
+    return [tuple(row[name] for name in COLUMNS) for row in chosen]
+
+
+COLUMNS = ["id", "content_hash", "log_prob_missing"]
+
+
+@pytest.mark.parametrize("read", [in_pandas, in_polars, in_duckdb, in_datasets])
+def test_what_is_undefined_is_null_to_every_reader(tmp_path, read):
+    """Of three records the second is complete and has no R-hat; NaN would be above any number."""
+    records = of_labels([0, 1, 2])
+    records[1].diagnostics.update(r_hat=np.nan, log_prob_missing=np.nan)
+    _, table = summarize_shards(tmp_path, "int64", [records])
+    assert not any(value != value for row in table.read().to_pylist() for value in row.values())
+    (found,) = read(str(tmp_path / "summary" / "records.parquet"))
+    assert list(found) == [b"2", hash_of(b"2").hex(), 0.0]
 
 
 def test_a_record_is_decoded_once_whoever_asks(monkeypatch):

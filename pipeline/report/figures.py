@@ -1,6 +1,6 @@
-"""The figures of a report: arrays in, PNG bytes out. Touches nothing of matplotlib's global state.
+"""The figures of a data set: arrays in, PNG bytes out. Touches no global state of matplotlib.
 
-Values are in units where 255 is 1. The same arrays give the same bytes.
+The same arrays give the same bytes.
 """
 
 import io
@@ -13,112 +13,126 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from vaefill.records.codecs import encode_png
-
-MISSING = "#8ecae6"  # painted where a value is missing; no grey, so that it is no value either
 UNDEFINED = "#e6eaef"  # painted where there is no number
 LARGEST_STDDEV = 0.5  # of anything that lies in [0, 1]
 SCALE = 2  # pixels of a figure per CSS pixel
 NUM_POINTS = 20_000  # at most so many of one colour are drawn in a scatter plot
 
-_INK, _FAINT, _GOOD, _BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
-_LARGEST_SIDE = 256  # pixels; larger pictures are thinned
+INK, FAINT, GOOD, BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
+MOST_PANELS = 8  # of a figure, one below the other
+MOST_POINTS = 1000  # of a line; more are thinned
 _SMALLEST_EXCESS = 1e-4  # R-hat - 1 on its logarithmic axis; what is below is drawn there
-_BYTE = 255
 # Of a figure, room for tick labels
 _MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.11, "top": 0.93}
-
-
-# --- pictures of records
-
-
-def picture(values: np.ndarray, missing: np.ndarray | None = None) -> bytes:
-    """One image, a pixel a pixel.
-
-    Args:
-        values: [H, W, C] uint8, or float where 1 is white. Colour if C is 3 or 4 (the fourth
-            channel is left out), else the mean over channels in grey; `UNDEFINED` where not finite.
-        missing: [H, W, C] bool; pixels that miss any channel are painted in `MISSING`.
-    """
-    scaled = values / _BYTE if values.dtype == np.uint8 else values
-    grey_or_colour = (
-        scaled[..., :3] if values.shape[-1] in (3, 4) else scaled.mean(axis=-1, keepdims=True)
-    )
-    colours = np.broadcast_to(grey_or_colour, (*values.shape[:2], 3))
-    colours = np.where(np.isfinite(colours), colours, _rgb(UNDEFINED))
-    if missing is not None:
-        colours = np.where(missing.any(axis=-1, keepdims=True), _rgb(MISSING), colours)
-    return _pixels(colours)
-
-
-def stddev_picture(stddev: np.ndarray) -> bytes:
-    """[H, W, C] float, averaged over channels, in the colours of `stddev_bar`."""
-    return _pixels(_stddev_colours()(stddev.mean(axis=-1) / LARGEST_STDDEV)[..., :3])
-
-
-def stddev_bar() -> bytes:
-    """The colours of `stddev_picture` from 0 to `LARGEST_STDDEV`, one row of 128 pixels."""
-    return _pixels(_stddev_colours()(np.linspace(0, 1, 128))[np.newaxis, :, :3])
-
-
-def _stddev_colours() -> Colormap:
-    return matplotlib.colormaps["inferno"].with_extremes(bad=UNDEFINED)
-
-
-def _rgb(colour: str) -> np.ndarray:
-    return np.array(matplotlib.colors.to_rgb(colour))
-
-
-def _pixels(colours: np.ndarray) -> bytes:
-    step = -(-max(colours.shape[:2]) // _LARGEST_SIDE)
-    return encode_png(np.rint(np.clip(colours[::step, ::step], 0, 1) * _BYTE).astype(np.uint8))
 
 
 # --- figures of a data set
 
 
-def value_maps(mean: np.ndarray, stddev: np.ndarray) -> bytes:
-    """Heat maps, value by value, of what was imputed.
+def value_maps(mean: np.ndarray, stddev: np.ndarray, is_real: bool) -> bytes:
+    """Heat maps, value by value, of what was imputed; of vectors, H = 1, lines.
 
     Args:
-        mean: [H, W, C] float, NaN where nothing was ever missing; averaged over the channels that
-            are not NaN.
+        mean: [H, W, C] float, NaN where nothing was ever missing; of 3 channels averaged over those
+            that are not NaN, else the channels side by side.
         stddev: [H, W, C], of the same.
+        is_real: whether colours go from the smallest to the largest number, not from 0 to 1.
     """
+    if mean.shape[0] == 1:
+        panels = stacked(mean.shape[2])
+        step = -(-mean.shape[1] // MOST_POINTS)
+        for channel, axes in enumerate(panels):
+            place = np.arange(0, mean.shape[1], step)
+            band(axes, place, *(values[0, ::step, channel] for values in (mean, stddev)))
+        return png_of(panels)
     figure = _figure(7.2, 3.2)
-    panels = (
-        ("mean", mean, "viridis", 1.0),
-        ("standard deviation", stddev, "inferno", LARGEST_STDDEV),
+    maps = (
+        ("mean", _tiled(mean), "viridis", _range(mean) if is_real else (0.0, 1.0)),
+        (
+            "standard deviation",
+            _tiled(stddev),
+            "inferno",
+            (0.0, _range(stddev)[1] if is_real else LARGEST_STDDEV),
+        ),
     )
-    for left, (title, values, colours, largest) in zip((0.04, 0.54), panels):
+    for left, (title, values, colours, limits) in zip((0.04, 0.54), maps):
+        _heat_map(figure, left, title, values, colours, limits)
+    return _png(figure)
+
+
+def _heat_map(
+    figure: Figure,
+    left: float,
+    title: str,
+    values: np.ndarray,
+    colours: str,
+    limits: tuple[float, float],
+) -> None:
+    """An image with its colour bar, of 2 in the figure."""
+    low, high = limits
+    look: dict[str, Any] = {
+        "cmap": matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
+        "vmin": low,
+        "vmax": high,
+    }
+    axes = figure.add_axes((left, 0.1, 0.34, 0.8))
+    axes.imshow(values, interpolation="nearest", **look)
+    _style(axes, title)
+    bar = figure.add_axes((left + 0.36, 0.1, 0.018, 0.8))
+    ramp = np.linspace(high, low, 256)[:, np.newaxis]
+    bar.imshow(ramp, extent=(0, 1, low, high), aspect="auto", interpolation="nearest", **look)
+    _style(bar)
+    bar.set(xticks=[], yticks=np.linspace(low, high, 6))
+    bar.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
+    bar.yaxis.tick_right()
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest number, different ones; at least one is finite."""
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf))
+    return (low, high) if low < high else (low, low + 1) if low == high else (0.0, 1.0)
+
+
+def _tiled(values: np.ndarray) -> np.ndarray:
+    """[H, W, C] -> [H, W'], masked where nothing is defined."""
+    if values.shape[-1] in (1, 3):
         defined = ~np.isnan(values)
         total = np.where(defined, values, 0).sum(axis=-1)
-        average = np.ma.masked_array(total, ~defined.any(axis=-1)) / np.maximum(
-            defined.sum(axis=-1), 1
-        )
-        look: dict[str, Any] = {
-            "cmap": matplotlib.colormaps[colours].with_extremes(bad=UNDEFINED),
-            "vmin": 0,
-            "vmax": largest,
-            "interpolation": "nearest",
-        }
-        axes = figure.add_axes((left, 0.1, 0.36, 0.8))
-        axes.imshow(average, **look)
-        _style(axes, title)
-        bar = figure.add_axes((left + 0.38, 0.1, 0.018, 0.8))
-        bar.imshow(
-            np.linspace(largest, 0, 256)[:, np.newaxis],
-            extent=(0, 1, 0, largest),
-            aspect="auto",
-            **look,
-        )
-        _style(bar)
-        bar.set(xticks=[], yticks=np.linspace(0, largest, 6))
-        bar.yaxis.tick_right()
+        count = defined.sum(axis=-1)
+        return np.ma.masked_array(total / np.maximum(count, 1), count == 0)
+    gap = np.full((values.shape[0], max(1, values.shape[1] // 16)), np.nan)
+    row = [values[..., 0]]
+    for channel in range(1, values.shape[-1]):
+        row += [gap, values[..., channel]]
+    return np.ma.masked_invalid(np.concatenate(row, axis=1))
+
+
+def stacked(num_panels: int) -> list[Axes]:
+    """Panels of one new figure, one below the other, of at most `MOST_PANELS`."""
+    number = min(num_panels, MOST_PANELS)
+    height = 0.4 + 1.1 * number  # inches, of which the ticks take 0.3 below
+    figure = _figure(7.2, height)
+    margins = {"left": 0.11, "right": 0.99, "bottom": 0.3 / height, "top": 1 - 0.1 / height}
+    panels = list(figure.subplots(number, 1, sharex=True, squeeze=False, gridspec_kw=margins)[:, 0])
+    for channel, axes in enumerate(panels):
+        _style(axes, ylabel=f"channel {channel}" if num_panels > 1 else "")
+    return panels
+
+
+def band(axes: Axes, place: np.ndarray, middle: np.ndarray, half: np.ndarray) -> None:
+    """A line [W] in a band of half a width [W]; NaN is left out."""
+    axes.fill_between(place, middle - half, middle + half, color=GOOD, alpha=0.2, linewidth=0)
+    axes.plot(place, middle, color=GOOD, linewidth=1.2)
+
+
+def png_of(panels: Sequence[Axes]) -> bytes:
+    """The figure that panels are of."""
+    figure = panels[0].figure
+    assert isinstance(figure, Figure)
     return _png(figure)
 
 
@@ -143,7 +157,7 @@ def reliability(
     upper.plot(
         [0, 1],
         [0, 1],
-        color=_FAINT,
+        color=FAINT,
         linewidth=1.4,
         linestyle=(0, (4, 3)),
         zorder=1,
@@ -151,7 +165,7 @@ def reliability(
     )
     upper.plot(
         *np.array([predicted, frequency], np.float64),
-        color=_GOOD,
+        color=GOOD,
         linewidth=1.6,
         marker="o",
         markersize=6,
@@ -213,8 +227,8 @@ def trust(
     _targets(axes, target_r_hat, target_ess)
     height = np.where(defined, excess, 2 * top)
     for chosen, colour, name in (
-        (converged, _GOOD, "converged"),
-        (~converged, _BAD, "not converged"),
+        (converged, GOOD, "converged"),
+        (~converged, BAD, "not converged"),
     ):
         points = np.flatnonzero(chosen)[:: -(-max(chosen.sum(), 1) // NUM_POINTS)]
         axes.scatter(
@@ -228,7 +242,7 @@ def trust(
             zorder=3,
         )
     if not defined.all():
-        axes.axhline(top, color=_FAINT, linewidth=0.8)
+        axes.axhline(top, color=FAINT, linewidth=0.8)
         axes.text(
             0.01,
             2 * top,
@@ -262,17 +276,17 @@ def convergence(curves: Mapping[str, Mapping[str, tuple[Sequence[int], int]]]) -
         axes.set(xscale="log", ylim=(0, 1.02))
         left, right = axes.get_xlim()
         _log_ticks(axes.xaxis, left, right, _count)
-        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
         _style(axes, title=f"missing: {mask}", xlabel="gradients of a record, all chains")
-    panels[0].set_ylabel("records converged", fontsize=9, color=_INK)
+    panels[0].set_ylabel("records converged", fontsize=9, color=INK)
     figure.tight_layout()
     return _png(figure)
 
 
 def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -> None:
     """Lines at the targets, with what they are, and a tint where both are met."""
-    line: dict[str, Any] = {"color": _INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
-    text: dict[str, Any] = {"color": _INK, "fontsize": 8}
+    line: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 2}
+    text: dict[str, Any] = {"color": INK, "fontsize": 8}
     (left, right), side = axes.get_xlim(), 1
     # Beyond the middle: there what is written fits in on the left only
     if target_ess and target_ess**2 > left * right:
@@ -306,7 +320,7 @@ def _targets(axes: Axes, target_r_hat: float | None, target_ess: float | None) -
             [target_ess, right],
             bottom,
             target_r_hat - 1,
-            color=_GOOD,
+            color=GOOD,
             alpha=0.08,
             linewidth=0,
             zorder=0,
@@ -332,10 +346,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    axes.set_title(title, fontsize=10, color=_INK)
-    axes.set_xlabel(xlabel, fontsize=9, color=_INK)
-    axes.set_ylabel(ylabel, fontsize=9, color=_INK)
-    axes.tick_params(labelsize=8, labelcolor=_INK, color=_FAINT, length=3, which="both")
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(xlabel, fontsize=9, color=INK)
+    axes.set_ylabel(ylabel, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, labelcolor=INK, color=FAINT, length=3, which="both")
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_facecolor("#f7f9fb")
@@ -348,7 +362,7 @@ def _legend(axes: Axes) -> None:
         ncols=2,
         frameon=False,
         fontsize=9,
-        labelcolor=_INK,
+        labelcolor=INK,
         handletextpad=0.4,
         borderaxespad=0.2,
     )

@@ -23,11 +23,11 @@ from vaefill.errors import ResultError
 from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
-from vaefill.report import figures
+from vaefill.report import figures, pictures
 from vaefill.report.text import number, percent, short, text_of
+from vaefill.results import value_maps
 from vaefill.results.documents import (
     Group,
-    ImputedValues,
     ImputeIdentity,
     Manifest,
     MissingFraction,
@@ -36,6 +36,7 @@ from vaefill.results.documents import (
     TruthScores,
 )
 from vaefill.results.reading import identity_of_imputation, read_manifest, read_summary
+from vaefill.results.value_maps import ImputedValues
 from vaefill.summary import statistics
 
 NUM_SHOWN = 10  # records whose pictures are shown
@@ -59,6 +60,7 @@ class Result(NamedTuple):
     manifest: Manifest
     identity: ImputeIdentity
     summary: Summary
+    values: ImputedValues | None  # of all records
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
     rows: Mapping[str, Any]  # [N] each: arrays of `_FLAGS` and `_NUMBERS`, an Arrow column `id`
 
@@ -83,9 +85,7 @@ def write_report(results: Sequence[str], output: str) -> str:
     # One at a time: of what has been read only the page's own share is kept.
     page = _template().render(
         results=[_view(_read(path)) for path in results],
-        missing_colour=figures.MISSING,
-        stddev_bar=_inline(figures.stddev_bar()),
-        largest_stddev=figures.LARGEST_STDDEV,
+        missing_colour=pictures.MISSING,
         quantiles=[f"{q:g}" for q in statistics.QUANTILES],
         fields=[field for field in FIELDS if field.has_quantiles],
         listed=_LISTED,
@@ -125,7 +125,8 @@ def _read(path: str) -> Result:
     if summary.counts.written:  # tfds has no data set of no records, so none was written
         shown = _read_shown(os.path.join(path, "imputed"), len(summary.by_label))
         rows = _read_rows(os.path.join(path, "summary", "records.parquet"))
-    return Result(path, manifest, identity, summary, shown, rows)
+    values = value_maps.read(path, summary.all)
+    return Result(path, manifest, identity, summary, values, shown, rows)
 
 
 def _read_bytes(path: str) -> bytes:
@@ -222,45 +223,70 @@ def _view(result: Result) -> dict[str, Any]:
         "reliability": _reliability(everything.truth),
         "labels": _labels(result.summary),
         "fractions": _fractions(everything.missing_fraction),
-        "value_maps": _value_maps(everything.imputed_values),
+        "value_maps": _value_maps(result.values, result.shown),
         "identity": _identity(result.manifest),
     }
 
 
 def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
     with_truth = any(record.masked.truth is not None for record in records)
-    height, width, channels = records[0].masked.image.shape
+    shape = records[0].masked.image.shape
     num_draws = min(NUM_DRAWS, len(records[0].imputations))
-    draws = [f"draw {i + 1}" for i in range(num_draws)]
+    scale, are_lines = pictures.scale_of(records), shape[0] == 1
+    columns = ["truth"] * with_truth + [
+        "given",
+        *(f"draw {i + 1}" for i in range(num_draws)),
+        "mean",
+        "std. dev.",
+    ]
+    rows = []
+    for record in records:
+        drawn = (
+            [pictures.lines(record, num_draws)]
+            if are_lines
+            else _pictures(record, with_truth, num_draws, scale)
+        )
+        rows.append(_caption(record) | {"images": [png and _inline(png) for png in drawn]})
     return {
-        "columns": ["truth"] * with_truth + ["given", *draws, "mean", "std. dev."],
-        "rows": [_gallery_row(record, with_truth, num_draws) for record in records],
-        "aspect": min(max(width / height, 0.25), 4),  # a thread of pixels would not be seen
-        "channels": channels,
+        "columns": ["values"] if are_lines else columns,
+        "rows": rows,
+        # A thread of pixels would not be seen
+        "aspect": "auto" if are_lines else min(max(pictures.aspect(shape), 0.25), 4),
+        "are_lines": are_lines,
+        "is_real": pictures.is_real(records[0]),
+        "with_truth": with_truth,
+        "channels": shape[2],
+        "num_panels": min(shape[2], figures.MOST_PANELS),
+        "scale": scale,
+        "value_bar": _inline(pictures.value_bar()),
+        "stddev_bar": _inline(pictures.stddev_bar()),
     }
 
 
-def _gallery_row(record: ImputedRecord, with_truth: bool, num_draws: int) -> dict[str, Any]:
+def _pictures(
+    record: ImputedRecord, with_truth: bool, num_draws: int, scale: pictures.Scale
+) -> list[bytes | None]:
+    """In the order of the gallery's columns; None for a truth that is not known."""
     masked = record.masked
-    truth = (
-        [masked.truth if masked.truth is None else figures.picture(masked.truth)]
-        if with_truth
-        else []
-    )
-    given = figures.picture(masked.image, ~masked.observed)
-    grey = [figures.picture(values) for values in (*record.imputations[:num_draws], record.mean)]
+    truth = None if masked.truth is None else pictures.picture(masked.truth, scale=scale)
+    given = pictures.picture(masked.image, ~masked.observed, scale)
+    imputed = [
+        pictures.picture(values, scale=scale)
+        for values in (*record.imputations[:num_draws], record.mean)
+    ]
+    return [*[truth] * with_truth, given, *imputed, pictures.stddev_picture(record.stddev, scale)]
+
+
+def _caption(record: ImputedRecord) -> dict[str, Any]:
+    """What is said of a record beside its pictures."""
     return {
-        "id": text_of(masked.id),
+        "id": text_of(record.masked.id),
         "label": statistics.group_of(record),
-        "missing": float(np.mean(~masked.observed)),
+        "missing": float(np.mean(~record.masked.observed)),
         "r_hat": record.diagnostics["r_hat"],
         "ess": min(record.diagnostics["ess_bulk"], record.diagnostics["ess_tail"]),
         "converged": record.diagnostics["converged"],
         "misfit": record.diagnostics["misfit"],
-        "images": [
-            png and _inline(png)
-            for png in (*truth, given, *grey, figures.stddev_picture(record.stddev))
-        ],
     }
 
 
@@ -363,12 +389,10 @@ def _fractions(histogram: MissingFraction) -> list[tuple[float, float, int, floa
     )
 
 
-def _value_maps(values: ImputedValues) -> str | None:
-    mean = np.array(values.mean, np.float64)
-    stddev = np.array(values.stddev, np.float64)
-    if np.isnan(mean).all() or np.isnan(stddev).all():
+def _value_maps(values: ImputedValues | None, shown: Sequence[ImputedRecord]) -> str | None:
+    if not shown or values is None or np.isnan(values.mean).all() or np.isnan(values.stddev).all():
         return None
-    return _inline(figures.value_maps(mean, stddev))
+    return _inline(figures.value_maps(values.mean, values.stddev, pictures.is_real(shown[0])))
 
 
 def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Final, Literal, Self
 import pydantic
 from pydantic import Field, JsonValue
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Version = Annotated[Literal[2], Field(description="of the format of results")]
+Version = Annotated[Literal[3], Field(description="of the format of results")]
 Json = dict[str, JsonValue]
 Edges = Annotated[tuple[Share, ...], Field(min_length=2, description="[B + 1] bounds of the bins")]
 
@@ -221,29 +221,6 @@ class MissingFraction(Document):
         return self
 
 
-Values = tuple[tuple[tuple[float | None, ...], ...], ...]
-
-
-class ImputedValues(Document):
-    """What was imputed, value by value, over records in which it was missing; null if in none."""
-
-    mean: Values = Field(description="[H, W, C]; of uint8 data 255 is 1")
-    stddev: Values = Field(description="[H, W, C]")
-    num_left_out: Count = Field(description="records left out: a number of theirs is not finite")
-
-    @pydantic.model_validator(mode="after")
-    def _consistent(self) -> Self:
-        shapes = {
-            (len(values), len(row), len(pixel))
-            for values in (self.mean, self.stddev)
-            for row in values
-            for pixel in row
-        }
-        if len(shapes) != 1:
-            raise ValueError("mean and stddev must be arrays [H, W, C] of one shape")
-        return self
-
-
 class Reliability(Document):
     """How often what was predicted came true, by the predicted probability of a 1."""
 
@@ -284,7 +261,13 @@ class Group(Document):
     num_network_passes: Count = Field(description="over all records")
     num_non_finite: Count = Field(description="acceptance ratios and weights, over all records")
     missing_fraction: MissingFraction
-    imputed_values: ImputedValues
+    num_left_out: Count = Field(
+        description="records without a part in the imputed values: a number of theirs is not finite"
+    )
+    values_row: Count | None = Field(
+        description="row of the imputed values in imputed_values.safetensors; null of labels for "
+        "which there is no room"
+    )
     truth: TruthScores | None = Field(description="null where no record came with its truth")
     diagnostics: dict[str, Quantiles] = Field(description="by the names of records.parquet")
 

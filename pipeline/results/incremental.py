@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from vaefill.errors import ResultError
 from vaefill.model import files
+from vaefill.records.record import HASH_SIZE
 from vaefill.results import integrity
 from vaefill.results.documents import RecordIdentity
 from vaefill.results.reading import identity_of_imputation
@@ -61,7 +62,19 @@ def content_hashes(directories: Sequence[str]) -> bytes:
         try:
             with files.local_copy(path) as place, pq.ParquetFile(place) as table:
                 for batch in table.iter_batches(columns=["content_hash"]):
-                    found += b"".join(batch["content_hash"].to_pylist())
-        except (OSError, KeyError, pa.ArrowException) as error:
+                    found += b"".join(map(_hash_of, batch["content_hash"].to_pylist()))
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise ResultError(f"cannot read {path}: {error}") from None
     return bytes(found)
+
+
+def _hash_of(text: str) -> bytes:
+    """A content hash from its hexadecimal digits.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    content_hash = bytes.fromhex(text)
+    if len(content_hash) != HASH_SIZE:
+        raise ValueError(f"content_hash {text[:64]!r} is not of {HASH_SIZE} bytes")
+    return content_hash

@@ -11,6 +11,7 @@ import apache_beam as beam
 import tensorflow as tf
 
 from vaefill.counters import count
+from vaefill.errors import BadInputError, JobError
 from vaefill.model import files
 from vaefill.records.record import Reason
 from vaefill.store.items import Item
@@ -19,6 +20,7 @@ from vaefill.store.spill import Spill, Spilled
 from vaefill.store.tfrecord import DeadLetter, PayloadReader, Source
 
 DEAD = "dead"  # tag of the outputs that hold dead letters
+_ENTRY_BYTES = 512  # at least, of what is in memory of a dead letter when they are written
 
 
 class Entry(NamedTuple):
@@ -33,12 +35,65 @@ class Entry(NamedTuple):
 
 
 class SpillDeadLetters(Spill):
-    """DeadLetter -> its entry."""
+    """DeadLetter -> its entry.
+
+    Whether there are too many is known in the end, as a share of all records; until then they must
+    fit on the disk, and what is in memory of each into that.
+
+    Args:
+        layout: with the directory to spill to.
+        max_bytes: dead letters of more end the job.
+    """
+
+    def __init__(self, layout: Layout, max_bytes: int):
+        super().__init__(layout)
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
 
     def process(self, letter: DeadLetter) -> Iterator[Any]:
+        """See above.
+
+        Raises:
+            BadInputError: there were too many; `blamed` tells whoever runs the pipeline.
+        """
+        self._num_bytes += max(_ENTRY_BYTES, len(letter.frame.payload))
+        if self._num_bytes > self._max_bytes:
+            error = _too_many(letter, self._max_bytes)
+            files.write_whole(_told_path(self._layout), error, self._layout.temporary())
+            raise BadInputError(error)
         place = tuple(self.spill(letter.frame.payload))
         rest = str(letter.reason), letter.message, letter.record_id, letter.num_bytes
         yield tuple(Entry(tuple(letter.frame.source), *rest, place))
+
+
+def _too_many(letter: DeadLetter, max_bytes: int) -> str:
+    file = ascii(letter.frame.file)[1:-1]
+    return (
+        f"dead letters of more than limits.max_bad_bytes = {max_bytes} bytes, the last of them in "
+        f"{file} at {letter.frame.offset} ({letter.reason}: {letter.message}); nothing was "
+        "published. See whether these files hold the records that the configuration says"
+    )
+
+
+def _told_path(layout: Layout) -> str:
+    return layout.part("too_many_dead_letters.txt")
+
+
+@contextlib.contextmanager
+def blamed(layout: Layout) -> Iterator[None]:
+    """Says of a pipeline that was ended by its dead letters that it was the input.
+
+    Runners hand on the text of an exception at most, so this goes by a file.
+
+    Raises:
+        BadInputError: instead of a `JobError`.
+    """
+    try:
+        yield
+    except JobError:
+        if files.exists(path := _told_path(layout)):
+            raise BadInputError(files.read(path).decode()) from None
+        raise
 
 
 def duplicate(item: Item) -> tuple:

@@ -96,6 +96,7 @@ class WriteDataset(beam.PTransform):
     Attributes:
         layout: where to write; `prepare` has made its directories.
         schema: of the data set.
+        max_bad_bytes: dead letters of more end the job.
         observe: shard -> an observer of the records written to it, if there is to be one.
         open_writer: path -> a writer of the file there; `finish` needs the same.
         exchange: how items come to their shards, by default by spilled files.
@@ -103,6 +104,7 @@ class WriteDataset(beam.PTransform):
 
     layout: Layout
     schema: Schema
+    max_bad_bytes: int
     observe: Callable[[int], Observer] | None = None
     open_writer: Callable[[str], Writer] = TFRecordWriter
     exchange: Exchange | None = None
@@ -114,10 +116,14 @@ class WriteDataset(beam.PTransform):
         write = WriteShards(self.layout, self.schema, exchange, self.open_writer, self.observe)
         write_shards = beam.ParDo(write).with_outputs(DEAD, main="written")
         shards = exchange.by_shard(items) | "WriteShards" >> write_shards
-        spill = SpillDeadLetters(self.layout)
-        spilled = dead_letters | "Flatten" >> beam.Flatten() | "SpillDead" >> beam.ParDo(spill)
+        # Each beside what makes them: to flatten them first would be to keep them all in memory
+        spilled = [
+            letters
+            | f"SpillDead{index}" >> beam.ParDo(SpillDeadLetters(self.layout, self.max_bad_bytes))
+            for index, letters in enumerate(dead_letters)
+        ]
         _ = (
-            (spilled, shards[DEAD])
+            (*spilled, shards[DEAD])
             | "AllDead" >> beam.Flatten()
             | "OneKey" >> beam.WithKeys(None)
             | "Group" >> beam.GroupByKey()

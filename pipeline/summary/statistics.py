@@ -2,7 +2,10 @@
 
 An accumulator is a tuple of sums, so merging is addition. Sums of floating-point numbers depend on
 their order; whoever merges does it in the order of the data set (shard, then place in the shard),
-in blocks of `BLOCK` records.
+in blocks of `BLOCK` records, or of fewer where these come to `BLOCK_BYTES`.
+
+There are numbers for each label, of which there may be many, and sums for each of its values, of
+which there may be many too: `bounded` lets go of those that do not fit into `MAP_BYTES`.
 """
 
 import collections
@@ -18,21 +21,28 @@ from vaefill.model import evaluation
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Scalar
 from vaefill.results.documents import (
     Group,
-    ImputedValues,
     MissingFraction,
     Quantiles,
     Reliability,
     TruthScores,
 )
+from vaefill.results.value_maps import ImputedValues
 
 BLOCK = 256
+BLOCK_BYTES = 128 << 20  # of a block's records, while they are summed up
 MAX_GROUPS = 1000  # distinct labels that get statistics of their own
+MAP_BYTES = 512 << 20  # of all labels' sums for each value
+_SUM_BYTES = 24  # of the three sums for a value
+_SUMMING_BYTES = 128  # for a value of a record, in float64, while a block is summed up
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _FRACTION_BINS = 10
 
 
 class Accumulator(NamedTuple):
-    """Sums over records; D values a record."""
+    """Sums over records; D values a record.
+
+    Those for each value, `value_*`, are None once they were let go of.
+    """
 
     num_records: np.ndarray  # [] int64
     num_converged: np.ndarray  # [] int64
@@ -45,9 +55,9 @@ class Accumulator(NamedTuple):
     # [] int64, records of no part in value_*: a mean or stddev there is NaN or infinite
     num_left_out: np.ndarray
     missing_fraction: np.ndarray  # [10] int64, records whose fraction lies in each tenth of [0, 1]
-    value_count: np.ndarray  # [D] int64, records in which the value is missing
-    value_mean: np.ndarray  # [D] float64, sum of the conditional means
-    value_second_moment: np.ndarray  # [D] float64, sum of stddev^2 + mean^2
+    value_count: np.ndarray | None  # [D] int64, records in which the value is missing
+    value_mean: np.ndarray | None  # [D] float64, sum of the conditional means
+    value_second_moment: np.ndarray | None  # [D] float64, sum of stddev^2 + mean^2
     scores: tuple[np.ndarray, ...]  # `evaluation.Scores`, summed over records with truth
 
 
@@ -110,8 +120,8 @@ def _count(values: npt.ArrayLike) -> np.ndarray:
 
 
 def merge(first: Accumulator, second: Accumulator) -> Accumulator:
-    """The accumulator of the records of both."""
-    sums = [a + b for a, b in zip(first[:-1], second[:-1])]
+    """The accumulator of the records of both; what one of them lacks it lacks too."""
+    sums = [None if a is None or b is None else a + b for a, b in zip(first[:-1], second[:-1])]
     scores = tuple(a + b for a, b in zip(first.scores, second.scores))
     return Accumulator._make([*sums, scores])
 
@@ -121,6 +131,7 @@ def result(
     shape: Sequence[int],
     binary: bool,
     diagnostics: Mapping[str, Quantiles] = MappingProxyType({}),
+    values_row: int | None = None,
 ) -> Group:
     """What an accumulator says of its records.
 
@@ -129,6 +140,7 @@ def result(
         shape: [H, W, C] of a record.
         binary: whether values are, so that they have all the scores.
         diagnostics: of the same records, by name.
+        values_row: the row of `imputed_values` in their file, if it is there.
 
     Returns:
         The statistics, None for what is undefined.
@@ -146,22 +158,27 @@ def result(
             edges=_plain(np.linspace(0, 1, _FRACTION_BINS + 1).round(10)),
             counts=_plain(accumulator.missing_fraction),
         ),
-        imputed_values=_imputed_values(accumulator, shape),
+        num_left_out=int(accumulator.num_left_out),
+        values_row=values_row,
         truth=_truth_scores(evaluation.Scores(*accumulator.scores), binary),
         diagnostics=dict(diagnostics),
     )
 
 
-def _imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedValues:
+def imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedValues:
+    """What was imputed, value by value.
+
+    Args:
+        accumulator: over any number of records, with its sums for each value.
+        shape: [H, W, C] of a record.
+    """
+    sums = (accumulator.value_count, accumulator.value_mean, accumulator.value_second_moment)
+    count, total, second_moment = (np.asarray(each) for each in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = accumulator.value_mean / accumulator.value_count
-        variance = np.maximum(
-            accumulator.value_second_moment / accumulator.value_count - mean**2, 0
-        )
+        mean = total / count
+        variance = np.maximum(second_moment / count - mean**2, 0)
     return ImputedValues(
-        mean=_plain(mean.reshape(shape).round(6)),
-        stddev=_plain(np.sqrt(variance).reshape(shape).round(6)),
-        num_left_out=int(accumulator.num_left_out),
+        mean.reshape(shape).astype(np.float32), np.sqrt(variance).reshape(shape).astype(np.float32)
     )
 
 
@@ -239,41 +256,70 @@ def by_group(
     }
 
 
-def merge_groups(
-    first: Mapping[str | None, Accumulator], second: Mapping[str | None, Accumulator]
-) -> dict[str | None, Accumulator]:
-    """Merges group by group."""
-    return {
-        **first,
-        **{
-            group: merge(first[group], own) if group in first else own
-            for group, own in second.items()
-        },
-    }
+def add_groups(
+    groups: dict[str | None, Accumulator], more: Mapping[str | None, Accumulator]
+) -> None:
+    """Merges into `groups` group by group, so that no more than one is there twice."""
+    for group, own in more.items():
+        groups[group] = merge(groups[group], own) if group in groups else own
 
 
-def most_common(num_records: Mapping[str | None, int]) -> set[str | None]:
-    """The `MAX_GROUPS` labels with the most records, of as many by name, and the group of all."""
+def most_common(num_records: Mapping[str | None, int], most: int) -> set[str | None]:
+    """The labels with the most records, of as many by name, and the group of all."""
     labels = sorted(
         (group for group in num_records if group is not None),
         key=lambda name: (-num_records[name], name),
     )
-    return {None, *labels[:MAX_GROUPS]}
+    return {None, *labels[:most]}
+
+
+def max_maps(num_values: int) -> int:
+    """Of how many labels there are sums for each of so many values."""
+    return min(MAX_GROUPS, MAP_BYTES // (_SUM_BYTES * num_values))
+
+
+def bounded(
+    groups: Mapping[str | None, Accumulator], num_values: int
+) -> dict[str | None, Accumulator]:
+    """The `MAX_GROUPS` most common groups; sums for each value are left to `max_maps` of them."""
+    sizes = {group: int(own.num_records) for group, own in groups.items()}
+    kept = most_common(sizes, MAX_GROUPS)
+    with_maps = {g: size for g, size in sizes.items() if groups[g].value_count is not None}
+    mapped = most_common(with_maps, max_maps(num_values))
+    return {
+        group: own if group in mapped else without_maps(own)
+        for group, own in groups.items()
+        if group in kept
+    }
+
+
+def without_maps(accumulator: Accumulator) -> Accumulator:
+    """Without its sums for each value."""
+    return accumulator._replace(value_count=None, value_mean=None, value_second_moment=None)
+
+
+def bytes_of(example: bytes, num_values: int) -> int:
+    """What a record takes while its block is summed up, at most: with surplus features mostly its
+    Example, which is decoded; of a large image, arrays of float64.
+    """
+    return 2 * len(example) + _SUMMING_BYTES * num_values
 
 
 def row(
     record: ImputedRecord, scores: evaluation.Scores, index: int, binary: bool
 ) -> dict[str, Any]:
-    """The record's line in records.parquet; scores are means over its missing values, null where
-    undefined.
+    """The record's line in records.parquet; scores are means over its missing values.
+
+    What is undefined is None, and never NaN: to a database NaN is greater than any number.
     """
-    return {
+    cells = {
         "id": record.masked.id,
         **record.masked.carried,
         "missing_fraction": float(np.mean(~record.masked.observed)),
         **{name: dtype(record.diagnostics[name]).item() for name, dtype in DIAGNOSTICS.items()},
         **_means(evaluation.Scores(*(field[index] for field in scores)), binary),
     }
+    return {name: None if value != value else value for name, value in cells.items()}
 
 
 def quantiles(values: Iterable[float]) -> Quantiles:

@@ -7,7 +7,7 @@ import collections
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +17,18 @@ from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Schema
+from vaefill.results import value_maps
 from vaefill.results.documents import (
     Counts,
     Estimator,
-    Group,
     LogLikelihood,
     Quantiles,
     Summary,
 )
 from vaefill.store.layout import Layout
 from vaefill.store.writers import StoredRecord
-from vaefill.summary import statistics
+from vaefill.summary import parts, statistics
 
 _OBSERVED = (
     "importance sampling from a normal fit to kept draws of p(z | x_obs), mixed with the prior"
@@ -39,6 +39,7 @@ _MISSING = (
 )
 Members = Mapping[str | None, slice | np.ndarray]  # group -> its rows, None -> all of them
 _ROW_GROUP = 1 << 14  # of records.parquet: some MB at once, and few enough groups to read fast
+_ROW_BYTES = 64 << 20  # but no more, of features that are handed on
 
 
 class Summarizer:
@@ -89,6 +90,8 @@ class ShardSummary:
     def __init__(self, summarizer: Summarizer, shard: int):
         self._summarizer, self._shard = summarizer, shard
         self._block: list[StoredRecord] = []
+        self._block_bytes = 0
+        self._num_values = math.prod(summarizer.schema.shape)
         self._groups: dict[str | None, statistics.Accumulator] = {}
         schema = arrow_schema(summarizer.schema)
         self._temporary = summarizer.layout.temporary()
@@ -97,7 +100,8 @@ class ShardSummary:
     def add(self, record: StoredRecord) -> None:
         """Takes in the next record of the shard."""
         self._block.append(record)
-        if len(self._block) == statistics.BLOCK:
+        self._block_bytes += statistics.bytes_of(record.example, self._num_values)
+        if len(self._block) == statistics.BLOCK or self._block_bytes >= statistics.BLOCK_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -108,36 +112,37 @@ class ShardSummary:
         self._writer.close()
         layout = self._summarizer.layout
         files.rename(self._temporary, layout.part(f"records-{self._shard:05d}.parquet"))
-        groups = layout.part(f"groups-{self._shard:05d}.json")
-        files.write_whole(groups, encode_groups(self._groups), layout.temporary())
+        with (
+            files.written_whole(_groups_path(layout, self._shard), layout.temporary()) as growing,
+            open(growing, "wb") as file,
+        ):
+            parts.write_groups(file, self._groups)
 
     def _flush(self) -> None:
         records = [stored.imputed for stored in self._block]
         scores = self._summarizer.score(records)
         groups = statistics.by_group(records, scores, self._summarizer.num_chains)
-        merged = statistics.merge_groups(self._groups, groups)
-        kept = statistics.most_common(
-            {group: int(own.num_records) for group, own in merged.items()}
-        )
-        self._groups = {group: own for group, own in merged.items() if group in kept}
+        statistics.add_groups(self._groups, groups)
+        self._groups = statistics.bounded(self._groups, self._num_values)
         rows = [
-            {"content_hash": stored.content_hash}
+            {"content_hash": stored.content_hash.hex()}
             | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
             for index, stored in enumerate(self._block)
         ]
         self._rows = pa.concat_tables(
             [self._rows, pa.Table.from_pylist(rows, schema=self._rows.schema)]
         )
-        self._block = []
-        if len(self._rows) >= _ROW_GROUP:
+        self._block, self._block_bytes = [], 0
+        if len(self._rows) >= _ROW_GROUP or self._rows.nbytes >= _ROW_BYTES:
             self._write_rows()
 
     def _write_rows(self) -> None:
         """Writes a group of rows; small groups would fill memory with what the file's footer says
         of them.
         """
-        self._writer.write_table(self._rows)
-        self._rows = self._rows.schema.empty_table()
+        if len(self._rows):
+            self._writer.write_table(self._rows)
+            self._rows = self._rows.schema.empty_table()
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -146,7 +151,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
     return pa.schema(
         [
             ("id", pa.binary()),
-            ("content_hash", pa.binary(HASH_SIZE)),
+            ("content_hash", pa.string()),
             *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
             ("missing_fraction", pa.float64()),
             *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
@@ -155,57 +160,6 @@ def arrow_schema(schema: Schema) -> pa.Schema:
             ("f1", pa.float64()),
         ]
     )
-
-
-def encode_groups(groups: Mapping[str | None, statistics.Accumulator]) -> bytes:
-    """Accumulators as lines of JSON; Python writes floats so that they read back to the same bits.
-
-    The first line says how many records each group has, so that the other lines need not all be
-    read.
-    """
-    lines = [
-        [[group, int(accumulator.num_records)] for group, accumulator in groups.items()],
-        *(
-            [np.asarray(field).tolist() for field in (*own[:-1], *own.scores)]
-            for own in groups.values()
-        ),
-    ]
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-
-
-def decode_sizes(lines: Iterator[bytes]) -> dict[str | None, int]:
-    """How many records each group has, from the first line of `encode_groups`."""
-    return dict(json.loads(next(lines)))
-
-
-def decode_groups(
-    lines: Iterable[bytes],
-    num_values: int,
-    is_wanted: Callable[[str | None], bool] = lambda group: True,
-) -> dict[str | None, statistics.Accumulator]:
-    """The inverse of `encode_groups`, for the groups that are wanted.
-
-    Args:
-        lines: what it returned, line by line.
-        num_values: D.
-        is_wanted: of a group.
-    """
-    like = statistics.empty(num_values)
-    dtypes = [field.dtype for field in (*like[:-1], *like.scores)]
-    num_sums = len(like) - 1
-
-    def accumulator(line: bytes) -> statistics.Accumulator:
-        arrays = [
-            np.array(field, dtype) for field, dtype in zip(json.loads(line), dtypes, strict=True)
-        ]
-        return statistics.Accumulator._make([*arrays[:num_sums], tuple(arrays[num_sums:])])
-
-    lines = iter(lines)
-    return {
-        group: accumulator(line)
-        for group, line in zip(decode_sizes(lines), lines)
-        if is_wanted(group)
-    }
 
 
 def combine(
@@ -233,15 +187,23 @@ def combine(
     with pq.ParquetWriter(parquet, arrow_schema(schema)) as rows:
         for shard in shards:
             with pq.ParquetFile(layout.part(f"records-{shard:05d}.parquet")) as table:
-                for batch in table.iter_batches(_ROW_GROUP):
-                    rows.write_batch(batch)
-    parts = [layout.part(f"groups-{shard:05d}.json") for shard in shards]
+                for group in range(table.num_row_groups):
+                    rows.write_table(table.read_row_group(group))
     members: Members = {None: slice(None)}
     if "label" in schema.carried:
         members = _members(parquet)
-    groups = _results(parts, schema, binary, parquet, members)
+    paths = [_groups_path(layout, shard) for shard in shards]
+    accumulators = _whole_groups(paths, math.prod(schema.shape), members)
+    rows_of_maps = _write_maps(layout.root, accumulators, schema)
+    diagnostics = _diagnostics(parquet, {group: members[group] for group in accumulators})
+    groups = {
+        group: statistics.result(
+            own, schema.shape, binary, diagnostics[group], rows_of_maps.get(group)
+        )
+        for group, own in accumulators.items()
+    }
     labels = [group for group in groups if group is not None]
-    by_label = sorted(labels, key=lambda label: (len(label), label))
+    by_label = sorted(labels, key=_label_order)
     summary = Summary(
         counts=counts,
         log_likelihood=_log_likelihood(sampler),
@@ -266,29 +228,40 @@ def _log_likelihood(sampler: SamplerConfig) -> LogLikelihood | None:
     )
 
 
-def _results(
-    parts: Sequence[str],
-    schema: Schema,
-    binary: bool,
-    parquet: str,
-    members: Members,
-) -> dict[str | None, Group]:
-    """Statistics of the groups that have some of their own, None for all records."""
-    groups = _whole_groups(parts, math.prod(schema.shape), members)
-    diagnostics: dict[str | None, dict[str, Quantiles]] = {group: {} for group in groups}
+def _diagnostics(parquet: str, members: Members) -> dict[str | None, dict[str, Quantiles]]:
+    """Quantiles of every diagnostic, of every group."""
+    diagnostics: dict[str | None, dict[str, Quantiles]] = {group: {} for group in members}
     for field in FIELDS:  # a column at a time: there is a value for every record
         if field.has_quantiles:
             values = pq.read_table(parquet, columns=[field.name])[field.name].to_numpy()
-            for group in groups:
-                diagnostics[group][field.name] = statistics.quantiles(values[members[group]])
-    return {
-        group: statistics.result(accumulator, schema.shape, binary, diagnostics[group])
-        for group, accumulator in groups.items()
-    }
+            for group, rows in members.items():
+                diagnostics[group][field.name] = statistics.quantiles(values[rows])
+    return diagnostics
+
+
+def _groups_path(layout: Layout, shard: int) -> str:
+    return layout.part(f"groups-{shard:05d}.bin")
+
+
+def _write_maps(
+    root: str, groups: Mapping[str | None, statistics.Accumulator], schema: Schema
+) -> dict[str | None, int]:
+    """Writes the imputed values of the groups that have them; returns the rows that they got."""
+    mapped = [group for group, own in groups.items() if own.value_count is not None]
+    ordered = sorted(mapped, key=lambda group: (group is not None, *_label_order(group or "")))
+    value_maps.write(
+        root, [statistics.imputed_values(groups[group], schema.shape) for group in ordered]
+    )
+    return {group: row for row, group in enumerate(ordered)}
+
+
+def _label_order(label: str) -> tuple[int, str]:
+    """Numbers by size, without reading them as numbers."""
+    return len(label), label
 
 
 def _whole_groups(
-    parts: Sequence[str], num_values: int, members: Members
+    paths: Sequence[str], num_values: int, members: Members
 ) -> dict[str | None, statistics.Accumulator]:
     """The accumulators of the most common of the groups of which the parts have every record.
 
@@ -296,21 +269,26 @@ def _whole_groups(
     are read twice, since together they may have far more groups than there is memory for.
     """
     num_found: collections.Counter[str | None] = collections.Counter()
-    for part in parts:
-        with files.open_to_read(part) as file:
-            num_found.update(decode_sizes(file))
+    without_maps: set[str | None] = set()
+    for path in paths:
+        with files.open_to_read(path) as file:
+            for group, size in parts.read_sizes(file).items():
+                num_found[group] += size.num_records
+                if not size.has_maps:
+                    without_maps.add(group)
     whole = {
         group: num
         for group, num in num_found.items()
         if isinstance(places := members[group], slice) or num == len(places)
     }
-    chosen = statistics.most_common(whole)
+    wanted = statistics.most_common(whole, statistics.MAX_GROUPS)
+    with_maps = {group: num for group, num in whole.items() if group not in without_maps}
+    mapped = statistics.most_common(with_maps, statistics.max_maps(num_values)) & wanted
     groups: dict[str | None, statistics.Accumulator] = {None: statistics.empty(num_values)}
-    for part in parts:
-        with files.open_to_read(part) as file:
-            groups = statistics.merge_groups(
-                groups, decode_groups(file, num_values, chosen.__contains__)
-            )
+    for path in paths:
+        with files.open_to_read(path) as file:
+            found = parts.read_groups(file, num_values, wanted, mapped)
+            statistics.add_groups(groups, found)
     return groups
 
 
