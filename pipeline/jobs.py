@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import glob
 import logging
 import os
 import time
@@ -22,7 +21,7 @@ from vaefill.imputation import ImputationHandler
 from vaefill.model import checkpoints
 from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
-from vaefill.model.files import FileInfo
+from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
@@ -211,13 +210,18 @@ def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
         yield
     except JobError as error:
         failed = error
-    for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
-        if before != now:
-            raise BadInputError(
-                f"{before.path} has changed while it was read; nothing was published"
-            )
+    for file in inputs:
+        if not _is_as_it_was(file):
+            raise BadInputError(f"{file.path} has changed while it was read; nothing was published")
     if failed:
         raise failed
+
+
+def _is_as_it_was(file: FileInfo) -> bool:
+    try:
+        return describe(file.path) == file
+    except OSError:
+        return False
 
 
 def _work(counted: Mapping[str, int]) -> Work:
@@ -280,7 +284,7 @@ def impute(
     """
     clock, schema = _Clock(), schema_of(config)
     loaded = _load_model(model, config)
-    files = expand(tuple(patterns))
+    files = expand(patterns, config.limits.allow_missing_shards)
     inputs = provenance.describe_inputs(files)
     of_records = provenance.record_identity(config, loaded.fingerprint)
     earlier = incremental.check(since, of_records, output)
@@ -366,7 +370,7 @@ def mask(
     masking.check(masks, config.mask, schema)
     is_dataset = source.startswith(("tfds:", "digits/"))
     splits = masking.slices(source, schema) if is_dataset else []
-    files = [] if is_dataset else expand((source,))
+    files = [] if is_dataset else expand((source,), config.limits.allow_missing_shards)
     inputs = provenance.describe_inputs(files)
     of_source = masking.identity(source) if is_dataset else provenance.digests(inputs)
     identity = provenance.mask_identity(config, of_source)

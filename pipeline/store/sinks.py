@@ -114,10 +114,14 @@ class WriteDataset(beam.PTransform):
         write = WriteShards(self.layout, self.schema, exchange, self.open_writer, self.observe)
         write_shards = beam.ParDo(write).with_outputs(DEAD, main="written")
         shards = exchange.by_shard(items) | "WriteShards" >> write_shards
+        # Before they are flattened, so that no payload is copied on the way
         spill = SpillDeadLetters(self.layout)
-        spilled = dead_letters | "Flatten" >> beam.Flatten() | "SpillDead" >> beam.ParDo(spill)
+        spilled = [
+            letters | f"SpillDead{index}" >> beam.ParDo(spill)
+            for index, letters in enumerate(dead_letters)
+        ]
         _ = (
-            (spilled, shards[DEAD])
+            (*spilled, shards[DEAD])
             | "AllDead" >> beam.Flatten()
             | "OneKey" >> beam.WithKeys(None)
             | "Group" >> beam.GroupByKey()
