@@ -18,7 +18,7 @@ from vaefill.config import Config
 from vaefill.errors import BadInputError, ConfigError, JobError
 from vaefill.graph import Reading
 from vaefill.imputation import ImputationHandler
-from vaefill.model import checkpoints
+from vaefill.model import checkpoints, parallel
 from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
 from vaefill.model.files import FileInfo, describe
@@ -98,8 +98,10 @@ def _worker_environment(options: PipelineOptions) -> dict[str, str]:
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return {}
-    cores = os.cpu_count() or 1
-    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // (direct.direct_num_workers or cores)))}
+    cores = parallel.cores()
+    # By itself Beam would take those of the machine for 0, whether they may be used or not.
+    direct.direct_num_workers = direct.direct_num_workers or cores
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // direct.direct_num_workers))}
 
 
 @contextlib.contextmanager
