@@ -17,6 +17,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.test_files import Store
 from vaefill.errors import SourceError
 from vaefill.records.record import Reason
 from vaefill.store import tfrecord
@@ -336,6 +337,31 @@ def test_a_link_to_nothing_is_bad_input(tmp_path):
 def test_a_local_address_is_a_path(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     assert expand((f"file://{tmp_path}/*",)) == expand((f"{tmp_path}/a",))
+
+
+def test_a_store_is_read_as_a_directory_of_this_machine_is(monkeypatch, content):
+    """By a stand-in: literal names, patterns, directories, shards and stretches."""
+    monkeypatch.setattr(Store, "store", {})
+    monkeypatch.setattr(Store, "pseudo_dirs", [""])
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme: Store())
+    monkeypatch.setattr(tfrecord, "_STRETCH", 30)
+    names = ["in.tfrecord-00000-of-00002", "a[b]", "features.json"]
+    for name, what in zip(names, (content, gzip.compress(content), b"{}")):
+        Store().pipe_file(f"gs://b/d/{name}", what)
+    for pattern in ("gs://b/d", "gs://b/d/"):
+        assert [file.path for file in expand((pattern,))] == [
+            f"gs://b/d/{name}" for name in sorted(names[:2])
+        ]
+    assert [file.path for file in expand(("gs://b/d/a[b]",))] == ["gs://b/d/a[b]"]
+    with pytest.raises(SourceError, match="in.tfrecord-00001-of-00002 in gs://b/d;"):
+        expand(("gs://b/d/in*",), allow_missing_shards=False)
+    path = f"gs://b/d/{names[0]}"
+    parts = list(tfrecord.stretches(path))
+    assert len(parts) == 2
+    found = [each.payload for part in parts for each in read_frames(path, LIMIT, part)]
+    assert found == PAYLOADS
+    with contextlib.closing(PayloadReader()) as again:
+        assert again(Source("gs://b/d/a[b]", OFFSETS[2], 250)) == PAYLOADS[2]
 
 
 def test_what_is_out_of_reach_is_an_error_with_the_fix(monkeypatch):
