@@ -55,6 +55,7 @@ setup(
     extras_require={
         "gcp": ["apache-beam[gcp]>=2.65,<3", "gcsfs>=2024.2"],  # Dataflow; files of gs://
         "aws": ["s3fs>=2024.2"],  # files of s3://
+        "arrayrecord": ["array_record>=0.5"],  # data sets of ArrayRecord files; on Linux tfds's own
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "fuzz": ["atheris>=3"],
         "test": [

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +13,7 @@ from vaefill.model import digits
 from vaefill.model.errors import DatasetError
 
 _LARGEST_IN_MEMORY = 8 << 30  # bytes; training keeps its images in memory
+_LONGEST_REASON = 200  # characters of an error of tfds
 
 
 def builder(name: str) -> tfds.core.DatasetBuilder:
@@ -29,7 +32,7 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
     if kind != "tfds" or not place:
         raise DatasetError(f"data set {name!r}: expected digits, tfds:NAME or tfds:PATH")
     if os.path.isfile(os.path.join(place, "dataset_info.json")):
-        return tfds.builder_from_directory(place)
+        return _prepared(name, place)
     try:
         prepared = tfds.builder(place, try_gcs=False)
         prepared.download_and_prepare(
@@ -44,6 +47,68 @@ def builder(name: str) -> tfds.core.DatasetBuilder:
             f"data set {name!r} is not prepared and could not be downloaded: {error}"
         ) from error
     return prepared
+
+
+def _prepared(name: str, directory: str) -> tfds.core.DatasetBuilder:
+    """The builder of a data set in a directory.
+
+    Raises:
+        DatasetError: the installed tfds cannot read its description.
+    """
+    try:
+        return tfds.builder_from_directory(directory)
+    except Exception as error:  # of a field or class that it does not know, whatever that raises
+        reason = " ".join(str(error).split(". ")[0].split()) or type(error).__name__
+        raise DatasetError(
+            f"data set {name!r} cannot be read by tensorflow-datasets {tfds.__version__}; if a "
+            "newer one has written it, pip install -U tensorflow-datasets, or write it again: "
+            f"{reason[:_LONGEST_REASON]}"
+        ) from None
+
+
+def examples(name: str, split: str) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
+    """The examples of a split in the data set's order, each with the id that tfds gives it.
+
+    Args:
+        name: see `builder`; TFRecord files or ArrayRecord files.
+        split: a tfds split or a part of one.
+
+    Yields:
+        (id, feature -> value as NumPy has it); an id is FILE__NUMBER.
+
+    Raises:
+        DatasetError: nothing that is installed reads the files.
+    """
+    prepared = builder(name)
+    if not _is_random_access(prepared):
+        read_config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
+        found = prepared.as_dataset(split=split, shuffle_files=False, read_config=read_config)
+        for example in tfds.as_numpy(found):
+            yield example["tfds_id"], example
+        return
+    source = _source(name, prepared, split)
+    places = (
+        (os.path.basename(file.filename), number)
+        for file in prepared.info.splits[split].file_instructions
+        for number in range(file.skip, file.skip + file.take)
+    )
+    for index, (file, number) in enumerate(places):
+        yield f"{file}__{number}".encode(), source[index]
+
+
+def _is_random_access(prepared: tfds.core.DatasetBuilder) -> bool:
+    """Whether tfds reads a data set as a sequence, not as a `tf.data.Dataset`."""
+    return prepared.info.file_format is tfds.core.FileFormat.ARRAY_RECORD
+
+
+def _source(name: str, prepared: tfds.core.DatasetBuilder, split: str) -> Sequence[Any]:
+    try:
+        return prepared.as_data_source(split=split)
+    except ImportError:
+        raise DatasetError(
+            f"data set {name!r} has ArrayRecord files, for which a package is not installed; "
+            "pip install 'vaefill[arrayrecord]'"
+        ) from None
 
 
 def split_info(name: str, split: str) -> tfds.core.SplitInfo:
@@ -109,15 +174,22 @@ def load_images(
             f"split {split!r} of {name!r} takes {num_bytes / 2**30:.1f} GiB in memory, "
             f"more than {_LARGEST_IN_MEMORY >> 30}; train on a part of it, such as '{split}[:50%]'"
         )
-    batches = (
-        builder(name)
-        .as_dataset(split=split, shuffle_files=False)
-        .map(
-            lambda example: tf.reshape(example["image"], [-1]), num_parallel_calls=tf.data.AUTOTUNE
+    prepared = builder(name)
+    if _is_random_access(prepared):
+        source = _source(name, prepared, split)
+        images = np.empty((len(source), math.prod(shape)), dtype)
+        for index in range(len(source)):
+            images[index] = source[index]["image"].ravel()
+    else:
+        batches = (
+            prepared.as_dataset(split=split, shuffle_files=False)
+            .map(
+                lambda example: tf.reshape(example["image"], [-1]),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+            .batch(1024)
         )
-        .batch(1024)
-    )
-    images = np.concatenate([batch.numpy() for batch in batches])
+        images = np.concatenate([batch.numpy() for batch in batches])
     if not np.isfinite(images).all():
         raise DatasetError(f"split {split!r} of data set {name!r} holds values that are not finite")
     return images

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,14 +23,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 
+from vaefill.model import patterns
 from vaefill.model.errors import StoreError, TooLargeError
 
 _EXTRAS = {"gs": "gcp", "s3": "aws"}  # scheme of an object store -> our extra that brings it
 _HERE = "file://"
 _BLOCK = 1 << 20  # bytes
-
-_WILDCARD = re.compile(r"(\*\*|\*|\?|\[!?+\]?+[^]]*\])")
-_EXPRESSIONS = {"**": ".*", "*": r"[^/\\]*", "?": "."}
+_STORE_BLOCK = 8 << 20  # bytes that a store is asked for at once
 
 
 class FileInfo(NamedTuple):
@@ -64,6 +62,8 @@ def _store(path: str) -> fsspec.AbstractFileSystem:
     except ImportError:
         fix = f"pip install 'vaefill[{_EXTRAS[scheme]}]'"
         raise StoreError(f"{path}: a package for {scheme}:// is not installed; {fix}") from None
+    except Exception as error:  # of credentials, for instance
+        raise StoreError(f"{path}: {scheme}:// is not within reach: {_line(error)}") from error
 
 
 def exists(path: str) -> bool:
@@ -81,7 +81,10 @@ def is_file(path: str) -> bool:
 def is_directory(path: str) -> bool:
     """Whether there is a directory; in an object store, whether anything has a name below it."""
     place = _local(path)
-    return _store(path).isdir(path) if place is None else os.path.isdir(place)
+    if place is not None:
+        return os.path.isdir(place)
+    with _in_one_line(f"look for {path}"):
+        return _store(path).isdir(path)
 
 
 def list_names(directory: str) -> list[str]:
@@ -118,69 +121,75 @@ def match(pattern: str) -> list[FileInfo]:
     Args:
         pattern: `*` stands for any characters but `/`, `**` for any, `?` for one, `[ab]` and
             `[!ab]` for one of a set; with a `/` at its end it stands for all in a directory.
-            Names that begin with a dot match too.
+            Names that begin with a dot match too. What is there by its very name is taken
+            literally, and links are followed.
 
     Returns:
         The files, empty where there are none. `file://` is left off their paths.
 
     Raises:
         StoreError: no such object store is within reach.
-        OSError: the pattern is none, or the store cannot be asked.
+        OSError: the pattern is none, the store cannot be asked, or what the pattern may mean
+            cannot be read.
     """
-    pattern = f"{pattern}*" if pattern.endswith("/") else pattern
     place = _local(pattern)
-    found = _match_in_store(pattern) if place is None else _match_here(place)
-    return sorted(found)
-
-
-def _match_here(pattern: str) -> Iterator[FileInfo]:
-    fixed, *rest = _WILDCARD.split(pattern)
-    if not rest:
-        if is_file(pattern):
-            yield _info(pattern)
-        return
-    top = os.path.dirname(fixed)
-    try:
-        expression = re.compile("".join(map(_expression, [fixed, *rest])), re.DOTALL)
-    except re.error as error:
-        raise OSError(f"{pattern} is not a pattern: {error}") from None
-    for folder, _, names in os.walk(top or os.curdir):
-        for name in names:
-            path = os.path.join(folder, name)
-            path = path if top else os.path.normpath(path)
-            if expression.fullmatch(path):
-                with contextlib.suppress(OSError):  # a broken link, or gone meanwhile
-                    yield _info(path)
-
-
-def _expression(part: str) -> str:
-    """What a part of a pattern, a wildcard or what is between two, is as a regular expression."""
-    if part in _EXPRESSIONS:
-        return _EXPRESSIONS[part]
-    if not _WILDCARD.fullmatch(part):
-        return re.escape(part)
-    inner = re.sub(r"([\\[&|~])", r"\\\1", part[1:-1])  # what may come to mean more within a set
-    if inner.startswith("!"):
-        return f"[^{inner[1:]}]"
-    return f"[\\{inner}]" if inner.startswith("^") else f"[{inner}]"
-
-
-def _info(path: str) -> FileInfo:
-    status = os.stat(path)
-    return FileInfo(path, status.st_size, status.st_mtime)
+    if place is None:
+        return sorted(_match_in_store(pattern))
+    found = []
+    for path in sorted(patterns.match(place)):
+        with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            found.append(describe(path))
+    return found
 
 
 def _match_in_store(pattern: str) -> list[FileInfo]:
     store = _store(pattern)
-    try:
+    with _in_one_line(f"look for {pattern}"):
+        if store.isfile(pattern):
+            return [describe(pattern)]
+        pattern = f"{pattern}*" if pattern.endswith("/") else pattern
         return [
             FileInfo(_named(pattern, name), info["size"], store.modified(name).timestamp())
             for name, info in store.glob(pattern, detail=True).items()
             if info["type"] == "file"
         ]
-    except Exception as error:  # what a store raises, of credentials for instance, is its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(f"cannot look for {pattern}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _in_one_line(action: str) -> Iterator[None]:
+    """Makes what a store raises, of credentials for instance, an OSError of one line."""
+    try:
+        yield
+    except (FileNotFoundError, StoreError):
+        raise
+    except Exception as error:
+        raise OSError(f"cannot {action}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def describe(path: str) -> FileInfo:
+    """A file as it is now.
+
+    Raises:
+        OSError: it is not there, or the store cannot be asked.
+    """
+    place = _local(path)
+    if place is not None:
+        status = os.stat(place)
+        return FileInfo(place, status.st_size, status.st_mtime)
+    store = _store(path)
+    with _in_one_line(f"look for {path}"):
+        store.invalidate_cache()  # or it would be as it was when it was last listed
+        return FileInfo(path, store.size(path), store.modified(path).timestamp())
+
+
+def resolve(path: str) -> str:
+    """The path of a file without links: the same for whatever names lead to it."""
+    place = _local(path)
+    return path if place is None else os.path.realpath(place)
 
 
 def make_directory(path: str) -> None:
@@ -228,7 +237,10 @@ def rename(source: str, target: str) -> None:
 def open_to_read(path: str) -> io.BufferedReader:
     """Opens a file to read its bytes, to peek at them and to seek."""
     place = _local(path)
-    return io.BufferedReader(_store(path).open(path, "rb")) if place is None else open(place, "rb")
+    if place is not None:
+        return open(place, "rb")
+    with _in_one_line(f"read {path}"):
+        return io.BufferedReader(_store(path).open(path, "rb", block_size=_STORE_BLOCK))
 
 
 def create(path: str) -> BinaryIO:

@@ -9,7 +9,9 @@ show in its result: all run the same program.
 
 import contextlib
 import ctypes
+import math
 import os
+import pathlib
 import platform
 import queue
 import threading
@@ -25,8 +27,52 @@ _ARENA_MAX, _HEAPS = -8, 2  # glibc's M_ARENA_MAX, and the heaps that all thread
 _LOOK_AROUND = 0.5  # seconds between two looks at whether anybody still wants what was made
 
 
+_QUOTAS = "/sys/fs/cgroup"  # where Linux says what control groups may take
+_GROUPS = "/proc/self/cgroup"  # and which of them this process is in
+
+
 class StuckError(RuntimeError):
     """A step that took longer than it may."""
+
+
+def cores() -> int:
+    """The cores that this process may keep busy, at least 1.
+
+    They are those of the machine that its affinity mask allows, as many as the quotas of its
+    control groups, such as a container's, pay for; a part of a core counts as one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min([allowed or 1, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """The cores that each control group of this process may take, of either version of Linux's."""
+    for line in filter(None, _words_of(_GROUPS, "\n")):
+        _, kinds, path = line.split(":", 2)
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        # Within a container the path may be the host's, and the group itself is at the root.
+        group = pathlib.PurePosixPath("/", path)
+        for place in (group, *group.parents):
+            folder = f"{_QUOTAS}{'/cpu' if kinds else ''}{place}"
+            if kinds:
+                quota = _words_of(f"{folder}/cpu.cfs_quota_us")
+                quota += _words_of(f"{folder}/cpu.cfs_period_us")
+            else:
+                quota = _words_of(f"{folder}/cpu.max")
+            with contextlib.suppress(ValueError, ZeroDivisionError):  # "max": there is no quota
+                most, period = map(int, quota)
+                if most > 0:  # -1 is none, too
+                    yield most / period
+
+
+def _words_of(path: str, separator: str | None = None) -> list[str]:
+    """What a file of the kernel, not of ours, says; nothing where it is not there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip().split(separator)
+    except OSError:
+        return []
 
 
 def share_cores() -> None:
@@ -43,7 +89,7 @@ def share_cores() -> None:
     if "TF_NUM_INTRAOP_THREADS" in os.environ or tf.config.list_physical_devices("GPU"):
         return
     with contextlib.suppress(RuntimeError):  # too late
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // _MOST))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores() // _MOST))
 
 
 def available() -> int:
@@ -53,7 +99,7 @@ def available() -> int:
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     if not threads or tf.config.list_physical_devices("GPU"):
         return 1
-    return max(1, min(_MOST, (os.cpu_count() or 1) // threads))
+    return max(1, min(_MOST, cores() // threads))
 
 
 def side_by_side(iterators: Sequence[Iterator[T]]) -> Iterator[T]:

@@ -120,6 +120,9 @@ class LimitsConfig(Section):
     max_record_bytes: Positive = Field(
         64 << 20, description="a longer record is a dead letter, never read"
     )
+    allow_missing_shards: bool = Field(
+        False, description="whether a set of files such as x-00000-of-00004 may lack some"
+    )
 
 
 class Config(Section):

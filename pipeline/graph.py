@@ -3,6 +3,7 @@
 A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
 
     TFRecord file
+      | cut between records      store.sources.CutFiles       -> its stretches
       | read, checksums            store.sources.ReadFrames     bytes -> Frame
       | decode, check, hash        store.sources.DecodeRecords  -> (Frame, MaskedRecord)
       | leave out what is known    store.resume.SkipKnown       with --since
@@ -19,6 +20,7 @@ A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
 DoFns are annotated to yield Any, since Beam chooses coders by what annotations say.
 """
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +34,7 @@ from vaefill.store.dead_letters import DEAD
 from vaefill.store.layout import Layout
 from vaefill.store.resume import HashIndex, SkipKnown
 from vaefill.store.sinks import WriteDataset
-from vaefill.store.sources import DecodeRecords, ReadFrames
+from vaefill.store.sources import CutFiles, DecodeRecords, ReadFrames
 from vaefill.summary.summarizer import Summarizer
 
 
@@ -51,7 +53,8 @@ def _read_files(
     """Files -> (frame, record), and the two collections of dead letters on the way."""
     frames = (
         pipeline
-        | "Files" >> beam.Create(reading.paths)
+        | "Files" >> beam.Create([os.fsencode(path) for path in reading.paths])
+        | "Cut" >> beam.ParDo(CutFiles())
         | "Spread" >> beam.Reshuffle()
         | "Read"
         >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, main="frames")

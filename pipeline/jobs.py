@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import glob
 import logging
 import os
 import time
@@ -19,10 +18,10 @@ from vaefill.config import Config
 from vaefill.errors import BadInputError, ConfigError, JobError
 from vaefill.graph import Reading
 from vaefill.imputation import ImputationHandler
-from vaefill.model import checkpoints
+from vaefill.model import checkpoints, parallel
 from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
-from vaefill.model.files import FileInfo
+from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
@@ -99,8 +98,10 @@ def _worker_environment(options: PipelineOptions) -> dict[str, str]:
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return {}
-    cores = os.cpu_count() or 1
-    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // (direct.direct_num_workers or cores)))}
+    cores = parallel.cores()
+    # By itself Beam would take those of the machine for 0, whether they may be used or not.
+    direct.direct_num_workers = direct.direct_num_workers or cores
+    return {"TF_NUM_INTRAOP_THREADS": str(max(1, cores // direct.direct_num_workers))}
 
 
 @contextlib.contextmanager
@@ -211,11 +212,9 @@ def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
         yield
     except JobError as error:
         failed = error
-    for before, now in zip(inputs, expand(tuple(glob.escape(file.path) for file in inputs))):
-        if before != now:
-            raise BadInputError(
-                f"{before.path} has changed while it was read; nothing was published"
-            )
+    for file in inputs:
+        if not _is_as_it_was(file):
+            raise BadInputError(f"{file.path} has changed while it was read; nothing was published")
     if failed:
         raise failed
 
@@ -224,6 +223,13 @@ def _reading(config: Config, files: Sequence[FileInfo], schema: Schema) -> Readi
     limits = config.limits
     paths = [file.path for file in files]
     return Reading(paths, schema, limits.max_record_bytes, limits.max_bad_bytes)
+
+
+def _is_as_it_was(file: FileInfo) -> bool:
+    try:
+        return describe(file.path) == file
+    except OSError:
+        return False
 
 
 def _work(counted: Mapping[str, int]) -> Work:
@@ -286,7 +292,7 @@ def impute(
     """
     clock, schema = _Clock(), schema_of(config)
     loaded = _load_model(model, config)
-    files = expand(tuple(patterns))
+    files = expand(patterns, config.limits.allow_missing_shards)
     inputs = provenance.describe_inputs(files)
     of_records = provenance.record_identity(config, loaded.fingerprint)
     earlier = incremental.check(since, of_records, output)
@@ -372,7 +378,7 @@ def mask(
     masking.check(masks, config.mask, schema)
     is_dataset = source.startswith(("tfds:", "digits/"))
     splits = masking.slices(source, schema) if is_dataset else []
-    files = [] if is_dataset else expand((source,))
+    files = [] if is_dataset else expand((source,), config.limits.allow_missing_shards)
     inputs = provenance.describe_inputs(files)
     of_source = masking.identity(source) if is_dataset else provenance.digests(inputs)
     identity = provenance.mask_identity(config, of_source)

@@ -7,7 +7,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import tensorflow_datasets as tfds
 
 from vaefill.config import MaskConfig
 from vaefill.errors import ConfigError, SourceError
@@ -101,15 +100,10 @@ class ReadDataset(beam.DoFn):
         self._dataset, self._schema = dataset, schema
 
     def process(self, split: str) -> Iterator[Any]:
-        builder = datasets.builder(self._dataset)
-        examples = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
-        )
-        for index, example in enumerate(tfds.as_numpy(examples)):
+        examples = datasets.examples(self._dataset, split)
+        for index, (record_id, example) in enumerate(examples):
             record = MaskedRecord(
-                id=example["tfds_id"],
+                id=record_id,
                 image=example["image"],
                 observed=np.ones(self._schema.shape, np.bool_),
                 carried=_carried(example, self._schema.carried),

@@ -63,7 +63,7 @@ def test_help_has_an_example(command):
             2,
             "put the pattern of --input in quotes",
         ),
-        (["mask", "--input", "{tmp}", "--output", "{tmp}/o"], 3, "is a directory; name its files"),
+        (["mask", "--input", "{tmp}", "--output", "{tmp}/o"], 3, "no TFRecord file is in"),
         (["evaluate", "{tmp}"], 2, "is not a finished result"),
         (["report", "{tmp}"], 2, "manifest.json"),
         (["verify", "{tmp}"], 2, "is not a finished result"),

@@ -1,5 +1,7 @@
 """Reading images through tfds, and batches as a function of (seed, step)."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,6 +68,70 @@ def test_real_values(real):
         datasets.load_images(name, "train", (2, 3, 1))
     with pytest.raises(DatasetError, match="has no float32 feature `image`"):
         datasets.load_images("digits", "train", (28, 28, 1), "float32")
+
+
+@pytest.fixture(scope="module")
+def array_record(tmp_path_factory):
+    """Images in ArrayRecord files: the directory, and the images in their order there."""
+    root = tmp_path_factory.mktemp("array_record")
+    images = np.random.default_rng(0).integers(0, 256, (9, 2, 3, 1), dtype=np.uint8)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "arr",
+        version="1.0.0",
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices({"image": images})},
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Tensor(shape=(2, 3, 1), dtype=np.uint8)}
+        ),
+        data_dir=root,
+        file_format="array_record",
+    )
+    return f"{root}/arr/1.0.0", images
+
+
+def test_array_record_files_are_read(array_record):
+    directory, images = array_record
+    name = f"tfds:{directory}"
+    loaded = datasets.load_images(name, "train", (2, 3, 1))
+    assert loaded.shape == (9, 6) and loaded.dtype == np.uint8
+    np.testing.assert_array_equal(np.sort(loaded, axis=0), np.sort(images.reshape(9, 6), axis=0))
+    some = list(datasets.examples(name, "train[2:5]"))
+    file = "arr-train.array_record-00000-of-00001"
+    assert [record_id for record_id, _ in some] == [f"{file}__{i}".encode() for i in (2, 3, 4)]
+    np.testing.assert_array_equal([e["image"].ravel() for _, e in some], loaded[2:5])
+
+
+def test_array_record_without_its_package_is_one_line(array_record, monkeypatch):
+    def missing(self, split):
+        raise ImportError("no array_record")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "as_data_source", missing)
+    for read in (
+        lambda name: datasets.load_images(name, "train", (2, 3, 1)),
+        lambda name: next(datasets.examples(name, "train")),
+    ):
+        with pytest.raises(DatasetError, match=r"^data set .* 'vaefill\[arrayrecord\]'$"):
+            read(f"tfds:{array_record[0]}")
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("dataset_info.json", "{", '{"fieldOfTheFuture": "1",'),
+        ("dataset_info.json", "{", ""),
+        ("features.json", "{", '{"fieldOfTheFuture": "1",'),
+    ],
+)
+def test_a_data_set_that_tfds_does_not_know_is_one_line(array_record, tmp_path, name, old, new):
+    directory = tmp_path / "arr/1.0.0"
+    shutil.copytree(array_record[0], directory)
+    path = directory / name
+    path.write_text(path.read_text().replace(old, new, 1))
+    message = (
+        rf"^data set 'tfds:{directory}' cannot be read by tensorflow-datasets {tfds.__version__}"
+    )
+    with pytest.raises(DatasetError, match=message) as error:
+        datasets.builder(f"tfds:{directory}")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def batches(seed=1, first=0, last=6):

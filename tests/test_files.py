@@ -158,6 +158,9 @@ def test_patterns_match_what_beam_says(names, pattern):
         for name in names:
             pathlib.Path(directory, name).touch()
         whole = f"{directory}/{pattern}"
+        if pattern in names:  # what is there by its very name is meant, which Beam does not say
+            assert [file.path for file in files.match(whole)] == [whole]
+            return
         try:
             (beams,) = FileSystems.match([whole])
         except BeamIOError:  # no regular expression
@@ -173,6 +176,80 @@ def test_two_stars_go_into_directories(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert names_of(f"{tmp_path}/**1", str(tmp_path)) == ["a1", "d/a1", "d/e/1"]
+
+
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [
+        ("run[v2]/a", ["run[v2]/a"]),
+        ("run[v2]/*", ["run[v2]/*"]),
+        ("run[v2]/?", ["run[v2]/*", "run[v2]/a"]),
+        ("run[v2]/", ["run[v2]/*", "run[v2]/a"]),
+        ("run[v]/*", ["runv/a"]),
+        ("run*/a", ["run[v2]/a", "runv/a"]),
+        ("who?", ["who?"]),
+        ("a~", ["a~"]),
+        ("[", ["["]),
+        ("caf*", ["caf\udce9"]),
+        ("caf\udce9", ["caf\udce9"]),
+    ],
+)
+def test_what_is_there_by_its_very_name_is_no_pattern(tmp_path, pattern, expected):
+    for name in ("run[v2]/a", "run[v2]/*", "runv/a", "who?", "whom", "a~", "[", "caf\udce9"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names_of(f"{tmp_path}/{pattern}", str(tmp_path)) == expected
+
+
+def test_links_are_followed_but_not_round_and_round(tmp_path):
+    (tmp_path / "days/01").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("days/01/x", "elsewhere/x"):
+        (tmp_path / name).touch()
+    (tmp_path / "days/02").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "days/01/y").symlink_to(tmp_path / "elsewhere/x")
+    (tmp_path / "days/01/z").symlink_to(tmp_path / "days")
+    both = ["days/01/x", "days/02/x"]
+    assert names_of(f"{tmp_path}/days/*/x", str(tmp_path)) == both
+    found = names_of(f"{tmp_path}/days/**", str(tmp_path))
+    assert found == ["days/01/x", "days/01/y", "days/02/x"]
+    assert len({files.resolve(f"{tmp_path}/{name}") for name in found}) == 2
+
+
+@pytest.mark.parametrize("pattern", ["days/*/*", "days/**", "*/01/y", "days/0[13]/x", "days/01/p"])
+def test_what_hides_files_is_named(tmp_path, pattern):
+    """A directory that may not be read, links to nothing, and what is no file."""
+    (tmp_path / "days/01").mkdir(parents=True)
+    (tmp_path / "days/01/x").touch()
+    (tmp_path / "days/01/y").symlink_to("/nowhere")
+    (tmp_path / "days/03").symlink_to("/nowhere")
+    os.mkfifo(tmp_path / "days/01/p")
+    message = f"{tmp_path}/days/.* (is a link to /nowhere, which is not there|is neither a file)"
+    with pytest.raises(OSError, match=message):
+        files.match(f"{tmp_path}/{pattern}")
+    assert names_of(f"{tmp_path}/days/01/x", str(tmp_path)) == ["days/01/x"]
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """By a stand-in, for the superuser can read every directory."""
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "listdir", denied)
+    with pytest.raises(OSError, match=f"cannot read the directory {tmp_path}: Permission denied"):
+        files.match(f"{tmp_path}/*/x")
+
+
+def test_a_file_is_described_as_it_is_now(place):
+    files.write_whole(f"{place}/a", "1")
+    (before,) = files.match(f"{place}/*")
+    assert files.describe(before.path) == before
+    files.write_whole(f"{place}/a", "12")
+    assert files.describe(before.path).size == 2
+    with pytest.raises(OSError):
+        files.describe(f"{place}/b")
 
 
 def test_a_pattern_may_be_relative(tmp_path, monkeypatch):
@@ -203,6 +280,15 @@ def test_a_store_that_is_not_installed_is_named_with_the_fix(monkeypatch, scheme
     assert isinstance(error.value, OSError) and isinstance(error.value, ExpectedError)
     with pytest.raises(StoreError, match="^ftp://host/a: ftp:// is not supported; gs:// and s3://"):
         files.read("ftp://host/a")
+
+
+def test_a_store_without_credentials_is_an_error_in_one_line(monkeypatch):
+    def refuses(scheme):
+        raise RuntimeError("no credentials\nfound")
+
+    monkeypatch.setattr(fsspec, "filesystem", refuses)
+    with pytest.raises(StoreError, match="^gs://b/a: gs:// is not within reach: no credentials fo"):
+        files.match("gs://b/a")
 
 
 def test_what_a_store_raises_is_an_error_in_one_line(monkeypatch, bucket):

@@ -17,7 +17,7 @@ from vaefill import imputation, jobs
 from vaefill.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
 from vaefill.imputation import ImputationHandler
 from vaefill.isolation import DeviceError
-from vaefill.model import checkpoints, vae
+from vaefill.model import checkpoints, parallel, vae
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
 from vaefill.progress import Progress
@@ -109,7 +109,7 @@ def test_the_same_bytes_from_two_worker_processes(model_directory, masked, tmp_p
     ],
 )
 def test_worker_processes_share_the_cores(options, cores, threads, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     found = []
     monkeypatch.setattr(

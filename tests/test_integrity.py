@@ -182,5 +182,12 @@ def test_an_input_of_any_name_is_described(tmp_path):
     assert described.path == f"{tmp_path}/\\udcff" and described.modified.startswith("1970")
 
 
+@pytest.mark.parametrize("modified, year", [(3e11, "9999"), (-1e11, "0001"), (1e300, "9999")])
+def test_an_input_of_any_age_is_described(tmp_path, modified, year):
+    (tmp_path / "a").touch()
+    (described,) = provenance.describe_inputs([FileInfo(str(tmp_path / "a"), 0, modified)])
+    assert described.modified.startswith(year)
+
+
 def test_identity_parts_say_something():
     assert provenance.software()["tensorflow"] and provenance.device().type

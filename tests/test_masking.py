@@ -13,6 +13,7 @@ from vaefill.errors import BadInputError, ConfigError, SourceError
 from vaefill.model.errors import DatasetError
 from vaefill.records.record import CarriedFeature, Schema, content_hash
 from vaefill.results.reading import read_manifest
+from vaefill.store import tfrecord
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,23 @@ def test_masking_records_from_files(tmp_path):
             tf.train.Example.FromString(record.numpy()).features.feature["note"].bytes_list.value[0]
             == b"kept"
         )
+
+
+def test_files_of_any_name_are_read_in_stretches(tmp_path, monkeypatch):
+    """To the same bytes as under another name, dead letters but for the name."""
+    path, any_name = write_complete(tmp_path), str(tmp_path / "[caf\udce9]*.tfrecord")
+    settings = [*SETTINGS["half"], "limits.max_bad_fraction=0.5"]
+    mask(tmp_path / "a", settings, path)
+    os.rename(path, any_name)
+    monkeypatch.setattr(tfrecord, "_STRETCH", 1)
+    mask(tmp_path / "b", settings, any_name)
+    shards = sorted(path.name for path in (tmp_path / "a").glob("*.tfrecord-*"))
+    for name in ("dataset_info.json", *shards):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    (letter,) = tf.data.TFRecordDataset(str(tmp_path / "b/dead_letters/dead_letters.tfrecord"))
+    letter = tf.train.Example.FromString(letter.numpy()).features.feature
+    assert letter["file"].bytes_list.value[0] == os.fsencode(any_name)
+    assert letter["payload"].bytes_list.value[0] == b"\xff\xff"
 
 
 def test_input_that_changes_is_an_error(tmp_path, monkeypatch):

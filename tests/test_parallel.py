@@ -1,6 +1,7 @@
 """Lanes hand over everything, stop together, and do not show in a result; a wait has an end."""
 
 import itertools
+import os
 import threading
 import time
 
@@ -12,6 +13,38 @@ from vaefill.model.config import ModelConfig
 from vaefill.model.preprocessing import Preprocessor
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "groups, files, expected",
+    [
+        ("", {}, 6),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000"}, 6),
+        ("0::/a/b", {"a/b/cpu.max": "200000 100000"}, 2),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),
+        ("0::/host/x", {"cpu.max": "10000 100000"}, 1),
+        ("0::/", {"cpu.max": "9900000 100000"}, 6),
+        ("3:memory:/a\n2:cpu,cpuacct:/a\n0::/", {"cpu/a/cpu": "300000 100000"}, 3),
+        ("2:cpu:/host/x", {"cpu/cpu": "300000 100000"}, 3),
+        ("2:cpu:/", {"cpu/cpu": "-1 100000"}, 6),
+        ("2:cpu:/", {"cpu/cpu": "nonsense 0"}, 6),
+        ("2:cpuset:/", {"cpu/cpu": "100000 100000"}, 6),
+    ],
+)
+def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch, groups, files, expected):
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        if name.endswith("/cpu"):
+            quota, period = content.split()
+            path.with_name("cpu.cfs_quota_us").write_text(f"{quota}\n")
+            path.with_name("cpu.cfs_period_us").write_text(f"{period}\n")
+    (tmp_path / "groups").write_text(groups)
+    monkeypatch.setattr(parallel, "_GROUPS", str(tmp_path / "groups"))
+    monkeypatch.setattr(parallel, "_QUOTAS", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    assert parallel.cores() == expected
 
 
 def test_everything_comes_and_of_each_in_its_order():

@@ -1,5 +1,7 @@
 """All or nothing: a killed run leaves the old result or the new one, and what it had computed."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -224,6 +226,17 @@ def test_of_many_processes_at_once_one_wins(tmp_path):
         run.join()
     assert ends.count("won") == 1, ends
     assert os.listdir(tmp_path) == ["out"] and integrity.verify(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
+    def no_locks(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(ResultError, match=f"^{tmp_path}/out: its file system has no locks .* disk"):
+        publish(tmp_path / "out")
+    assert not os.listdir(tmp_path)
 
 
 def test_nothing_staged_is_left_where_there_is_nothing_to_publish(tmp_path):

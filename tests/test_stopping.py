@@ -1,13 +1,12 @@
 """When a record is looked at, and what is found, on traces that are known."""
 
 import math
-import os
 import threading
 
 import numpy as np
 import pytest
 
-from vaefill.model import diagnostics, samplers
+from vaefill.model import diagnostics, parallel, samplers
 from vaefill.model.engine import stopping
 from vaefill.model.engine.stopping import Scouted, StoppingRule, Trace, Verdict
 from vaefill.model.samplers.base import SampleKind
@@ -179,7 +178,7 @@ def test_rules_leave_no_threads_behind_but_a_few_for_all():
     found = [rule(traces, no_scouts(traces)) for rule in rules]
     assert all(each == found[0] for each in found)
     examiners = [each for each in threading.enumerate() if each.name.startswith("examine")]
-    assert 1 <= len(examiners) <= os.cpu_count()
+    assert 1 <= len(examiners) <= parallel.cores()
 
 
 # Peaks

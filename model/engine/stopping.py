@@ -8,13 +8,12 @@ calibration is tested with this rule in force.
 
 import concurrent.futures
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vaefill.model import diagnostics, pareto
+from vaefill.model import diagnostics, parallel, pareto
 from vaefill.model.config import SamplerConfig
 from vaefill.model.samplers.base import SampleKind
 
@@ -31,7 +30,7 @@ _HOPELESS = 2.0  # a plain split R-hat this many times too far from 1 spares the
 # Quantities that look worst by something cheap; where one of them fails the others need no look
 _SUSPECTS = 2
 # One for the process, however many rules there are: NumPy sorts without the interpreter lock.
-_POOL = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="examine")
+_POOL = concurrent.futures.ThreadPoolExecutor(parallel.cores(), thread_name_prefix="examine")
 # a decorator that threads share, since NumPy 2
 _UNDEFINED_IS_NAN = np.errstate(invalid="ignore", divide="ignore")
 

@@ -35,7 +35,7 @@ from vaefill.model import checkpoints, datasets, files, samplers
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig
 from vaefill.model.imputer import Imputed, Imputer
-from vaefill.model.parallel import share_cores
+from vaefill.model.parallel import cores, share_cores
 from vaefill.records.record import CarriedFeature, MaskedRecord, Schema, encode_masked
 from vaefill.report.text import markdown_table
 
@@ -347,7 +347,7 @@ def machine() -> str:
         tf.config.experimental.get_device_details(gpu)["device_name"]
         for gpu in tf.config.list_physical_devices("GPU")
     ]
-    return ", ".join([f"{name}, {os.cpu_count()} cores", *devices])
+    return ", ".join([f"{name}, {cores()} cores", *devices])
 
 
 def _table(name: str, section: Row) -> str:

@@ -54,9 +54,18 @@ def _describe(file: FileInfo) -> Input:
     return Input(
         path=file.path.encode("utf-8", "backslashreplace").decode(),  # names can be any bytes
         size=file.size,
-        modified=datetime.datetime.fromtimestamp(file.modified, datetime.UTC).isoformat(),
+        modified=_iso(file.modified),
         sha256=digest,
     )
+
+
+def _iso(modified: float) -> str:
+    """A Unix time in ISO 8601; one outside of the years 1 to 9999 as the nearest within."""
+    try:
+        return datetime.datetime.fromtimestamp(modified, datetime.UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        nearest = datetime.datetime.max if modified > 0 else datetime.datetime.min
+        return nearest.replace(tzinfo=datetime.UTC).isoformat()
 
 
 def digests(inputs: Iterable[Input]) -> tuple[str, ...]:
@@ -115,7 +124,7 @@ def mask_identity(config: Config, inputs: tuple[str, ...] | dict[str, Any]) -> M
         SourceError: the files of masks are not there.
     """
     pattern = config.mask.parameters.get("masks")
-    masks = expand((pattern,)) if pattern else []
+    masks = expand((pattern,), config.limits.allow_missing_shards) if pattern else []
     return MaskIdentity(
         seed=config.seed,
         mask=config.mask.model_dump(mode="json"),

@@ -14,6 +14,7 @@ run puts it back.
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -36,6 +37,8 @@ _LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = (
     "replaced",
 )
 _ATTEMPTS_TO_LOCK = 100
+# What a file system without `flock` answers
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class Stage(NamedTuple):
@@ -204,6 +207,9 @@ class LocalPublisher:
         """Holds the lock of the staging directory, made if need be.
 
         The lock is the kernel's, on an open file of this machine, and goes with the process.
+
+        Raises:
+            ResultError: another run holds it, or the file system has no locks.
         """
         for _ in range(_ATTEMPTS_TO_LOCK):
             files.make_directory(self._base)
@@ -220,10 +226,24 @@ class LocalPublisher:
                     break
                 except FileNotFoundError:
                     continue
+                except OSError as error:
+                    if error.errno in _NO_LOCKS:
+                        raise self._no_locks() from None
+                    raise
                 yield
                 return
         raise ResultError(
             f"another run is writing {self._named}; wait for it, or choose another directory",
+        )
+
+    def _no_locks(self) -> ResultError:
+        """What to say where the file system has no locks; leaves nothing there."""
+        with contextlib.suppress(OSError):
+            files.remove(self._path(_LOCK))
+            os.rmdir(self._base)
+        return ResultError(
+            f"{self._named}: its file system has no locks (flock), which keep two runs apart; "
+            "write to a local disk and copy the result"
         )
 
     def _put_back(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ _ENTRY_BYTES = 512  # at least, of what is in memory of a dead letter when they 
 class Entry(NamedTuple):
     """A dead letter without its payload. Sorts by (file, offset); is handed on as a plain tuple."""
 
-    source: tuple  # the fields of a `Source`
+    source: tuple  # the fields of a `Source`; the file in bytes, of which any can be a name
     reason: str
     message: str
     record_id: bytes
@@ -63,7 +64,11 @@ class SpillDeadLetters(Spill):
             raise BadInputError(error)
         place = tuple(self.spill(letter.frame.payload))
         rest = str(letter.reason), letter.message, letter.record_id, letter.num_bytes
-        yield tuple(Entry(tuple(letter.frame.source), *rest, place))
+        yield tuple(Entry(_plain(letter.frame.source), *rest, place))
+
+
+def _plain(source: Source) -> tuple:
+    return os.fsencode(source.file), source.offset, source.size
 
 
 def _too_many(letter: DeadLetter, max_bytes: int) -> str:
@@ -99,7 +104,7 @@ def blamed(layout: Layout) -> Iterator[None]:
 def duplicate(item: Item) -> tuple:
     """The entry of a dead letter for an item whose id another one has."""
     reason, message = str(Reason.DUPLICATE_ID), "another record has the same id"
-    return tuple(Entry(tuple(item.source), reason, message, item.record_id, num_bytes=0))
+    return tuple(Entry(_plain(item.source), reason, message, item.record_id, num_bytes=0))
 
 
 class WriteDeadLetters(beam.DoFn):
@@ -118,7 +123,8 @@ class WriteDeadLetters(beam.DoFn):
             tf.io.TFRecordWriter(growing) as writer,
         ):
             for entry in itertools.starmap(Entry, sorted(entries)):
-                source = Source(*entry.source)
+                file, *rest = entry.source
+                source = Source(os.fsdecode(file), *rest)
                 payload = spilled.content(entry.place) if entry.place else read_again(source)
                 writer.write(_dead_letter_example(entry, payload))
                 counts.add(entry.reason, entry.num_bytes)
@@ -165,7 +171,7 @@ def _dead_letter_example(entry: Entry, payload: bytes) -> bytes:
         "payload": feature(payload),
         "reason": feature(entry.reason.encode()),
         "message": feature(entry.message.encode()),
-        "file": feature(file.encode()),
+        "file": feature(file),
         "offset": tf.train.Feature(int64_list=tf.train.Int64List(value=[offset])),
         "id": feature(entry.record_id) if entry.record_id else feature(),
     }

@@ -5,28 +5,20 @@ checksum: a record with a bad data checksum is lost alone, one with a bad length
 rest of its file with it, since nothing says where the next record starts.
 """
 
-import io
 import struct
-import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 
 from vaefill.model import files
 from vaefill.records.record import Reason
+from vaefill.store.compression import BrokenError, Inflated, Readable, content_of, format_of
 
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
 HEADER_SIZE = _HEADER.size
-_GZIP_SIGNATURE = b"\x1f\x8b"
-_GZIP = 31  # zlib's word for the format
-_GZIP_PART = 1 << 14  # bytes at a time; they hold a thousand times as many at most
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, none at the end."""
+_STRETCH = 8 << 20  # bytes
 
 
 class Source(NamedTuple):
@@ -60,21 +52,76 @@ class DeadLetter(NamedTuple):
     num_bytes: int  # of the file that no record can be found in; 0 for a single bad record
 
 
-def read_frames(path: str, max_record_bytes: int) -> Iterator[Frame | DeadLetter]:
-    """All records of a TFRecord file, gzipped or not, whatever its name.
+class Stretch(NamedTuple):
+    """A part of the content of a file that begins and ends between two records."""
+
+    start: int = 0  # bytes
+    end: int | None = None  # None is the end of the file
+
+
+WHOLE = Stretch()
+
+
+def read_frames(
+    path: str, max_record_bytes: int, stretch: Stretch = WHOLE
+) -> Iterator[Frame | DeadLetter]:
+    """All records of a TFRecord file, compressed by gzip, zlib or bzip2 or not, whatever its name.
 
     Args:
         path: the file.
         max_record_bytes: a longer record is skipped without being read into memory.
+        stretch: one of its `stretches`, by default all of it.
     """
     with files.open_to_read(path) as raw:
-        yield from _frames(_content_of(raw), path, max_record_bytes, 0)
+        stream: Readable = raw
+        if stretch.start:
+            raw.seek(stretch.start)
+        else:
+            stream = content_of(raw, _begins_frames)
+        yield from _frames(stream, path, max_record_bytes, *stretch)
+
+
+def stretches(path: str) -> Iterator[Stretch]:
+    """Cuts a TFRecord file into stretches that can be read apart: together they hold what it does.
+
+    It goes from length to length, which takes a fraction of what reading takes. To look for a
+    record in the middle of a file would be faster, but a payload may hold what looks like records.
+    What comes after a bad checksum of a length stays in the last stretch, and so does all of a
+    compressed file.
+
+    Args:
+        path: the file.
+    """
+    start = position = 0
+    size = files.describe(path).size
+    if size > _STRETCH:
+        with files.open_to_read(path) as raw:
+            while _is_header(header := raw.read(HEADER_SIZE)):
+                position += HEADER_SIZE + _HEADER.unpack(header)[0] + _FOOTER.size
+                if position >= size:
+                    break
+                if position - start >= _STRETCH:
+                    yield Stretch(start, position)
+                    start = position
+                raw.seek(position)
+    yield Stretch(start)
+
+
+def looks_like_frames(path: str) -> bool:
+    """Whether a file, compressed or not, begins with the length of a record and its checksum.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with files.open_to_read(path) as raw:
+        content, _ = _read(content_of(raw, _begins_frames), HEADER_SIZE)
+        return _is_header(content)
 
 
 class PayloadReader:
     """Reads payloads again from where they stand, fastest in the order of their sources.
 
-    To go on within a gzip file is to inflate what lies between; to go back, to begin anew.
+    To go on within a compressed file is to inflate what lies between; to go back, to begin anew.
     """
 
     def __init__(self) -> None:
@@ -93,7 +140,7 @@ class PayloadReader:
             return b""
         if file != self._path or offset < self._position:
             self._open(file)
-        if isinstance(self._stream, _Gunzip):
+        if isinstance(self._stream, Inflated):
             _drain(self._stream, offset - self._position)
         else:
             self._stream.seek(offset)
@@ -108,7 +155,7 @@ class PayloadReader:
         self.close()
         self._raw = files.open_to_read(path)
         self._path = path
-        self._stream = _content_of(self._raw)
+        self._stream = content_of(self._raw, _begins_frames)
         self._position = 0
 
     def close(self) -> None:
@@ -117,14 +164,6 @@ class PayloadReader:
             self._raw.close()
         self._path = ""
         self._raw = None
-
-
-def _content_of(raw: io.BufferedReader) -> "io.BufferedReader | _Gunzip":
-    """What an open file holds, inflated where it is a gzip file."""
-    start = raw.peek(HEADER_SIZE)[:HEADER_SIZE]
-    # The first two bytes alone could also be the length of a record.
-    is_gzip = start.startswith(_GZIP_SIGNATURE) and not _is_header(start)
-    return _Gunzip(raw) if is_gzip else raw
 
 
 def _masked_crc(content: bytes) -> int:
@@ -144,25 +183,25 @@ def _is_header(content: bytes) -> bool:
     return len(content) == _HEADER.size and _HEADER.unpack(content)[1] == _masked_crc(content[:8])
 
 
+def _begins_frames(start: bytes) -> bool:
+    return _is_header(start[:HEADER_SIZE])
+
+
 def _frames(
-    stream: _Readable, path: str, max_record_bytes: int, offset: int
+    stream: Readable, path: str, max_record_bytes: int, offset: int, end: int | None = None
 ) -> Iterator[Frame | DeadLetter]:
-    """The rest of a stream, which stands at `offset`."""
+    """A stream, which stands at `offset`, up to where a record ends at `end`, or all of it."""
 
     def dead(reason: Reason, message: str, payload: bytes = b"", num_bytes: int = 0) -> DeadLetter:
         return DeadLetter(Frame(payload, path, offset), reason, message, b"", num_bytes)
 
-    while True:
+    while offset != end:
         header, error = _read(stream, _HEADER.size)
         if not header and not error:
             return
         if error or not _is_header(header):
             rest = len(header) + _drain(stream)
-            message = error or (
-                "file ends within a length"
-                if len(header) < _HEADER.size
-                else "bad checksum of a length"
-            )
+            message = error or _why_no_header(header, offset, stream)
             yield dead(Reason.UNREADABLE_REST, message, num_bytes=rest)
             return
         length = _HEADER.unpack(header)[0]
@@ -194,75 +233,29 @@ def _frames(
         offset += _HEADER.size + length + _FOOTER.size
 
 
-def _read(stream: _Readable, size: int) -> tuple[bytes, str]:
-    """Reads up to `size` bytes; a broken or cut gzip stream is an error message, not an
+def _why_no_header(content: bytes, offset: int, stream: Readable) -> str:
+    """What to say of bytes that should be the length of a record and its checksum."""
+    if not offset and (name := format_of(content)):
+        if isinstance(stream, Inflated):
+            return f"compressed twice, by {name} within {stream.name}; decompress it once"
+        return f"compressed by {name}, which is not read; decompress it"
+    return "file ends within a length" if len(content) < HEADER_SIZE else "bad checksum of a length"
+
+
+def _read(stream: Readable, size: int) -> tuple[bytes, str]:
+    """Reads up to `size` bytes; a broken or cut compressed stream is an error message, not an
     exception.
     """
     content = bytearray()
     try:
         while len(content) < size and (part := stream.read(size - len(content))):
             content += part
-    except (EOFError, zlib.error) as error:
-        return bytes(content), f"broken gzip stream: {error}"
+    except BrokenError as error:
+        return bytes(content), str(error)
     return bytes(content), ""
 
 
-class _Gunzip:
-    """The content of a gzip file, up to the very byte at which it is broken.
-
-    The standard library's reader loses the whole block that it meets an error in, and good records
-    with it.
-    """
-
-    def __init__(self, raw: _Readable):
-        self._raw = raw
-        self._inflater = zlib.decompressobj(wbits=_GZIP)
-        self._begun = False
-        self._content = bytearray()
-        self._error: zlib.error | None = None
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end.
-
-        Raises:
-            EOFError: the file is cut.
-            zlib.error: it is broken.
-        """
-        while not self._content and not self._error and (part := self._raw.read(_GZIP_PART)):
-            self._inflate(part)
-        if not self._content:
-            if self._error or self._begun:
-                raise self._error or EOFError("the file ends before it should")
-            return b""
-        content = bytes(self._content[:size])
-        del self._content[:size]
-        return content
-
-    def _inflate(self, part: bytes) -> None:
-        """Takes in a part of the file; halves one with an error in it until that is found."""
-        while not self._error:
-            if not self._begun:
-                # Zeros may fill up a block after the last member, or between two
-                part = part.lstrip(b"\0")
-            if not part:
-                return
-            before = self._inflater.copy()
-            try:
-                self._content += self._inflater.decompress(part)
-            except zlib.error as error:
-                self._inflater, half = before, len(part) // 2
-                if not half:
-                    self._error = error
-                    return
-                self._inflate(part[:half])
-                part = part[half:]
-                continue
-            self._begun, part = not self._inflater.eof, self._inflater.unused_data
-            if not self._begun:
-                self._inflater = zlib.decompressobj(wbits=_GZIP)
-
-
-def _drain(stream: _Readable, size: int | None = None) -> int:
+def _drain(stream: Readable, size: int | None = None) -> int:
     """Reads and forgets `size` bytes, or all that is left; returns how many there were."""
     total = 0
     while size is None or total < size:
