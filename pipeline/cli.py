@@ -258,12 +258,14 @@ def impute(
         click.echo(f"{output} already holds this result")
         return
     counts, work = outcome.counts, outcome.work
+    assert work is not None  # `impute` always says
     if not counts.written:
         click.echo(f"nothing new, {output} was not written, {counts.dead:,} dead letters")
     else:
-        done = f"{counts.written:,} of {counts.read:,} records imputed in {output}"
-        click.echo(f"{done}, {counts.dead:,} dead letters")
-    assert work is not None  # `impute` always says
+        done = f"{counts.written:,} of {counts.read:,} records imputed"
+        if work.complete:
+            done = f"{counts.written:,} records, {work.complete:,} of them complete already,"
+        click.echo(f"{done} in {output}, {counts.dead:,} dead letters")
     if work.reused:
         click.echo(f"  by an earlier attempt: {work.reused:,}")
     if work.skipped:
@@ -273,6 +275,8 @@ def impute(
     if counts.unreadable_stretches:
         stretches = f"{counts.unreadable_stretches:,} unreadable stretches"
         click.echo(f"  {stretches}, {counts.unreadable_bytes:,} bytes")
+    for warning in outcome.warnings:
+        click.echo(f"  warning: {warning.text}")
 
 
 @main.command()

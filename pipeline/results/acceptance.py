@@ -1,8 +1,27 @@
 """Whether what a job came to may be published."""
 
 from vaefill.config import LimitsConfig
-from vaefill.errors import BadInputError
+from vaefill.errors import BadInputError, JobError
 from vaefill.results.documents import Counts, Outcome
+
+
+def reconcile(counts: Counts, skipped: int) -> None:
+    """Fails a job whose runner has lost records, or brought some twice.
+
+    Args:
+        counts: what was read, as the reader has counted it, and what became of it.
+        skipped: records beside these that were left out because earlier results hold them.
+
+    Raises:
+        JobError: the numbers do not add up.
+    """
+    accounted = counts.written + counts.dead
+    if counts.read != accounted:
+        raise JobError(
+            f"{counts.read + skipped} records were read, but {counts.written} written, "
+            f"{counts.dead} dead letters and {skipped} left out make {accounted + skipped}; "
+            "nothing was published, run it again"
+        )
 
 
 def check(counts: Counts, skipped: int, limits: LimitsConfig, dead_letters: str) -> None:
