@@ -148,7 +148,8 @@ def _complete(
         unreadable_bytes=dead.unreadable_bytes,
     )
     acceptance.reconcile(counts, skipped)
-    acceptance.check(counts, skipped, config.limits, layout.dead_letters)
+    staged = os.path.dirname(layout.root)  # which outlives this attempt
+    acceptance.check(counts, skipped, config.limits, staged, dead.first)
     if counts.written:
         writers.write_dataset_info(layout, features, shards, description)
     return counts

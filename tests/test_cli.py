@@ -17,6 +17,7 @@ COMMANDS = [
     "report",
     "verify",
     "schema",
+    "dead-letters",
     "bench",
 ]
 

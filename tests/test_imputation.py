@@ -677,7 +677,9 @@ def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_pa
         "sampler.name=pseudo_gibbs",
     ]
     with pytest.raises(
-        BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "
+        BadInputError,
+        match=r"2 of 32 records are bad \(not_an_example: 2, .*: .*/part-0 at \d+: not .*\)"
+        r".* limits.max_bad_records = 1 .*; nothing was published, see `vaefill dead-letters .*out",
     ):
         jobs.impute(
             config_lib.load("test.yaml", settings),
