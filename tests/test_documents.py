@@ -10,7 +10,7 @@ import safetensors.numpy
 from tests import documents as made
 from vaefill.errors import ResultError
 from vaefill.results import documents, integrity, value_maps
-from vaefill.results.documents import Manifest, Summary, Work
+from vaefill.results.documents import Manifest, RunWarning, Summary, Work
 from vaefill.results.reading import FormatError, read_manifest, read_summary
 from vaefill.summary import statistics
 
@@ -58,6 +58,7 @@ def write(
         made.manifest(
             work=Work(reused=1, skipped=2, chain_sweeps=3, network_passes=4),
             model={"latent_size": 2},
+            warnings=(RunWarning(code="mask_inverted", text="invert it"),),
         ),
         made.manifest(made.mask_identity()),
         made.manifest(made.mask_identity(inputs=("ab",), masks=("cd",))),
