@@ -136,7 +136,9 @@ _OF_RECORD = (
     "stddev",
     "extra",
 )
-OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
+# Names of carried features for which a default stands: tfds reads no Example that lacks a feature
+_ABSENT = "absent_carried"
+OWN_FEATURES = frozenset((*_OF_RECORD, _ABSENT, *DIAGNOSTICS, *ROW_ALONE))
 
 
 # --- tf.train.Example, field by field
@@ -159,11 +161,32 @@ def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, 
     }
 
 
-def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
+def _names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+    return [name.encode() for name in sorted(schema.carried) if name not in carried]
+
+
+def _carried(
+    features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes = b""
+) -> dict[str, Scalar]:
+    """The carried values that are there: no default that stands for one that is not."""
+    absent = set(features[_ABSENT].bytes_list.value) if _ABSENT in features else set()
+    found = {
+        name: _scalar(features, name, feature.kind, record_id)
+        for name, feature in schema.carried.items()
+        if name.encode() not in absent
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _serialize(
+    values: Mapping[str, Scalar], others: bytes = b"", absent: Sequence[bytes] = ()
+) -> bytes:
     """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
     features = tf.train.Features.FromString(others)
     for name, value in values.items():
         getattr(features.feature[name], _FIELD_OF_TYPE[type(value)]).value[:] = (value,)
+    if absent:
+        features.feature[_ABSENT].bytes_list.value[:] = absent
     # By default the order of a protobuf map differs from process to process.
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
@@ -247,11 +270,6 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
     observed = everything if observed is None else _either_way(observed, schema)
     truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
-    carried = {
-        name: _scalar(features, name, feature.kind, record_id)
-        for name, feature in schema.carried.items()
-        if name in features
-    }
     record = MaskedRecord(
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
@@ -259,7 +277,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         truth=None
         if truth is None
         else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
-        carried={name: value for name, value in carried.items() if value is not None},
+        carried=_carried(features, schema, record_id),
         extra=_extra(features, schema),
     )
     return with_content_hash(record, schema)
@@ -304,7 +322,7 @@ def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
 
 
 def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
-    known = {"id", "image", "observed", "truth", *schema.carried}
+    known = {"id", "image", "observed", "truth", _ABSENT, *schema.carried}
     rest = {name: feature for name, feature in features.items() if name not in known}
     return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
 
@@ -319,7 +337,7 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     }
     if record.truth is not None:
         values["truth"] = encode_values(record.truth)
-    return _serialize(values, record.extra)
+    return _serialize(values, record.extra, _names_absent(schema, record.carried))
 
 
 def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
@@ -399,7 +417,8 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
             "extra": masked.extra,
             **diagnostics,
             **_carried_values(schema, masked.carried),
-        }
+        },
+        absent=_names_absent(schema, masked.carried),
     )
 
 
@@ -431,9 +450,7 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
         truth=array("truth", shape, schema.dtype)
         if _scalar(features, "has_truth", "int64")
         else None,
-        carried={
-            name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()
-        },
+        carried=_carried(features, schema),
         extra=_scalar(features, "extra", "bytes"),
     )
     return ImputedRecord(
