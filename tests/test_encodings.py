@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from vaefill import config as config_lib
+from vaefill import jobs
+from vaefill.records import pictures
 from vaefill.records import record as record_lib
 from vaefill.records.record import (
     CarriedFeature,
@@ -25,6 +28,7 @@ from vaefill.records.record import (
     decode_observed,
     encode_masked,
 )
+from vaefill.results import provenance
 
 GREY = Schema((3, 4, 1), {"label": CarriedFeature("int64")})
 RGB = Schema((3, 4, 3), {})
@@ -126,9 +130,7 @@ def test_values_as_people_write_them(schema, content, expected):
 
 @pytest.mark.parametrize(("schema", "values"), [(GREY, LEVELS), (RGB, COLOURS)], ids=["l", "rgb"])
 def test_a_jpeg_has_the_values_that_tensorflow_reads_and_a_warning(schema, values, caplog):
-    from vaefill.records import pictures
-
-    pictures._warn_of_loss.cache_clear()
+    pictures.warn_of_loss.cache_clear()
     content = tf.io.encode_jpeg(values.reshape(schema.shape), quality=95, chroma_downsampling=False)
     found = [decode_masked(example(image=content.numpy()), schema).image for _ in range(2)]
     expected = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE").numpy()
@@ -178,6 +180,16 @@ def test_a_mask_may_say_what_is_missing():
     np.testing.assert_array_equal(read.observed, record.observed)
     everything = decode_masked(example(image=bytes(12)), schema)
     assert everything.observed.all()  # without a mask nothing is missing, whatever it would mean
+
+
+@pytest.mark.parametrize("means", ["observed", "missing"])
+def test_what_a_mask_means_is_part_of_a_run_unless_it_is_what_it_always_was(means):
+    """Results that were made before one could say so are of the same run still."""
+    config = config_lib.load("test.yaml", [f"record.mask_means={means}"])
+    assert jobs.schema_of(config).mask_means == means
+    found = provenance.mask_identity(config, ()).record
+    assert found.get("mask_means", "observed") == means
+    assert ("mask_means" in found) == (means == "missing")
 
 
 DEEP = np.arange(36, dtype=np.uint16).reshape(3, 4, 3) << 8

@@ -55,7 +55,7 @@ def decode_jpeg(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         ValueError: another size or number of channels, or a broken JPEG.
     """
     values = _read(content, "JPEG", shape)
-    _warn_of_loss()
+    warn_of_loss()
     return values
 
 
@@ -80,7 +80,8 @@ def decode_png_mask(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @functools.cache  # once a process, not once a record
-def _warn_of_loss() -> None:
+def warn_of_loss() -> None:
+    """Says once that values have been through a JPEG."""
     _LOGGER.warning(
         "values come as JPEG, which is lossy: what its compression made of them counts as observed"
     )
