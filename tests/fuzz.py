@@ -10,6 +10,7 @@ whatever else the file yields must be a record of the original or a dead letter.
 
 import argparse
 import gzip
+import io
 import os
 import random
 import struct
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
+import PIL.Image
 import tensorflow as tf
 import tqdm
 
@@ -70,17 +72,64 @@ class Original(NamedTuple):
 
 def make_original(seed: int, num_records: int = 8) -> Original:
     """Records of noise with any ids, masks that are all, nothing or some, and truth for every
-    second one.
+    second one; each in another encoding.
     """
     generator = np.random.default_rng(seed)
-    records = []
+    records, payloads = [], []
     for index in range(num_records):
         image = generator.integers(0, 256, SCHEMA.shape, np.uint8)
+        jpeg = tf.io.encode_jpeg(image).numpy() if index % len(ENCODINGS) == 0 else b""
+        if jpeg:  # which is lossy: the values are what it holds
+            image = tf.io.decode_jpeg(jpeg, dct_method="INTEGER_ACCURATE").numpy()
         observed = generator.random(SCHEMA.shape) < (0, 0.5, 1)[index % 3]
         record_id = struct.pack("<IH", seed, index) + generator.bytes(int(generator.integers(0, 9)))
         truth = image if index % 2 else None
-        records.append(MaskedRecord(record_id, image, observed, truth, {"label": index}))
-    return Original(records, [encode_masked(record, SCHEMA) for record in records])
+        record = MaskedRecord(record_id, image, observed, truth, {"label": index})
+        records.append(record)
+        payloads.append(_rewritten(record, ENCODINGS[index % len(ENCODINGS)], jpeg))
+    return Original(records, payloads)
+
+
+class Encoding(NamedTuple):
+    """How values and masks are written, by encoders that are not the program's."""
+
+    values: Callable[[np.ndarray], bytes | list] | None  # None: as JPEG
+    mask: Callable[[np.ndarray], bytes | list]
+
+
+def _png(image: np.ndarray, mode: str) -> bytes:
+    output = io.BytesIO()
+    PIL.Image.fromarray(image[..., 0]).convert(mode).save(output, "PNG")
+    return output.getvalue()
+
+
+def _tensor(array: np.ndarray) -> bytes:
+    return tf.io.serialize_tensor(array).numpy()
+
+
+ENCODINGS = (
+    Encoding(None, lambda mask: _png(mask, "1")),
+    Encoding(lambda image: _png(image, "L"), lambda mask: mask.tobytes()),
+    Encoding(lambda image: image.ravel().tolist(), lambda mask: mask.ravel().astype(int).tolist()),
+    Encoding(lambda image: (image.ravel() / 255).tolist(), lambda mask: _png(mask, "P")),
+    Encoding(_tensor, _tensor),
+    Encoding(lambda image: _png(image, "P"), lambda mask: _png(mask, "L")),
+    Encoding(lambda image: image.tobytes(), lambda mask: mask.tobytes()),
+)
+
+
+def _rewritten(record: MaskedRecord, encoding: Encoding, jpeg: bytes) -> bytes:
+    """The Example of a record in an encoding."""
+    example = tf.train.Example.FromString(encode_masked(record, SCHEMA))
+    features = example.features.feature
+    written = {"observed": encoding.mask(record.observed)}
+    for name in ("image", "truth")[: 1 if record.truth is None else 2]:
+        written[name] = jpeg if encoding.values is None else encoding.values(record.image)
+    for name, value in written.items():
+        values = value if isinstance(value, list) else [value]
+        kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}[type(values[0])]
+        getattr(features[name], kind).value[:] = values
+    return example.SerializeToString(deterministic=True)
 
 
 # Each kind of damage: (chance, original) -> case
@@ -153,7 +202,14 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
     names = sorted(features)
     name, other = chance.choice(names), chance.choice(names)
     value = chance.choice(
-        (b"", b"\x89PNG\r\n\x1a\n" + chance.randbytes(40), chance.randbytes(784), bytes(785))
+        (
+            b"",
+            b"\x89PNG\r\n\x1a\n" + chance.randbytes(40),
+            b"\xff\xd8\xff\xe0" + chance.randbytes(40),
+            b"\x08\x04\x12" + chance.randbytes(chance.choice((2, 20))),
+            chance.randbytes(784),
+            bytes(785),
+        )
     )
 
     def flip() -> bytes:
@@ -185,6 +241,16 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
     def replace() -> None:
         features[name].bytes_list.value[:] = [value]
 
+    def spoil() -> None:
+        content = bytearray(b"".join(features[name].bytes_list.value) or value or b"0")
+        content[chance.randrange(min(len(content), 60))] ^= 1 << chance.randrange(8)
+        features[name].bytes_list.value[:] = [bytes(content[: chance.choice((30, 1 << 20))])]
+
+    def add_list() -> bytes:
+        sequence = tf.train.SequenceExample(context=example.features)
+        sequence.feature_lists.feature_list["x"].feature.add()
+        return sequence.SerializeToString()
+
     def add() -> None:
         features[
             chance.choice(("imputations", "x" * 300, "", "observed "))
@@ -198,6 +264,8 @@ def _break(chance: random.Random, payload: bytes) -> bytes:
             retype,
             replace,
             add,
+            add_list,
+            spoil,
             lambda: value,
             lambda: payload[: len(payload) // 2],
         )

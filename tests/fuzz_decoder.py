@@ -17,6 +17,8 @@ with atheris.instrument_imports(
     include=[
         "vaefill.records.record",
         "vaefill.records.codecs",
+        "vaefill.records.pictures",
+        "vaefill.records.tensors",
         "vaefill.store.sources",
     ]
 ):

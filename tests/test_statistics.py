@@ -171,7 +171,7 @@ def test_groups_are_labels():
 
 
 def test_records_without_a_label_have_no_group():
-    records = make_records(4, label=lambda i: -1)
+    records = make_records(4, label=lambda i: None)
     assert set(statistics.by_group(records, scores_of(records), 4)) == {None}
 
 
@@ -254,7 +254,7 @@ def test_rows_and_quantiles():
 
 @pytest.mark.parametrize(
     ("label", "group"),
-    [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, None), (float("nan"), None)],
+    [(3, "3"), (b"cat", "cat"), (b"\xff", "\\xff"), (None, None), (-1, "-1"), (float("nan"), None)],
 )
 def test_names_of_groups(label, group):
     assert statistics.group_name(label) == group

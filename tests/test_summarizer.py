@@ -37,7 +37,7 @@ from vaefill.summary.summarizer import Summarizer
 SHAPE = (2, 3, 1)
 NUM_VALUES = 6
 LABELS = {
-    "int64": [3, 11, -1, 3, 0, 11, 3, 5],
+    "int64": [3, 11, -1, 3, None, 11, 3, -1],
     "float32": [0.5, float("nan"), -0.0, 0.0, 0.5, -1.0, 2.0, 0.5],
     "bytes": [b"\xff", b"", b"a", b"\\xff", b"a", b"b", b"\xff", b"a"],
 }
@@ -48,7 +48,12 @@ def imputed(index: int, label, mean: float | None = None) -> ImputedRecord:
     observed = np.arange(6).reshape(SHAPE) != index % 6
     truth = None if mean is None else np.full(SHAPE, 255, np.uint8)
     masked = MaskedRecord(
-        b"%d" % index, np.zeros(SHAPE, np.uint8), observed, truth, {"label": label}, b""
+        b"%d" % index,
+        np.zeros(SHAPE, np.uint8),
+        observed,
+        truth,
+        {} if label is None else {"label": label},
+        b"",
     )
     zeros = np.zeros(SHAPE, np.float32)
     diagnostics = dict.fromkeys(DIAGNOSTICS, 0) | {"r_hat": 1 + index}

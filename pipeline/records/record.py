@@ -10,7 +10,7 @@ import enum
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,14 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS, Field
-from vaefill.records.codecs import decode_mask, decode_values, encode_values, finite_where
+from vaefill.records.codecs import (
+    decode_mask,
+    decode_values,
+    encode_values,
+    finite_where,
+    is_picture,
+    mask_shapes,
+)
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
@@ -86,6 +93,7 @@ class Schema:
     carried: Mapping[str, CarriedFeature]
     num_imputations: int = 0
     dtype: np.dtype = np.dtype(np.uint8)  # of the values: uint8, or float32 for real ones
+    mask_means: str = "observed"  # what a 1 of a mask says in a file: observed or missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +136,9 @@ _OF_RECORD = (
     "stddev",
     "extra",
 )
-OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
+# Names of carried features for which a default stands: tfds reads no Example that lacks a feature
+_ABSENT = "absent_carried"
+OWN_FEATURES = frozenset((*_OF_RECORD, _ABSENT, *DIAGNOSTICS, *ROW_ALONE))
 
 
 # --- tf.train.Example, field by field
@@ -136,6 +146,7 @@ OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 
 _TYPES = {"int64": int, "float32": float, "bytes": bytes}
 _FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
+_NUMBERS = {"int64_list": np.int64, "float_list": np.float32}
 _FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
 
 
@@ -150,11 +161,32 @@ def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, 
     }
 
 
-def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
+def _names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+    return [name.encode() for name in sorted(schema.carried) if name not in carried]
+
+
+def _carried(
+    features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes = b""
+) -> dict[str, Scalar]:
+    """The carried values that are there: no default that stands for one that is not."""
+    absent = set(features[_ABSENT].bytes_list.value) if _ABSENT in features else set()
+    found = {
+        name: _scalar(features, name, feature.kind, record_id)
+        for name, feature in schema.carried.items()
+        if name.encode() not in absent
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _serialize(
+    values: Mapping[str, Scalar], others: bytes = b"", absent: Sequence[bytes] = ()
+) -> bytes:
     """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
     features = tf.train.Features.FromString(others)
     for name, value in values.items():
         getattr(features.feature[name], _FIELD_OF_TYPE[type(value)]).value[:] = (value,)
+    if absent:
+        features.feature[_ABSENT].bytes_list.value[:] = absent
     # By default the order of a protobuf map differs from process to process.
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
@@ -162,18 +194,41 @@ def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
 def _scalar(
     features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
 ) -> Any:
-    """The one value of a feature, None if it is absent.
+    """The one value of a feature, None if it is absent, or an empty list.
 
     Raises:
         RecordError: another type, or not one value.
     """
     feature = features.get(name)
     found = None if feature is None else feature.WhichOneof("kind")
-    if found is None:
+    if found is None or not (values := getattr(feature, found).value):
         return None
-    if found != _FIELDS[kind] or len(values := getattr(feature, found).value) != 1:
+    if found != _FIELDS[kind] or len(values) != 1:
         raise RecordError(Reason.BAD_TYPE, f"feature {name!r} must be one {kind} value", record_id)
     return values[0]
+
+
+def _array(
+    features: Mapping[str, tf.train.Feature],
+    name: str,
+    shapes: Sequence[tuple[int, int, int]],
+    record_id: bytes,
+) -> bytes | np.ndarray | None:
+    """What a feature of an array holds: bytes, or the numbers of a list, flat; None if it is
+    absent, or an empty list.
+
+    Raises:
+        RecordError: several bytes, or not as many numbers as one of the shapes has.
+    """
+    feature = features.get(name)
+    found = None if feature is None else feature.WhichOneof("kind")
+    if found not in _NUMBERS:
+        return _scalar(features, name, "bytes", record_id)
+    values, sizes = getattr(feature, found).value, [math.prod(shape) for shape in shapes]
+    if len(values) not in (0, *sizes):
+        message = f"feature {name!r} must be bytes, or a list of {sizes[0]} numbers, not"
+        raise RecordError(Reason.BAD_TYPE, f"{message} {len(values)}", record_id)
+    return np.fromiter(values, _NUMBERS[found], len(values)) if values else None
 
 
 # --- masked records
@@ -204,7 +259,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     def decode(
         name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any
     ) -> np.ndarray | None:
-        content = _scalar(features, name, "bytes", record_id)
+        shapes = mask_shapes(schema.shape) if name == "observed" else [schema.shape]
+        content = _array(features, name, shapes, record_id)
         return None if content is None else checked(name, reason, decoder, content, *kind)
 
     image = decode("image", Reason.BAD_IMAGE, decode_values, schema.shape, schema.dtype)
@@ -212,13 +268,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
     everything = np.ones(schema.shape, np.bool_)
     observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
-    observed = everything if observed is None else observed
+    observed = everything if observed is None else _either_way(observed, schema)
     truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
-    carried = {
-        name: _scalar(features, name, feature.kind, record_id)
-        for name, feature in schema.carried.items()
-        if name in features
-    }
     record = MaskedRecord(
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
@@ -226,7 +277,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         truth=None
         if truth is None
         else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
-        carried={name: value for name, value in carried.items() if value is not None},
+        carried=_carried(features, schema, record_id),
         extra=_extra(features, schema),
     )
     return with_content_hash(record, schema)
@@ -244,24 +295,34 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
     """
     features = _parse(payload)
     record_id = _scalar(features, "id", "bytes") or b""
-    content = _scalar(features, "observed", "bytes", record_id)
+    content = _array(features, "observed", mask_shapes(schema.shape), record_id)
     if content is None:
         raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
     try:
-        return record_id, decode_mask(content, schema.shape)
+        return record_id, _either_way(decode_mask(content, schema.shape), schema)
     except ValueError as error:
         raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
 
 
 def _parse(payload: bytes) -> Mapping[str, tf.train.Feature]:
-    try:
-        return tf.train.Example.FromString(payload).features.feature
+    try:  # an Example is a SequenceExample without lists, byte for byte
+        example = tf.train.SequenceExample.FromString(payload)
     except DecodeError:
         raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
+    if lists := sorted(example.feature_lists.feature_list):
+        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
+        message = f"a SequenceExample, whose feature lists {names} would be lost"
+        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
+    return example.context.feature
+
+
+def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
+    """What is observed, by a mask as files have it, and the other way round."""
+    return mask if schema.mask_means == "observed" else ~mask
 
 
 def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
-    known = {"id", "image", "observed", "truth", *schema.carried}
+    known = {"id", "image", "observed", "truth", _ABSENT, *schema.carried}
     rest = {name: feature for name, feature in features.items() if name not in known}
     return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
 
@@ -271,17 +332,17 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     values = {
         "id": record.id,
         "image": encode_values(record.image),
-        "observed": record.observed.astype(np.uint8).tobytes(),
+        "observed": _either_way(record.observed, schema).astype(np.uint8).tobytes(),
         **_carried_values(schema, record.carried),
     }
     if record.truth is not None:
         values["truth"] = encode_values(record.truth)
-    return _serialize(values, record.extra)
+    return _serialize(values, record.extra, _names_absent(schema, record.carried))
 
 
 def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of a data set of masked records with truth."""
-    if schema.dtype == np.uint8:
+    if is_picture(schema.shape[-1], schema.dtype):
         values = tfds.features.Image(shape=schema.shape, encoding_format="png")
     else:
         values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
@@ -356,7 +417,8 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
             "extra": masked.extra,
             **diagnostics,
             **_carried_values(schema, masked.carried),
-        }
+        },
+        absent=_names_absent(schema, masked.carried),
     )
 
 
@@ -388,9 +450,7 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
         truth=array("truth", shape, schema.dtype)
         if _scalar(features, "has_truth", "int64")
         else None,
-        carried={
-            name: _scalar(features, name, feature.kind) for name, feature in schema.carried.items()
-        },
+        carried=_carried(features, schema),
         extra=_scalar(features, "extra", "bytes"),
     )
     return ImputedRecord(

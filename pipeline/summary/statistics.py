@@ -231,8 +231,10 @@ def group_of(record: ImputedRecord) -> str | None:
 
 
 def group_name(label: Scalar | None) -> str | None:
-    """The name of the group of a label; None for the defaults that stand for no label."""
-    if label is None or label in (-1, b"") or label != label:
+    """The name of the group of a label; None where there is none, and for those that name nothing:
+    NaN and no bytes.
+    """
+    if label is None or label == b"" or label != label:
         return None
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
 
