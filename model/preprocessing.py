@@ -16,7 +16,7 @@ from vaefill.model.likelihoods import Likelihood
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessor:
-    """Data -> the model's scale, and scores on that scale.
+    """Data -> the model's scale, and scores of what comes out.
 
     Attributes:
         likelihood: of the model, which knows the scale.
@@ -64,12 +64,24 @@ class Preprocessor:
             unseeded.keys([b"calibration %d" % index for index in range(len(values))]), values
         )
 
+    def truth(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """What `mean` of N records is scored against: [N, D] float32, as `to_model`, but real
+        values in their own units.
+
+        Args:
+            keys: [N, 2] uint32, see `keys`.
+            values: [N, ...] of the likelihood's data type.
+        """
+        if self.likelihood.standardization is None:
+            return self.to_model(keys, values)
+        return values.reshape(len(values), math.prod(values.shape[1:])).astype(np.float32)
+
     def score(self, mean: np.ndarray, truth: np.ndarray, missing: np.ndarray) -> evaluation.Scores:
         """Scores of conditional means, by all that is defined for the likelihood's values.
 
         Args:
-            mean: [N, D] float, on the model's scale.
-            truth: [N, D], likewise; see `to_model`.
+            mean: [N, D] float, as the output has it: bytes / 255, real values in their own units.
+            truth: [N, D], likewise; see `truth`.
             missing: [N, D] bool, the values to score.
         """
         score = evaluation.score if self.likelihood.binary else evaluation.score_real

@@ -5,6 +5,7 @@ import pytest
 
 from vaefill.model import evaluation, likelihoods
 from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.standardization import Standardization
 
 
 def test_sampled_binarisation_depends_on_the_record_alone():
@@ -30,6 +31,17 @@ def test_calibration_records_look_the_same_to_every_seed(likelihood, value, seen
     ]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], np.full((3, 4), seen), rtol=1e-6)
+
+
+def test_real_values_are_scored_in_their_own_units():
+    likelihood = likelihoods.Gaussian()
+    likelihood.standardization = Standardization(np.full(2, 300.0), np.full(2, 5.0))
+    see, kelvin = Preprocessor(likelihood, "none"), np.float32([[[[310], [290]]]])
+    keys, missing = see.keys([b"a"]), np.ones((1, 2), bool)
+    np.testing.assert_array_equal(see.to_model(keys, kelvin), [[2, -2]])
+    np.testing.assert_array_equal(see.truth(keys, kelvin), [[310, 290]])
+    scores = see.score(np.float32([[313, 286]]), see.truth(keys, kelvin), missing)
+    np.testing.assert_array_equal(scores.brier, 25)
 
 
 def test_scores_are_those_of_the_likelihoods_values():

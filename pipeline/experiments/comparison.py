@@ -68,7 +68,7 @@ class Task(NamedTuple):
 
     images: np.ndarray  # [N, H, W, C] uint8, complete
     ids: Sequence[bytes]
-    truth: np.ndarray  # [N, D] on the model's scale
+    truth: np.ndarray  # [N, D], see `Preprocessor.truth`
     preprocessor: Preprocessor
 
     def first(self, num: int) -> "Task":
@@ -90,11 +90,14 @@ class Task(NamedTuple):
 
 def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
     """The first records of a split of a data set of images."""
-    images = datasets.load_images(data, split, model.vae.data_shape)[:num_records]
+    likelihood = model.vae.likelihood
+    dtype = np.dtype(likelihood.dtype).name
+    images = datasets.load_images(data, split, model.vae.data_shape, dtype)[:num_records]
     images = images.reshape(-1, *model.vae.data_shape)
     ids = [f"{split}-{index:08d}".encode() for index in range(len(images))]
-    preprocessor = Preprocessor(model.vae.likelihood, seed=_SEED)
-    return Task(images, ids, preprocessor.to_model(preprocessor.keys(ids), images), preprocessor)
+    # `threshold` and not `none`, which likelihoods that are not binary take no notice of
+    preprocessor = Preprocessor(likelihood, seed=_SEED)
+    return Task(images, ids, preprocessor.truth(preprocessor.keys(ids), images), preprocessor)
 
 
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
