@@ -7,6 +7,7 @@ stopped or not.
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -28,8 +29,10 @@ from vaefill.model.config import (
 )
 from vaefill.model.errors import TrainingError
 from vaefill.model.likelihoods import Likelihood
+from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, looks_grey
 from vaefill.model.standardization import estimate
 
+_LOGGER = logging.getLogger("vaefill.training")
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
 _BINARIZE, _NOISE, _EVALUATE, _CALIBRATION = 0, 1, 2, 3  # what a stateless seed is for
@@ -76,6 +79,8 @@ def train_and_evaluate(
             f"train.batch_size is {settings.train.batch_size}, "
             f"the training split has {len(images)} images"
         )
+    if record.binarize == "threshold" and looks_grey(images):
+        _LOGGER.warning(GREY_UNDER_A_THRESHOLD, "these images")
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
     selection, calibration = _split_validation(validation, settings)
     trainer.run(selection, show_progress)

@@ -25,7 +25,7 @@ from vaefill.model.errors import ModelError
 from vaefill.model.files import FileInfo
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
-from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, Preprocessor
 from vaefill.records.record import (
     OWN_FEATURES,
     CarriedFeature,
@@ -377,13 +377,18 @@ def mask(
         prepare(layout)
         if is_dataset:
             name, _ = masking.split_source(source)
-            _run(lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options)
+            counted = _run(
+                lambda p: graph.mask_dataset(p, name, splits, schema, masks, layout), beam_options
+            )
         else:
             reading = Reading([file.path for file in files], schema, config.limits.max_record_bytes)
             with _unchanged(files):
-                _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
+                counted = _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         text = "Records with hidden values, for vaefill"
         counts = _complete(layout, masked_features(schema), text, config)
+        num_grey = counted["records_grey"]
+        if config.record.binarize == "threshold" and 2 * num_grey > counts.written:
+            _LOGGER.warning(GREY_UNDER_A_THRESHOLD, f"{num_grey:,} of {counts.written:,} records")
         manifest = Manifest(
             identity=identity,
             config=config.model_dump(mode="json"),

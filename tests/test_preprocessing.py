@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vaefill.model import evaluation, likelihoods
+from vaefill.model import datasets, evaluation, likelihoods, preprocessing
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.standardization import Standardization
 
@@ -31,6 +31,20 @@ def test_calibration_records_look_the_same_to_every_seed(likelihood, value, seen
     ]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], np.full((3, 4), seen), rtol=1e-6)
+
+
+def test_digits_are_no_grey_images_and_photographs_are():
+    """Every digit by itself, as a job asks of records, and all of them, as training asks; a black
+    and white page with the noise of a camera.
+    """
+    digits = datasets.load_images("digits", "test", (28, 28, 1))
+    assert not preprocessing.looks_grey(digits) and digits.shape[0] == 1000
+    assert not any(map(preprocessing.looks_grey, digits))
+    noise = np.random.default_rng(0).integers(0, 30, digits.shape, dtype=np.uint8)
+    assert not preprocessing.looks_grey(np.where(digits > 127, 255 - noise, noise))
+    shades = np.linspace(0, 255, 784, dtype=np.uint8)
+    assert preprocessing.looks_grey(shades) and preprocessing.looks_grey(shades // 3 + 20)
+    assert not preprocessing.looks_grey(shades[:0])
 
 
 def test_real_values_are_scored_in_their_own_units():

@@ -304,6 +304,28 @@ def test_a_training_that_did_not_standardise_is_not_gone_on_with(tmp_path):
         training.train_and_evaluate(real, str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("highest", "binarize", "is_told"),
+    [(256, "threshold", True), (256, "sample", False), (2, "threshold", False)],
+)
+def test_grey_images_under_a_threshold_are_told(
+    tmp_path, monkeypatch, caplog, highest, binarize, is_told
+):
+    """Once, before training; `sample` is a choice that somebody has made, and 0 and 1 are dark."""
+    images = np.random.default_rng(0).integers(0, highest, (100, 784), dtype=np.uint8)
+    monkeypatch.setattr(datasets, "load_images", lambda *args: images)
+    monkeypatch.setattr(training, "Trainer", no_training)
+    changed = dataclasses.replace(settings(), record=RecordConfig(binarize=binarize))
+    with pytest.raises(Killed):
+        training.train_and_evaluate(changed, str(tmp_path), show_progress=False)
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * is_told
+    assert not is_told or "set model.likelihood to discretized_logistic_mixture" in caplog.text
+
+
+def no_training(*args):
+    raise Killed
+
+
 def test_a_likelihood_of_other_data_is_refused(tmp_path):
     gaussian = MODEL.model_copy(update={"likelihood": "gaussian"})
     with pytest.raises(ValueError, match="model.likelihood gaussian needs record.dtype float32"):
