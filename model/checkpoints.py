@@ -1,6 +1,6 @@
-"""The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers), and
-where there is one `calibration.safetensors`: validation records that `vaefill.model.misfit` holds
-others against.
+"""The model directory: `vae.json` (what the model is), `weights.safetensors` (its numbers, and
+location and scale of real values), and where there is one `calibration.safetensors`: validation
+records that `vaefill.model.misfit` holds others against.
 
 No file can run code when it is loaded. The fingerprint of a model is the SHA-256 over all of them,
 so the same training gives the same fingerprint.
@@ -23,9 +23,13 @@ from vaefill.model import files
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
 from vaefill.model.errors import ModelError, TooLargeError
+from vaefill.model.standardization import Standardization
 
 FORMAT_VERSION = 2
-_READABLE = (1, 2)  # version 1 had trainable weights alone, which are all that its MLPs have
+_STANDARDIZED = 3  # the version of models that standardise: programs that do not must refuse them
+# Version 1 had trainable weights alone, which are all that its MLPs have
+_READABLE = (1, FORMAT_VERSION, _STANDARDIZED)
+_STANDARDIZATION = ("standardization/location", "standardization/scale")  # among the weights
 _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.safetensors"
@@ -98,8 +102,15 @@ def save(
     """
     files.make_directory(directory)
     weights = {name: weight.numpy() for name, weight in _named_weights(vae).items()}
+    standardization = vae.likelihood.standardization
+    if standardization is not None:
+        values = (standardization.location, standardization.scale)
+        weights |= {n: v.reshape(vae.data_shape) for n, v in zip(_STANDARDIZATION, values)}
     description = Description(
-        format_version=FORMAT_VERSION, model=model, data_shape=vae.data_shape, training=training
+        format_version=FORMAT_VERSION if standardization is None else _STANDARDIZED,
+        model=model,
+        data_shape=vae.data_shape,
+        training=training,
     )
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     contents = {_WEIGHTS: safetensors.numpy.save(weights)}
@@ -156,7 +167,7 @@ def describe(directory: str) -> Description:
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     version = description.format_version
     if version not in _READABLE:
-        known = " and ".join(map(str, _READABLE))
+        known = ", ".join(map(str, _READABLE))
         raise ModelError(f"{path} has format version {version}; this program reads {known}")
     if version == 1 and "num_reference" in description.training:
         description.training["num_calibration"] = description.training.pop("num_reference")
@@ -181,19 +192,38 @@ def load(directory: str) -> LoadedModel:
     description = describe(directory)
     vae = vae_lib.build(description.model, description.data_shape)
     variables = _named_weights(vae)
+    expected = {name: list(variable.shape) for name, variable in variables.items()}
+    is_standardized = description.format_version == _STANDARDIZED
+    if is_standardized:
+        expected |= {name: list(description.data_shape) for name in _STANDARDIZATION}
     path = os.path.join(directory, _WEIGHTS)
     try:
         with _tensors(path) as weights:
             _check_shapes(
                 path,
-                variables,
+                expected,
                 {name: weights.get_slice(name).get_shape() for name in weights.keys()},
             )
             for name, variable in variables.items():
                 variable.assign(weights.get_tensor(name))
+            if is_standardized:
+                vae.likelihood.standardization = _load_standardization(path, weights, vae)
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
     return LoadedModel(vae, description, fingerprint(directory), _load_calibration(directory, vae))
+
+
+def _load_standardization(path: str, weights: Any, vae: vae_lib.VAE) -> Standardization:
+    """Location and scale, of the right shape, from the open file of weights."""
+    if vae.likelihood.dtype is not np.float32:
+        raise ModelError(f"{path}: {vae.likelihood.name} has values that are not standardised")
+    kinds = {name: weights.get_slice(name).get_dtype() for name in _STANDARDIZATION}
+    if set(kinds.values()) != {"F64"}:
+        raise ModelError(f"{path}: {', '.join(_STANDARDIZATION)} must be F64, got {kinds}")
+    location, scale = (weights.get_tensor(name).ravel() for name in _STANDARDIZATION)
+    if not (np.isfinite(location) & np.isfinite(scale) & (scale > 0)).all():
+        raise ModelError(f"{path}: a location is not finite, or a scale not finite and positive")
+    return Standardization(location, scale)
 
 
 def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
@@ -229,9 +259,8 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
 
 
 def _check_shapes(
-    path: str, variables: Mapping[str, keras.Variable], found: Mapping[str, list[int]]
+    path: str, expected: Mapping[str, list[int]], found: Mapping[str, list[int]]
 ) -> None:
-    expected = {name: list(variable.shape) for name, variable in variables.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise ModelError(

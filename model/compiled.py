@@ -291,6 +291,7 @@ class ShiftedLikelihood:
         self.dtype = likelihood.dtype
         self.unit = likelihood.unit
         self.binary = likelihood.binary
+        self.standardization = likelihood.standardization
         self.num_outputs = likelihood.num_outputs
         self.from_data = likelihood.from_data
         self.to_data = likelihood.to_data

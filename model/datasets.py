@@ -141,11 +141,22 @@ def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -
     if not isinstance(
         image, tfds.features.Image | tfds.features.Tensor
     ) or image.np_dtype != np.dtype(dtype):
-        raise DatasetError(f"data set {name!r} has no {dtype} feature `image`")
+        found = ", ".join(f"{key} ({_kind(feature)})" for key, feature in features.items())
+        raise DatasetError(
+            f"data set {name!r} has no {dtype} feature `image`; it has {found}: "
+            "rename the one that is meant, or set record.dtype to its type"
+        )
     if tuple(image.shape) != tuple(shape):
         raise DatasetError(
             f"data set {name!r} has images of shape {image.shape}, record.shape is {tuple(shape)}"
         )
+
+
+def _kind(feature: tfds.features.FeatureConnector) -> str:
+    """The type and shape of a feature, for a message; the class of one that has others in it."""
+    if isinstance(feature, tfds.features.Tensor):  # which images and labels are too
+        return f"{np.dtype(feature.np_dtype).name} {list(feature.shape)}"
+    return type(feature).__name__
 
 
 def load_images(

@@ -21,6 +21,7 @@ from vaefill.model.engine.collection import COMPLETE_CHAINS, DrawCollector
 from vaefill.model.engine.rows import even_slots
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.fields import FIELDS
+from vaefill.model.likelihoods import Likelihood
 from vaefill.model.misfit import FitTest, is_misfit
 from vaefill.model.parallel import available, side_by_side
 from vaefill.model.preprocessing import Preprocessor
@@ -292,19 +293,23 @@ class Imputer:
             Records(*(field[[each.index for each in batch]] for field in records)), batch, truth
         )
         drawn = likelihood.to_data(tf.constant(collected.values)).numpy().reshape(num, -1, *shape)
-        mean, variance = (
-            np.stack([getattr(each, name) for each in batch]).reshape(images.shape)
-            for name in ("mean", "variance")
+        mean, stddev = (
+            each.reshape(images.shape)
+            for each in _moments(
+                likelihood,
+                np.stack([each.mean for each in batch]),
+                np.stack([each.variance for each in batch]),
+            )
         )
         kept = np.array([each.trace.z.shape[1] for each in batch])
         known = collected.log_prob_observed if self._config.num_evidence_draws else np.zeros(num)
         # Chains that agree may do so on what overflows
-        finite = _all_finite(mean, variance, drawn, known)
+        finite = _all_finite(mean, stddev, drawn, known)
         passes = chain.num_passes(self._kernel, self._slots[WHOLE].schedule, kept)
         return dict(
             imputations=np.where(observed[:, None], images[:, None], drawn),
             mean=np.where(observed, images.astype(np.float32) / likelihood.unit, mean),
-            stddev=np.where(observed, np.float32(0), np.sqrt(np.maximum(variance, 0))),
+            stddev=np.where(observed, np.float32(0), stddev),
             r_hat=np.array([each.verdict.r_hat for each in batch]),
             ess_bulk=np.array([each.verdict.ess_bulk for each in batch]),
             ess_tail=np.array([each.verdict.ess_tail for each in batch]),
@@ -322,6 +327,20 @@ class Imputer:
             pareto_k=collected.pareto_k,
             chains=_objects([each.trace if self._keep_chains else None for each in batch]),
         )
+
+
+def _moments(
+    likelihood: Likelihood, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations [n, D] float32 as the output has them, of those on the model's
+    scale.
+    """
+    stddev, standardization = np.sqrt(np.maximum(variance, 0)), likelihood.standardization
+    if standardization is None:
+        return mean, stddev
+    with np.errstate(over="ignore"):  # infinite, and so not converged
+        stddev = (stddev * standardization.scale).astype(np.float32)
+    return standardization.to_data(mean), stddev
 
 
 def _all_finite(*arrays: np.ndarray) -> np.ndarray:
@@ -368,6 +387,9 @@ class _Weights:
         for network in keras_networks(model.vae):
             for weight in network.get_weights():
                 digest.update(weight.tobytes())
+        standardization = model.vae.likelihood.standardization
+        if standardization is not None:
+            digest.update(standardization.location.tobytes() + standardization.scale.tobytes())
         networks = (model.vae.encoder, model.vae.decoder)
         functions = [each for each in networks if not isinstance(each, keras.Layer)]
         return cls(model, (model.fingerprint, digest.digest(), *functions))

@@ -7,6 +7,7 @@ How decoder outputs are laid out is known by the likelihood alone. Those here ar
 all of one kind (`HomogeneousLikelihood`), with P outputs a value that lie parameter by parameter.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, Self
@@ -15,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
+
+from vaefill.model.standardization import Standardization
 
 _NUM_LEVELS = 256
 _HALF_BIN = 0.5 / 255  # half of what lies between two levels of a byte, on the model's scale
@@ -31,7 +34,7 @@ class Likelihood(Protocol):
     """What a VAE and the samplers ask of a likelihood.
 
     Decoder outputs are [..., num_outputs(D)]; values are [..., D] float32 on the model's scale,
-    which is the data's own divided by `unit`: byte / 255, and real values as they are.
+    which is the data's own divided by `unit`, byte / 255, and of real values standardised.
 
     Attributes:
         name: the key in `LIKELIHOODS`.
@@ -39,12 +42,15 @@ class Likelihood(Protocol):
         unit: what is 1 on the model's scale, in the data's own units.
         binary: whether values are 0 or 1, so that grey data are binarised first; see
             `record.binarize`.
+        standardization: of real values, between the data's own units and the model's scale; None:
+            they are the same but for `unit`. Densities here are those on the model's scale.
     """
 
     name: str
     dtype: type[np.generic]
     unit: float
     binary: bool
+    standardization: Standardization | None
 
     def num_outputs(self, num_values: int) -> int:
         """Decoder outputs of a record of D = `num_values` values."""
@@ -97,6 +103,7 @@ class HomogeneousLikelihood:
     dtype: type[np.generic]
     unit: float
     binary: bool
+    standardization: Standardization | None = None
     outputs_per_value: int
 
     def num_outputs(self, num_values: int) -> int:
@@ -104,14 +111,19 @@ class HomogeneousLikelihood:
         return self.outputs_per_value * num_values
 
     def restrict(self, values: np.ndarray, num_values: int) -> tuple[Self, np.ndarray]:
-        """The same likelihood, as it does not depend on D, and the outputs [P S] of some values.
+        """The same likelihood, as its law does not depend on D, and the outputs [P S] of some
+        values.
 
         Args:
             values: [S] indices of the values, ascending.
             num_values: D, the values of a record.
         """
         parameters = np.arange(self.outputs_per_value)[:, np.newaxis]
-        return self, (parameters * num_values + values).ravel()
+        likelihood = self
+        if self.standardization is not None:
+            likelihood = copy.copy(self)
+            likelihood.standardization = self.standardization.of(values)
+        return likelihood, (parameters * num_values + values).ravel()
 
 
 def _sigmoid(values: tf.Tensor) -> tf.Tensor:
@@ -347,11 +359,11 @@ def _odds(components: _Components, level: tf.Tensor) -> list[tf.Tensor]:
 
 
 class Gaussian(HomogeneousLikelihood):
-    """Real values: normal given z, in the data's own units.
+    """Real values: normal given z.
 
     Outputs: the location and the raw scale of each value. The scale is a softplus with a floor of
-    0.001, without which the likelihood of a decoder is unbounded (Mattei & Frellsen 2018); scale
-    the data to about 1.
+    0.001, without which the likelihood of a decoder is unbounded (Mattei & Frellsen 2018); with a
+    `standardization` that is a thousandth of the value's standard deviation in the training split.
     """
 
     name = "gaussian"
@@ -387,10 +399,14 @@ class Gaussian(HomogeneousLikelihood):
         return loc, tf.square(scale)
 
     def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
-        return values.astype(np.float32)
+        if self.standardization is None:
+            return values.astype(np.float32)
+        return self.standardization.to_model(values)
 
     def to_data(self, x: tf.Tensor) -> tf.Tensor:
-        return x
+        if self.standardization is None:
+            return x
+        return tf.constant(self.standardization.to_data(x.numpy()))
 
 
 class _ValueWise(tfd.Distribution):

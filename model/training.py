@@ -7,6 +7,7 @@ stopped or not.
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +29,10 @@ from vaefill.model.config import (
 )
 from vaefill.model.errors import TrainingError
 from vaefill.model.likelihoods import Likelihood
+from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, looks_grey
+from vaefill.model.standardization import estimate
 
+_LOGGER = logging.getLogger("vaefill.training")
 _STEPS_PER_CALL = 50
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
 _BINARIZE, _NOISE, _EVALUATE, _CALIBRATION = 0, 1, 2, 3  # what a stateless seed is for
@@ -75,6 +79,8 @@ def train_and_evaluate(
             f"train.batch_size is {settings.train.batch_size}, "
             f"the training split has {len(images)} images"
         )
+    if record.binarize == "threshold" and looks_grey(images):
+        _LOGGER.warning(GREY_UNDER_A_THRESHOLD, "these images")
     trainer = Trainer(settings, images, os.path.join(directory, "training"))
     selection, calibration = _split_validation(validation, settings)
     trainer.run(selection, show_progress)
@@ -118,6 +124,10 @@ def _claim(directory: str, settings: Settings) -> None:
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
     }
+    if settings.record.dtype == "float32":
+        # A training of an earlier version saw real values as they were: its weights are of another
+        # model
+        ours["standardized"] = True
     started = files.exists(os.path.join(directory, "training", "checkpoints", "checkpoint"))
     if started or checkpoints.is_complete(directory):
         different = _different_sections(path, ours)
@@ -146,8 +156,8 @@ def _seed(settings: Settings, purpose: int, step: int | tf.Tensor) -> tf.Tensor:
 def _model_values(
     likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Images on the model's scale, by the rule of `record.binarize` that records are imputed by
-    too: float32.
+    """Images, `_standardized`, on the model's scale, by the rule of `record.binarize` that records
+    are imputed by too: float32.
 
     `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the
     probability of a 1, drawn anew in every step.
@@ -157,6 +167,19 @@ def _model_values(
         return values
     level = tf.random.stateless_uniform(tf.shape(images), seed) if binarize == "sample" else 0.5
     return tf.cast(values > level, tf.float32)
+
+
+def _standardized(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
+    """Images [N, D] with real values as the model sees them, others as they are."""
+    return images if likelihood.standardization is None else likelihood.from_data(images)
+
+
+def _log_volume(likelihood: Likelihood) -> float:
+    """What is taken from log p(x) on the model's scale for that in the data's own units, in
+    nats.
+    """
+    standardization = likelihood.standardization
+    return 0.0 if standardization is None else float(standardization.log_volume())
 
 
 def _in_training(vae: vae_lib.VAE) -> vae_lib.VAE:
@@ -181,10 +204,14 @@ class Trainer:
 
     def __init__(self, settings: Settings, images: np.ndarray, workdir: str):
         train = settings.train
-        self._settings, self._images, self._workdir = settings, images, workdir
+        self._settings, self._workdir = settings, workdir
         self._steps_per_epoch = len(images) // train.batch_size
         self._last_step = max(1, math.ceil(train.epochs * self._steps_per_epoch))
-        self.vae = vae_lib.build(settings.model, settings.record.shape, settings.seed)
+        standardization = estimate(images) if settings.record.dtype == "float32" else None
+        self.vae = vae_lib.build(
+            settings.model, settings.record.shape, settings.seed, standardization
+        )
+        self._images = _standardized(self.vae.likelihood, images)
         self._in_training = _in_training(self.vae)
         encoder, decoder = vae_lib.keras_networks(self.vae)
         self._variables = encoder.trainable_variables + decoder.trainable_variables
@@ -282,7 +309,8 @@ class Trainer:
         bounds = []
         while step < end:
             taken = min(_STEPS_PER_CALL, end - step)
-            bounds.append(float(self._train_steps(batches, tf.constant(taken))))
+            bound = float(self._train_steps(batches, tf.constant(taken)))
+            bounds.append(bound - _log_volume(self.vae.likelihood))
             step += taken
             if not math.isfinite(bounds[-1]):
                 raise TrainingError(
@@ -367,7 +395,7 @@ def mean_log_prob(
     """Importance-weighted estimate of the mean log p(x), of values by the rule of
     `record.binarize`.
 
-    For real values p is a density, and log p depends on the unit of the data.
+    For real values p is a density in the data's own units.
 
     Args:
         images: [N, D], in the data's own type.
@@ -386,23 +414,26 @@ def mean_log_prob(
     )
     values = np.empty(len(images), np.float64)
     for first in batches:
-        batch = images[first : first + size]
+        batch = _standardized(vae.likelihood, images[first : first + size])
         whole = np.pad(batch, [(0, size - len(batch)), (0, 0)])  # one shape: compiled once
         found = log_prob(tf.constant(whole), tf.constant(first))
         values[first : first + size] = found[: len(batch)]
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+    mean = float(values.mean()) - _log_volume(vae.likelihood)
+    return mean, float(values.std() / math.sqrt(len(values)))
 
 
 def mean_bound(vae: vae_lib.VAE, images: np.ndarray, settings: Settings, k: int) -> float:
-    """The mean bound that training maximises, with the randomness that it takes fixed."""
+    """The mean bound that training maximises, with the randomness that it takes fixed: nats, of
+    real values in their own units.
+    """
     total = 0.0
     for first in range(0, len(images), 1000):
-        batch = tf.constant(images[first : first + 1000])
+        batch = tf.constant(_standardized(vae.likelihood, images[first : first + 1000]))
         x = _model_values(
             vae.likelihood, settings.record.binarize, batch, _seed(settings, _EVALUATE, 2 * first)
         )
         total += float(tf.reduce_sum(_bound(vae, x, k, _seed(settings, _EVALUATE, 2 * first + 1))))
-    return total / len(images)
+    return total / len(images) - _log_volume(vae.likelihood)
 
 
 _bound = tf.function(objectives.bound, reduce_retracing=True)

@@ -16,6 +16,7 @@ from tensorflow_probability import distributions as tfd
 from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.networks import ARCHITECTURES
+from vaefill.model.standardization import Standardization
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
 
@@ -68,15 +69,22 @@ def _log_prob(likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor) -> tf.Te
     return likelihood.log_prob(outputs, x, tf.ones_like(x, tf.bool))
 
 
-def build(config: ModelConfig, data_shape: tuple[int, int, int], seed: int = 0) -> VAE:
+def build(
+    config: ModelConfig,
+    data_shape: tuple[int, int, int],
+    seed: int = 0,
+    standardization: Standardization | None = None,
+) -> VAE:
     """A VAE of a configured architecture with fresh weights.
 
     Args:
         config: the architecture and likelihood.
         data_shape: (H, W, C).
         seed: of the initial weights; the same seed gives the same weights.
+        standardization: of the D = H W C values, if the data are real ones.
     """
     likelihood = LIKELIHOODS[config.likelihood]()
+    likelihood.standardization = standardization
     num_outputs = likelihood.num_outputs(math.prod(data_shape))
     encoder, decoder = ARCHITECTURES[config.architecture](config, data_shape, num_outputs, seed)
     return VAE(encoder, decoder, likelihood, data_shape, config.latent_size)

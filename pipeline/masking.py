@@ -8,11 +8,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
+from vaefill import counters
 from vaefill.config import MaskConfig
 from vaefill.errors import ConfigError, SourceError
 from vaefill.model import datasets, missingness
 from vaefill.model.errors import DatasetError
-from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.preprocessing import Preprocessor, looks_grey
 from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -243,6 +244,8 @@ class MaskRecords(beam.DoFn):
         try:
             record = complete(record)
             observed = self._masks(record)
+            if self._schema.dtype == np.uint8:
+                counters.count("records_grey", looks_grey(record.image))
         except RecordError as error:
             yield beam.pvalue.TaggedOutput(
                 DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0)

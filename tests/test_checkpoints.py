@@ -15,6 +15,7 @@ import tensorflow as tf
 from vaefill.model import checkpoints, vae
 from vaefill.model.config import ModelConfig
 from vaefill.model.errors import ModelError
+from vaefill.model.standardization import Standardization
 
 CONFIG = ModelConfig(latent_size=2, hidden=(6, 5))
 
@@ -115,6 +116,57 @@ def test_version_1_is_read(directory):
     assert loaded.fingerprint == known
     checkpoints.save(directory, model, CONFIG, {})
     assert checkpoints.load(directory).calibration is None and not os.path.exists(former)
+
+
+REAL = CONFIG.model_copy(update={"likelihood": "gaussian"})
+STANDARDIZATION = Standardization(np.arange(6.0) * 1e38, np.logspace(-45, 38, 6))
+
+
+def test_location_and_scale_come_back(tmp_path):
+    path = str(tmp_path)
+    checkpoints.save(path, vae.build(REAL, (3, 2, 1), 0, STANDARDIZATION), REAL, {})
+    found = checkpoints.load(path).vae.likelihood.standardization
+    np.testing.assert_array_equal(found.location, STANDARDIZATION.location, strict=True)
+    np.testing.assert_array_equal(found.scale, STANDARDIZATION.scale, strict=True)
+    assert checkpoints.describe(path).format_version == 3
+
+
+def test_a_model_of_real_values_without_them_sees_values_as_they_are(tmp_path):
+    path, values = str(tmp_path), np.float32([[300, -1e-9, 0, 1, 2, 3]])
+    checkpoints.save(path, vae.build(REAL, (3, 2, 1)), REAL, {})
+    assert checkpoints.describe(path).format_version == 2
+    likelihood = checkpoints.load(path).vae.likelihood
+    np.testing.assert_array_equal(likelihood.from_data(values), values, strict=True)
+    np.testing.assert_array_equal(likelihood.to_data(tf.constant(values)), values, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": np.zeros((3, 2, 1))}, "not finite and positive"),
+        ({"location": np.full((3, 2, 1), np.nan)}, "a location is not finite"),
+        ({"scale": np.ones((2, 3, 1))}, r"standardization/scale has shape \[2, 3, 1\]"),
+        ({"scale": np.ones((3, 2, 1), np.float32)}, "must be F64"),
+        ({"scale": None}, "standardization/scale has shape None"),
+    ],
+    ids=["zero", "nan", "shape", "type", "none"],
+)
+def test_what_is_no_location_and_scale_is_refused(tmp_path, changes, message):
+    checkpoints.save(str(tmp_path), vae.build(REAL, (3, 2, 1), 0, STANDARDIZATION), REAL, {})
+    path = tmp_path / "weights.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    weights |= {f"standardization/{name}": value for name, value in changes.items()}
+    kept = {name: value for name, value in weights.items() if value is not None}
+    safetensors.numpy.save_file(kept, path)
+    with pytest.raises(ModelError, match=message):
+        checkpoints.load(str(tmp_path))
+
+
+def test_bytes_are_not_standardised(tmp_path):
+    path = str(tmp_path)
+    checkpoints.save(path, vae.build(CONFIG, (3, 2, 1), 0, STANDARDIZATION), CONFIG, {})
+    with pytest.raises(ModelError, match="bernoulli has values that are not standardised"):
+        checkpoints.load(path)
 
 
 class TwoOfOneName(keras.layers.Layer):

@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from pytest import approx
 
 from vaefill.experiments import comparison
-from vaefill.model import checkpoints, samplers
+from vaefill.model import checkpoints, datasets, samplers, vae
+from vaefill.model.config import ModelConfig
 from vaefill.model.imputer import Imputer
+from vaefill.model.standardization import estimate
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +76,7 @@ def test_distance_to_itself_is_nothing_and_to_others_what_they_are_off(model, re
     off = comparison.distance(
         imputer, records, observed, own + np.where(observed, 5, np.float32(0.1))
     )
-    assert off["rms"] == pytest.approx(0.1, rel=1e-4)
+    assert off["rms"] == approx(0.1, rel=1e-4)
 
 
 def test_corrupted_records_are_misfits(model, tmp_path):
@@ -94,6 +97,37 @@ def test_corrupted_records_are_misfits(model, tmp_path):
     assert "| mcar_50 | 40 | 1.0% |" in comparison.tables(
         [cell]
     ) and "% | - | " in comparison.tables([cell])
+
+
+def test_records_of_a_real_model_are_read_and_scored_in_their_own_units(monkeypatch):
+    """And seen standardised by the test of fit; without a sampler, which is not asked."""
+    config = ModelConfig(latent_size=1, hidden=(2,), likelihood="gaussian")
+    kelvin = np.random.default_rng(0).normal(290, 5, (40, 6)).astype(np.float32)
+    real = vae.build(config, (2, 3, 1), 0, estimate(kelvin))
+    description = checkpoints.Description(
+        format_version=3, model=config, data_shape=(2, 3, 1), training={}
+    )
+    model = checkpoints.LoadedModel(real, description, "", kelvin[:20].reshape(20, 2, 3, 1))
+    asked = []
+    monkeypatch.setattr(datasets, "load_images", lambda *args: asked.append(args[-1]) or kelvin)
+    records = comparison.task(model, "tfds:any", "test", 30)
+    assert asked == ["float32"]
+    np.testing.assert_array_equal(records.truth, kelvin[:30])
+    missing = np.ones(records.truth.shape, bool)
+    assert records.preprocessor.score(records.truth + 2, records.truth, missing).brier == approx(
+        np.full(30, 24.0), rel=1e-4
+    )
+    seen = []
+    monkeypatch.setattr(
+        comparison,
+        "FitTest",
+        lambda *args: lambda values, observed: seen.append(values) or np.ones(len(values)),
+    )
+    assert comparison.fit(model, records, records.observed(MASK))["misfits"] == 0
+    assert len(seen[0]) == 3 * 30 and np.abs(seen[0]).max() < 5  # kelvin would be 290
+    inverted = seen[0][30:60]
+    np.testing.assert_allclose(inverted.mean(axis=0), seen[0][:30].mean(axis=0), atol=1e-4)
+    assert np.corrcoef(inverted.ravel(), seen[0][:30].ravel())[0, 1] < -0.9
 
 
 def test_corruptions_are_what_they_are_called():

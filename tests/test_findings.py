@@ -46,7 +46,7 @@ def codes(records) -> list[str]:
     total: collections.Counter[str] = collections.Counter()
     for record in records:
         tally.add(total, signs.of_record(record))
-    return [warning.code for warning in findings.of_tally(total)]
+    return [warning.code for warning in findings.of_tally(total, "threshold")]
 
 
 def filled(images, observed, keep=None, truths=None, fill=0) -> list[MaskedRecord]:
@@ -103,7 +103,7 @@ def test_a_truth_that_contradicts_is_counted(digits):
     records = filled(digits, observed, truths=[255 - digits[0], *digits[1:]])
     assert codes(records) == ["truth_contradicts"]
     total = collections.Counter(sign for record in records for sign in signs.of_record(record))
-    (warning,) = findings.of_tally(total)
+    (warning,) = findings.of_tally(total, "threshold")
     assert "in 1 of 12 records" in warning.text
 
 
@@ -139,7 +139,7 @@ def test_a_mask_under_another_name_is_named(digits, encode):
         extra = tf.train.Features(feature={name: feature(x) for name, x in others.items()})
         record = MaskedRecord(b"a", image, everything, extra=extra.SerializeToString())
         tally.add(total, signs.of_record(record))
-    (warning,) = findings.of_tally(total)
+    (warning,) = findings.of_tally(total, "threshold")
     assert warning.code == "nothing_missing"
     assert "none of 12 records lacks a value" in warning.text
     assert r"the surplus feature 'mask\x1b' looks like a mask: name it 'observed'" in warning.text
@@ -168,3 +168,12 @@ def test_names_from_the_input_are_bounded_and_counted_alike_in_any_bundles(data)
         tally.add(merged, dict(part))
     assert merged == whole and len(whole) <= 17
     assert all(whole[name] == found.count(name) for name in whole)
+
+
+def test_grey_values_under_a_threshold_are_named_with_the_setting(digits):
+    """Of smooth pictures; not of digits, whose edges are grey, as the tests above show."""
+    across = np.linspace(20, 235, digits[0].size).astype(np.uint8).reshape(SHAPE)
+    records = filled(np.stack([across] * 4), masks(np.stack([across] * 4), "mcar"))
+    assert codes(records) == ["grey_values"]
+    total = collections.Counter(sign for record in records for sign in signs.of_record(record))
+    assert findings.of_tally(total, "none") == ()

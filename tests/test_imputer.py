@@ -11,6 +11,7 @@ from vaefill.model import checkpoints, imputer, vae
 from vaefill.model.config import ModelConfig, SamplerConfig
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.model.samplers import SAMPLERS
+from vaefill.model.standardization import Standardization
 
 pytestmark = pytest.mark.slow
 
@@ -333,6 +334,33 @@ def test_wrong_shapes_are_refused(run):
         run(images, observed.astype(np.uint8), ids)
     with pytest.raises(ValueError, match=r"images must be uint8 \(2, 6, 5, 1\)"):
         run(images, observed, ids[:2])
+
+
+def test_real_values_go_in_and_come_out_in_their_own_units():
+    """The same records before the model: draws and moments are mapped, densities divided by the
+    volume.
+    """
+    config = ModelConfig(latent_size=3, hidden=(16,), likelihood="gaussian")
+    _, observed, ids = make_records(5)
+    values = np.random.default_rng(1).normal(size=observed.shape).astype(np.float32)
+    unit = np.logspace(-9, 6, 30).reshape(SHAPE)
+    units = Standardization(np.full(30, 7.0) * unit.ravel(), unit.ravel())
+    plain, found = (
+        imputer.Imputer(vae.build(config, SHAPE, 1, affine), CONFIG)(x, observed, ids)
+        for affine, x in ((None, values), (units, ((values + 7) * unit).astype(np.float32)))
+    )
+    for name in ("imputations", "mean"):
+        mapped = (getattr(plain, name).astype(np.float64) + 7) * unit
+        assert getattr(found, name).dtype == np.float32
+        # What was rounded on the way in shows, relative to 7 units
+        np.testing.assert_allclose(getattr(found, name), mapped, rtol=1e-4)
+    np.testing.assert_allclose(found.stddev, plain.stddev * unit, rtol=1e-4)
+    volume = np.where(observed, np.log(unit), 0).reshape(5, -1).sum(axis=1)
+    known = [0, 1, 3, 4]
+    np.testing.assert_allclose(
+        (found.log_prob_observed + volume)[known], plain.log_prob_observed[known], atol=1e-3
+    )
+    assert volume[0] == 0 and np.abs(volume[1:]).min() > 10
 
 
 def test_precision_shows_and_changes_little():

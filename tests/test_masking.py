@@ -51,6 +51,22 @@ def test_masked_data_sets(tmp_path, mechanism):
         assert 0 <= example["label"] <= 9
 
 
+def test_grey_images_under_a_threshold_are_told(tmp_path, caplog):
+    """Of grey records the setting to change, once; of digits nothing."""
+    mask(tmp_path / "digits", [], "digits/test[:3]")
+    assert "grey" not in caplog.text
+    path, shades = str(tmp_path / "grey.tfrecord"), np.linspace(0, 255, 784, dtype=np.uint8)
+    with tf.io.TFRecordWriter(path) as writer:
+        for name in (b"a", b"b"):
+            example = tf.train.Example()
+            example.features.feature["id"].bytes_list.value.append(name)
+            example.features.feature["image"].bytes_list.value.append(shades.tobytes())
+            writer.write(example.SerializeToString())
+    mask(tmp_path / "grey", [], path)
+    (told,) = [r.getMessage() for r in caplog.records if "grey" in r.getMessage()]
+    assert told.startswith("2 of 2 records are grey") and "discretized_logistic_mixture" in told
+
+
 def test_records_of_a_data_set_have_a_content_hash():
     schema = Schema((28, 28, 1), {"label": CarriedFeature("int64")})
     reads = list(masking.ReadDataset("digits", schema).process("test[:3]"))

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vaefill.model import evaluation, likelihoods
+from vaefill.model import datasets, evaluation, likelihoods, preprocessing
 from vaefill.model.preprocessing import Preprocessor
+from vaefill.model.standardization import Standardization
 
 
 def test_sampled_binarisation_depends_on_the_record_alone():
@@ -30,6 +31,31 @@ def test_calibration_records_look_the_same_to_every_seed(likelihood, value, seen
     ]
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_allclose(found[0], np.full((3, 4), seen), rtol=1e-6)
+
+
+def test_digits_are_no_grey_images_and_photographs_are():
+    """Every digit by itself, as a job asks of records, and all of them, as training asks; a black
+    and white page with the noise of a camera.
+    """
+    digits = datasets.load_images("digits", "test", (28, 28, 1))
+    assert not preprocessing.looks_grey(digits) and digits.shape[0] == 1000
+    assert not any(map(preprocessing.looks_grey, digits))
+    noise = np.random.default_rng(0).integers(0, 30, digits.shape, dtype=np.uint8)
+    assert not preprocessing.looks_grey(np.where(digits > 127, 255 - noise, noise))
+    shades = np.linspace(0, 255, 784, dtype=np.uint8)
+    assert preprocessing.looks_grey(shades) and preprocessing.looks_grey(shades // 3 + 20)
+    assert not preprocessing.looks_grey(shades[:0])
+
+
+def test_real_values_are_scored_in_their_own_units():
+    likelihood = likelihoods.Gaussian()
+    likelihood.standardization = Standardization(np.full(2, 300.0), np.full(2, 5.0))
+    see, kelvin = Preprocessor(likelihood, "none"), np.float32([[[[310], [290]]]])
+    keys, missing = see.keys([b"a"]), np.ones((1, 2), bool)
+    np.testing.assert_array_equal(see.to_model(keys, kelvin), [[2, -2]])
+    np.testing.assert_array_equal(see.truth(keys, kelvin), [[310, 290]])
+    scores = see.score(np.float32([[313, 286]]), see.truth(keys, kelvin), missing)
+    np.testing.assert_array_equal(scores.brier, 25)
 
 
 def test_scores_are_those_of_the_likelihoods_values():

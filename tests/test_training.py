@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests.oracles.scale import raw_scale
 from vaefill.model import checkpoints, datasets, training, vae
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
-from vaefill.model.errors import TrainingError
+from vaefill.model.errors import DatasetError, TrainingError
 from vaefill.model.likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.slow
@@ -253,22 +253,77 @@ def test_a_grey_vae_learns(tmp_path):
 
 def test_a_gaussian_vae_learns(tmp_path):
     """Real values on a line through [-1, 1]^6, which one latent describes."""
-    images = np.random.default_rng(0).uniform(-1, 1, (640, 1)) * np.ones(6) + 0.05
-    images = images.astype(np.float32)
+    start, end, _ = trained_on_a_line(tmp_path, 1.0, 0.05, epochs=30.0)
+    assert np.isfinite(start) and end > start + 5
+
+
+def trained_on_a_line(directory, unit: float, offset: float, epochs: float):
+    """The bound before and after training on points of a line through [-1, 1]^6, and an estimate of
+    log p, in nats on new ones.
+    """
+    images = np.random.default_rng(0).uniform(-1, 1, (640, 1)) * np.ones(6)
+    images = (images * unit + offset).astype(np.float32)
     record = RecordConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
     model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
-    settings = training.Settings(
-        DATA,
-        record,
-        model,
-        TRAIN.model_copy(update={"epochs": 30.0, "learning_rate": 1e-2}),
-        seed=3,
-    )
-    trainer = training.Trainer(settings, images[:512], str(tmp_path))
+    train = TRAIN.model_copy(update={"epochs": epochs, "learning_rate": 1e-2})
+    settings = training.Settings(DATA, record, model, train, seed=3)
+    trainer = training.Trainer(settings, images[:512], str(directory))
     start = training.mean_bound(trainer.vae, images[512:], settings, k=1)
     trainer.run(images[512:], show_progress=False)
     end = training.mean_bound(trainer.vae, images[512:], settings, k=1)
-    assert np.isfinite(start) and end > start + 5
+    assert trainer.summary()["validation_bound"] >= end - 1e-6
+    log_prob, _ = training.mean_log_prob(trainer.vae, images[512:], settings, k=5)
+    return start, end, log_prob
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory):
+    return trained_on_a_line(tmp_path_factory.mktemp("scaled"), 1.0, 0.0, epochs=2.0)
+
+
+@pytest.mark.parametrize(("unit", "offset"), [(1e6, 5e6), (1e-9, 3e-7)])
+def test_data_in_any_unit_trains_as_well_as_scaled(scaled, tmp_path, unit, offset):
+    """Counts, amperes far from 0: log p is that of the change of units, within 1 %."""
+    found = trained_on_a_line(tmp_path, unit, offset, epochs=2.0)
+    np.testing.assert_allclose(np.array(found) + 6 * np.log(unit), scaled, rtol=1e-2)
+
+
+def test_a_training_that_did_not_standardise_is_not_gone_on_with(tmp_path):
+    record = RecordConfig(dtype="float32", binarize="none")
+    model = MODEL.model_copy(update={"likelihood": "gaussian"})
+    real = training.Settings(DATA, record, model, TRAIN, seed=3)
+    with pytest.raises(DatasetError):
+        training.train_and_evaluate(real, str(tmp_path))  # digits are no real values
+    path = tmp_path / "training" / "settings.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("standardized") is True
+    path.write_text(json.dumps(settings))
+    for name in ("vae.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"other settings \(standardized\)"):
+        training.train_and_evaluate(real, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("highest", "binarize", "is_told"),
+    [(256, "threshold", True), (256, "sample", False), (2, "threshold", False)],
+)
+def test_grey_images_under_a_threshold_are_told(
+    tmp_path, monkeypatch, caplog, highest, binarize, is_told
+):
+    """Once, before training; `sample` is a choice that somebody has made, and 0 and 1 are dark."""
+    images = np.random.default_rng(0).integers(0, highest, (100, 784), dtype=np.uint8)
+    monkeypatch.setattr(datasets, "load_images", lambda *args: images)
+    monkeypatch.setattr(training, "Trainer", no_training)
+    changed = dataclasses.replace(settings(), record=RecordConfig(binarize=binarize))
+    with pytest.raises(Killed):
+        training.train_and_evaluate(changed, str(tmp_path), show_progress=False)
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * is_told
+    assert not is_told or "set model.likelihood to discretized_logistic_mixture" in caplog.text
+
+
+def no_training(*args):
+    raise Killed
 
 
 def test_a_likelihood_of_other_data_is_refused(tmp_path):

@@ -139,7 +139,7 @@ class DrawCollector:
         shares: Sequence[np.ndarray | None],
     ) -> list[Estimate]:
         """Of the weights of records, by normal proposals fitted to draws z of theirs and their
-        shares.
+        shares; of densities in the data's own units.
         """
         fits = [_normal_fit(*each) for each in zip(traces, shares)]
         size = self._vae.latent_size
@@ -151,7 +151,14 @@ class DrawCollector:
             factor,
             tf.constant(purposes),
         ).numpy()
-        return [evidence.estimate(each) for each in log_weight[: len(traces)]]
+        found = [evidence.estimate(each) for each in log_weight[: len(traces)]]
+        standardization = self._vae.likelihood.standardization
+        if standardization is None:
+            return found
+        volumes = standardization.log_volume(records.observed)
+        return [
+            each._replace(log_mean=each.log_mean - volume) for each, volume in zip(found, volumes)
+        ]
 
     def _draw_places(self, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What chance has in the choice of latents: a uniform number [R] and words [R, J]."""

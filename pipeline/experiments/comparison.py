@@ -66,9 +66,9 @@ _BLUR = 5  # pixels, the side of a box
 class Task(NamedTuple):
     """The records of a comparison."""
 
-    images: np.ndarray  # [N, H, W, C] uint8, complete
+    images: np.ndarray  # [N, H, W, C] of the likelihood's data type, complete
     ids: Sequence[bytes]
-    truth: np.ndarray  # [N, D] on the model's scale
+    truth: np.ndarray  # [N, D], see `Preprocessor.truth`
     preprocessor: Preprocessor
 
     def first(self, num: int) -> "Task":
@@ -78,23 +78,30 @@ class Task(NamedTuple):
     def observed(self, mask: str) -> np.ndarray:
         """[N, H, W, C] bool by a name of `MASKS`."""
         mechanism, parameters = MASKS[mask]
+        # No mask of these looks at values; mechanisms take bytes alone
+        images = (
+            self.images if self.images.dtype == np.uint8 else np.zeros(self.images.shape, np.uint8)
+        )
         return np.stack(
             [
                 missingness.generate(
                     mechanism, image, missingness.record_generator(_SEED, record_id), parameters
                 )
-                for image, record_id in zip(self.images, self.ids)
+                for image, record_id in zip(images, self.ids)
             ]
         )
 
 
 def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
     """The first records of a split of a data set of images."""
-    images = datasets.load_images(data, split, model.vae.data_shape)[:num_records]
+    likelihood = model.vae.likelihood
+    dtype = np.dtype(likelihood.dtype).name
+    images = datasets.load_images(data, split, model.vae.data_shape, dtype)[:num_records]
     images = images.reshape(-1, *model.vae.data_shape)
     ids = [f"{split}-{index:08d}".encode() for index in range(len(images))]
-    preprocessor = Preprocessor(model.vae.likelihood, seed=_SEED)
-    return Task(images, ids, preprocessor.to_model(preprocessor.keys(ids), images), preprocessor)
+    # `threshold` and not `none`, which likelihoods that are not binary take no notice of
+    preprocessor = Preprocessor(likelihood, seed=_SEED)
+    return Task(images, ids, preprocessor.truth(preprocessor.keys(ids), images), preprocessor)
 
 
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
@@ -206,11 +213,23 @@ def _blur(images: np.ndarray) -> np.ndarray:
     margin = _BLUR // 2
     padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
     boxes = np.lib.stride_tricks.sliding_window_view(padded, (_BLUR, _BLUR), axis=(1, 2))
-    return boxes.mean(axis=(-2, -1)).round().astype(images.dtype)
+    means = boxes.mean(axis=(-2, -1), dtype=np.float64)
+    return (means.round() if images.dtype == np.uint8 else means).astype(images.dtype)
 
 
-CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of images [N, H, W, C] uint8
-    "inverted": lambda images: 255 - images,
+def _invert(images: np.ndarray) -> np.ndarray:
+    """What is high is low: of bytes 255 less each, of real values, mirrored at the mean of each
+    over the records.
+    """
+    if images.dtype == np.uint8:
+        return 255 - images
+    centre = images.mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore"):  # infinite, and so a misfit
+        return (2 * centre - images).astype(images.dtype)
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of images [N, H, W, C]
+    "inverted": _invert,
     "rotated": lambda images: np.rot90(images, axes=(1, 2)),
     "blurred": _blur,
 }
@@ -232,15 +251,16 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
     images = {
         name: values for name, values in images.items() if values.shape == records.images.shape
     }
-    corrupted = [see.to_model(see.keys(records.ids), values) for values in images.values()]
+    keys = see.keys(records.ids)
+    own, *corrupted = [see.to_model(keys, each) for each in (records.images, *images.values())]
     # One call evaluates each mask once
     tiled = np.tile(observed.reshape(len(observed), -1), (1 + len(images), 1))
-    misfit = is_misfit(test(np.concatenate([records.truth, *corrupted]), tiled), config.misfit_rate)
-    own, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
+    misfit = is_misfit(test(np.concatenate([own, *corrupted]), tiled), config.misfit_rate)
+    share, *others = misfit.reshape(1 + len(images), -1).mean(axis=1).tolist()
     return {
         "num_records": len(observed),
         "misfit_rate": config.misfit_rate,
-        "misfits": own,
+        "misfits": share,
         **{f"misfits_{name}": fraction for name, fraction in zip(images, others)},
         "seconds": time.perf_counter() - began,
     }

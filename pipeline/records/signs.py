@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
+from vaefill.model.preprocessing import looks_grey
 from vaefill.records.record import MaskedRecord
 
 DECODED = "decoded"  # a record
@@ -18,6 +19,7 @@ WITH_TRUTH = "with_truth"  # and observed values
 CONTRADICTED = "contradicted"  # whose truth is another than what is observed
 UPRIGHT = "upright"  # whose mask is the right way round, as far as can be seen
 INVERTED = "inverted"  # whose mask seems not to be
+GREY = "grey"  # of whose observed values many are neither black nor white
 LIKE_MASK = "like_mask/"  # and the name of a surplus feature, of a record that lacks no value
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -38,6 +40,8 @@ def of_record(record: MaskedRecord) -> Iterator[str]:
         yield WITH_TRUTH
         if not _same(record.image[observed], record.truth[observed]):
             yield CONTRADICTED
+    if observed.any() and record.image.dtype == np.uint8 and looks_grey(record.image[observed]):
+        yield GREY
     direction = _direction(record)
     if direction:
         yield direction

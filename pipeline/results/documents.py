@@ -66,7 +66,7 @@ class Work(Document):
 class RunWarning(Document):
     """What is most likely wrong with a run though it went well."""
 
-    code: Literal["nothing_missing", "mask_inverted", "truth_contradicts"] = Field(
+    code: Literal["nothing_missing", "mask_inverted", "truth_contradicts", "grey_values"] = Field(
         description="which kind of warning"
     )
     text: str = Field(description="what was seen, and the fix")

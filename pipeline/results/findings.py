@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD
 from vaefill.records import signs
 from vaefill.records.text import printable
 from vaefill.results.documents import RunWarning
@@ -9,13 +10,16 @@ from vaefill.results.documents import RunWarning
 _MOST_LIKELY = 0.9  # of the records that tell, those by which a mask is taken for inverted
 
 
-def of_tally(tally: Mapping[str, int]) -> tuple[RunWarning, ...]:
+def of_tally(tally: Mapping[str, int], binarize: str) -> tuple[RunWarning, ...]:
     """The warnings at the end of a run, at most one of a kind, each with the fix.
 
     Args:
         tally: the signs of all records that were read, counted; 0 for what nobody has counted.
+        binarize: see `record.binarize`.
     """
-    found = (_nothing_missing(tally), _mask_inverted(tally), _truth_contradicts(tally))
+    found = [_nothing_missing(tally), _mask_inverted(tally), _truth_contradicts(tally)]
+    if binarize == "threshold":
+        found.append(_grey_values(tally))
     return tuple(warning for warning in found if warning)
 
 
@@ -43,6 +47,14 @@ def _mask_inverted(tally: Mapping[str, int]) -> RunWarning | None:
         "1 is observed and 0 is missing, so invert 'observed' if it means the reverse"
     )
     return RunWarning(code="mask_inverted", text=text)
+
+
+def _grey_values(tally: Mapping[str, int]) -> RunWarning | None:
+    num_grey, num = tally[signs.GREY], tally[signs.DECODED]
+    if 2 * num_grey <= num:
+        return None
+    text = GREY_UNDER_A_THRESHOLD % f"{num_grey:,} of {num:,} records"
+    return RunWarning(code="grey_values", text=text)
 
 
 def _truth_contradicts(tally: Mapping[str, int]) -> RunWarning | None:

@@ -69,7 +69,7 @@ class Summarizer:
             [np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records]
         )
         keys = self._preprocessor.keys([record.masked.id for record in records])
-        truth = self._preprocessor.to_model(keys, images.astype(self.schema.dtype))
+        truth = self._preprocessor.truth(keys, images.astype(self.schema.dtype))
         missing = np.stack([~record.masked.observed.ravel() for record in records])
         mean = np.stack([record.mean.ravel() for record in records])
         return self._preprocessor.score(mean, truth, missing & has_truth[:, np.newaxis])
