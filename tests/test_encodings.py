@@ -10,12 +10,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vaefill import config as config_lib
 from vaefill import jobs
+from vaefill.model import training
 from vaefill.records import pictures
 from vaefill.records import record as record_lib
 from vaefill.records.record import (
@@ -296,3 +298,40 @@ def test_any_number_of_channels_goes_from_mask_to_impute_to_tfds(dtype, data):
         for found in (read[name], getattr(record, name), done[name]):
             np.testing.assert_array_equal(found, expected, strict=True)
     np.testing.assert_array_equal(done["imputations"], imputations, strict=True)
+
+
+@pytest.mark.slow
+def test_five_channels_are_trained_on_masked_and_imputed(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 2, 3, 5), dtype=np.uint8)
+    feature = tfds.features.Tensor(shape=images.shape[1:], dtype=np.uint8)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "five",
+        version="1.0.0",
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices({"image": images})},
+        features=tfds.features.FeaturesDict({"image": feature}),
+        data_dir=str(tmp_path),
+    )
+    source = f"tfds:{tmp_path}/five/1.0.0"
+    config = config_lib.load(
+        "test.yaml",
+        [
+            "record.shape=[2, 3, 5]",
+            f"data={{name: '{source}', train: 'train[:20]', validation: 'train[20:36]'}}",
+            "data.test=train[36:]",
+            "model={latent_size: 2, hidden: [4]}",
+            "train={epochs: 1, batch_size: 4, num_test_importance_samples: 2, num_calibration: 0}",
+            "sampler.name=pseudo_gibbs",
+            "sampler.num_evidence_draws=0",
+        ],
+    )
+    model, masked, out = (str(tmp_path / name) for name in ("model", "masked", "out"))
+    parts = (config.data, config.record, config.model, config.train, config.seed)
+    training.train_and_evaluate(training.Settings(*parts), model, show_progress=False)
+    jobs.mask(config, f"{source}/train", masked)
+    assert jobs.impute(config, model, [f"{masked}/*.tfrecord-*"], out).counts.written == 40
+    found = tfds.builder_from_directory(f"{out}/imputed").as_dataset(split="train")
+    truths = [record["truth"] for record in tfds.as_numpy(found)]
+    assert sorted(truth.tobytes() for truth in truths) == sorted(map(np.ndarray.tobytes, images))
+    for record in tfds.as_numpy(found):
+        observed = record["observed"]
+        assert (record["imputations"][:, observed] == record["truth"][observed]).all()
