@@ -11,7 +11,7 @@ import click
 
 from vaefill import logs
 from vaefill.config import Config, MaskConfig, load
-from vaefill.console import errors_in_one_line, exit_code, start
+from vaefill.console import echo_lines, errors_in_one_line, exit_code, start
 from vaefill.errors import ConfigError
 from vaefill.metrics import RunMetrics
 from vaefill.results.documents import DOCUMENTS, json_schema
@@ -258,12 +258,14 @@ def impute(
         click.echo(f"{output} already holds this result")
         return
     counts, work = outcome.counts, outcome.work
+    assert work is not None  # `impute` always says
     if not counts.written:
         click.echo(f"nothing new, {output} was not written, {counts.dead:,} dead letters")
     else:
-        done = f"{counts.written:,} of {counts.read:,} records imputed in {output}"
-        click.echo(f"{done}, {counts.dead:,} dead letters")
-    assert work is not None  # `impute` always says
+        done = f"{counts.written:,} of {counts.read:,} records imputed"
+        if work.complete:
+            done = f"{counts.written:,} records, {work.complete:,} of them complete already,"
+        click.echo(f"{done} in {output}, {counts.dead:,} dead letters")
     if work.reused:
         click.echo(f"  by an earlier attempt: {work.reused:,}")
     if work.skipped:
@@ -273,6 +275,8 @@ def impute(
     if counts.unreadable_stretches:
         stretches = f"{counts.unreadable_stretches:,} unreadable stretches"
         click.echo(f"  {stretches}, {counts.unreadable_bytes:,} bytes")
+    for warning in outcome.warnings:
+        click.echo(f"  warning: {warning.text}")
 
 
 @main.command()
@@ -419,6 +423,34 @@ def verify(result: str) -> None:
 
         files = verify_files(result).files
     click.echo(f"{result} is whole: {len(files)} files as they were written")
+
+
+@main.command("dead-letters")
+@click.argument("place", metavar="OUT")
+@click.option(
+    "--reason", "reasons", multiple=True, metavar="REASON", help="Only of this reason; repeatable."
+)
+@click.option(
+    "--output", metavar="FILE.tfrecord", help="Where to write their payloads, for a second try."
+)
+def dead_letters(place: str, reasons: tuple[str, ...], output: str | None) -> None:
+    """Prints the records that a run could not use: of a result, or of a run that failed.
+
+    \b
+    vaefill dead-letters runs/imputed
+    vaefill dead-letters runs/imputed.staging --reason bad_image --output bad.tfrecord
+    """
+    with errors_in_one_line():
+        start()
+        from vaefill.report import dead_letters as letters
+        from vaefill.results.staging import dead_letters_of
+        from vaefill.store.dead_letters import read
+
+        letters.check_reasons(reasons)
+        path = dead_letters_of(place)
+        echo_lines(letters.table(read(path, reasons)))
+        if output is not None:
+            click.echo(letters.save(path, reasons, output))
 
 
 @main.command()

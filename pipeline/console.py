@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
@@ -37,6 +37,16 @@ def start() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Prints lines, until nobody reads them any more, as after `| head`."""
+    try:
+        for line in lines:
+            click.echo(line)
+    except BrokenPipeError:
+        # Or Python would try to write the rest as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(error: Exception | str, code: int) -> None:

@@ -16,6 +16,8 @@ A record's way through `impute`; whatever goes wrong leaves it as a dead letter:
 
 `mask_files` and `mask_dataset` go the same way with `masking.MaskRecords` for the middle.
 
+What a step counts for the end of the job, store.tally.Tallying, leaves it in the same way.
+
 DoFns are annotated to yield Any, since Beam chooses coders by what annotations say.
 """
 
@@ -28,11 +30,13 @@ from apache_beam.ml.inference.base import RunInference
 from vaefill.imputation import ImputationHandler, SplitDeadLetters
 from vaefill.masking import MaskRecords, Masks, ReadDataset
 from vaefill.records.record import Schema
+from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.layout import Layout
 from vaefill.store.resume import HashIndex, SkipKnown
 from vaefill.store.sinks import WriteDataset
 from vaefill.store.sources import DecodeRecords, ReadFrames
+from vaefill.store.tally import TALLY
 from vaefill.summary.summarizer import Summarizer
 
 
@@ -46,18 +50,19 @@ class Reading(NamedTuple):
 
 def _read_files(
     pipeline: beam.Pipeline, reading: Reading
-) -> tuple[beam.PCollection, list[beam.PCollection]]:
-    """Files -> (frame, record), and the two collections of dead letters on the way."""
+) -> tuple[beam.PCollection, list[beam.PCollection], list[beam.PCollection]]:
+    """Files -> (frame, record), and on the way two collections each of dead letters and tallies."""
     frames = (
         pipeline
         | "Files" >> beam.Create(reading.paths)
         | "Spread" >> beam.Reshuffle()
         | "Read"
-        >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, main="frames")
+        >> beam.ParDo(ReadFrames(reading.max_record_bytes)).with_outputs(DEAD, TALLY, main="frames")
     )
-    decode = DecodeRecords(reading.schema)
-    records = frames["frames"] | "Decode" >> beam.ParDo(decode).with_outputs(DEAD, main="records")
-    return records["records"], [frames[DEAD], records[DEAD]]
+    decode = beam.ParDo(DecodeRecords(reading.schema))
+    records = frames["frames"] | "Decode" >> decode.with_outputs(DEAD, TALLY, main="records")
+    steps = (frames, records)
+    return records["records"], [each[DEAD] for each in steps], [each[TALLY] for each in steps]
 
 
 def impute(
@@ -71,9 +76,13 @@ def impute(
     """Masked records, save those that are known -> imputed data set, parts of the summary, dead
     letters.
     """
-    records, dead_letters = _read_files(pipeline, reading)
+    records, dead_letters, tallies = _read_files(pipeline, reading)
     if known is not None:
-        records = records | "SkipKnown" >> beam.ParDo(SkipKnown(known))
+        skip = beam.ParDo(SkipKnown(known)).with_outputs(TALLY, main="records")
+        new = records | "SkipKnown" >> skip
+        records = new["records"]
+        tallies.append(new[TALLY])
+    tally.write(tallies, layout)
     found = (
         records
         | "Impute" >> RunInference(handler)
@@ -85,7 +94,8 @@ def impute(
 
 def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: Layout) -> None:
     """TFRecords of complete images -> data set of masked records, dead letters."""
-    records, dead_letters = _read_files(pipeline, reading)
+    records, dead_letters, tallies = _read_files(pipeline, reading)
+    tally.write(tallies, layout)
     _mask(records, dead_letters, reading.schema, masks, layout)
 
 
@@ -98,13 +108,14 @@ def mask_dataset(
     layout: Layout,
 ) -> None:
     """A tfds data set of images -> data set of masked records."""
-    records = (
+    read = (
         pipeline
         | "Slices" >> beam.Create(splits)
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(ReadDataset(dataset, schema))
+        | "Read" >> beam.ParDo(ReadDataset(dataset, schema)).with_outputs(TALLY, main="records")
     )
-    _mask(records, [], schema, masks, layout)
+    tally.write([read[TALLY]], layout)
+    _mask(read["records"], [], schema, masks, layout)
 
 
 def _mask(

@@ -33,9 +33,9 @@ from vaefill.records.record import (
     imputed_features,
     masked_features,
 )
-from vaefill.results import acceptance, incremental, integrity, provenance, staging
-from vaefill.results.documents import Counts, Manifest, Outcome, Times, Work
-from vaefill.store import sinks, writers
+from vaefill.results import acceptance, findings, incremental, integrity, provenance, staging
+from vaefill.results.documents import Counts, Manifest, Outcome, RunWarning, Times, Work
+from vaefill.store import sinks, tally, writers
 from vaefill.store.layout import Layout, prepare
 from vaefill.store.resume import HashIndex, ResumeCache
 from vaefill.store.sources import expand
@@ -132,22 +132,24 @@ def _complete(
     features: tfds.features.FeaturesDict,
     description: str,
     config: Config,
-    skipped: int = 0,
+    tallied: Mapping[str, int],
 ) -> Counts:
-    """Makes the files of a pipeline that has run a data set, unless too much of its input was bad
-    or all is known.
+    """Makes the files of a pipeline that has run a data set, unless records were lost, too much of
+    its input was bad, or all is known.
     """
     shards, dead = sinks.finish(layout)
-    written = sum(shard.num_records for shard in shards)
+    written, skipped = sum(shard.num_records for shard in shards), tallied[tally.SKIPPED]
     counts = Counts(
-        read=written + dead.total,
+        read=tallied[tally.READ] - skipped,
         written=written,
         dead=dead.total,
         dead_by_reason=dict(sorted(dead.by_reason.items())),
         unreadable_stretches=dead.unreadable_stretches,
         unreadable_bytes=dead.unreadable_bytes,
     )
-    acceptance.check(counts, skipped, config.limits, layout.dead_letters)
+    acceptance.reconcile(counts, skipped)
+    staged = os.path.dirname(layout.root)  # which outlives this attempt
+    acceptance.check(counts, skipped, config.limits, staged, dead.first)
     if counts.written:
         writers.write_dataset_info(layout, features, shards, description)
     return counts
@@ -220,11 +222,11 @@ def _unchanged(inputs: Sequence[FileInfo]) -> Iterator[None]:
         raise failed
 
 
-def _work(counted: Mapping[str, int]) -> Work:
-    """What a run had to do, by its counters."""
+def _work(counted: Mapping[str, int], tallied: Mapping[str, int]) -> Work:
+    """What a run had to do, by its counters and its tally."""
     return Work(
         reused=counted["records_reused"],
-        skipped=counted["records_skipped"],
+        skipped=tallied[tally.SKIPPED],
         chain_sweeps=counted["chain_sweeps"],
         network_passes=counted["gradients"],
     )
@@ -301,26 +303,38 @@ def impute(
                 lambda p: graph.impute(p, reading, known, handler, layout, observe),
                 beam_options,
             )
-        work = _work(counted)
+        tallied = tally.read(layout)
+        work = _work(counted, tallied)
         features, text = imputed_features(schema), "Records imputed by vaefill"
-        counts = _complete(layout, features, text, config, work.skipped)
+        counts = _complete(layout, features, text, config, tallied)
+        warnings = _warnings(tallied)
         if not counts.written:
             staging.discard(staged)
-            return Outcome(counts=counts, work=work)
+            return Outcome(counts=counts, work=work, warnings=warnings)
         binary = loaded.vae.likelihood.binary
-        summary = summarizer.combine(layout, schema, config.sampler, binary, counts)
+        summary = summarizer.combine(layout, schema, config.sampler, binary, counts, warnings)
+        work = work.model_copy(update={"complete": summarizer.num_complete(layout)})
         manifest = Manifest(
             identity=identity,
             config=config.model_dump(mode="json"),
             inputs=inputs,
             counts=counts,
             work=work,
+            warnings=warnings,
             model=loaded.description.model_dump(mode="json"),
             times=clock.times(),
         )
         integrity.seal(staged.root, manifest)
         staging.publish(staged)
-    return Outcome(counts=counts, work=work, summary=summary)
+    return Outcome(counts=counts, work=work, summary=summary, warnings=warnings)
+
+
+def _warnings(tallied: Mapping[str, int]) -> tuple[RunWarning, ...]:
+    """The warnings at the end of a run, which go to its log, too."""
+    warnings = findings.of_tally(tallied)
+    for warning in warnings:
+        _LOGGER.warning("%s", warning.text)
+    return warnings
 
 
 def _summarizer(
@@ -383,7 +397,7 @@ def mask(
             with _unchanged(files):
                 _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
         text = "Records with hidden values, for vaefill"
-        counts = _complete(layout, masked_features(schema), text, config)
+        counts = _complete(layout, masked_features(schema), text, config, tally.read(layout))
         manifest = Manifest(
             identity=identity,
             config=config.model_dump(mode="json"),

@@ -25,6 +25,7 @@ from vaefill.records.record import (
     encode_masked,
     with_content_hash,
 )
+from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.items import Item
 from vaefill.store.sources import expand
@@ -94,8 +95,10 @@ def identity(name: str) -> dict[str, Any]:
     return {"name": info.full_name, "split": split, "sizes": sizes}
 
 
-class ReadDataset(beam.DoFn):
-    """Sub-split -> (frame, record) of complete images; tfds's own example ids name them."""
+class ReadDataset(tally.Tallying):
+    """Sub-split -> (frame, record) of complete images, and how many under `TALLY`; tfds's own
+    example ids name them.
+    """
 
     def __init__(self, dataset: str, schema: Schema):
         self._dataset, self._schema = dataset, schema
@@ -115,6 +118,7 @@ class ReadDataset(beam.DoFn):
                 carried=_carried(example, self._schema.carried),
             )
             frame = Frame(b"", f"{self._dataset}/{split}", index)
+            self.tally[tally.READ] += 1
             yield frame, with_content_hash(record, self._schema)
 
 

@@ -73,9 +73,11 @@ class RunMetrics:
         counts, work, summary = outcome.counts, outcome.work, outcome.summary
         of_state = {"read": counts.read, "written": counts.written, "dead": counts.dead}
         if work:
-            of_state |= {"reused": work.reused, "skipped": work.skipped}
+            of_state |= {"reused": work.reused, "skipped": work.skipped, "complete": work.complete}
         yield self._gauges("records", "Records by what became of them", "state", of_state)
         by_reason = counts.dead_by_reason
+        codes: dict[str, float] = {warning.code: 1 for warning in outcome.warnings}
+        yield self._gauges("warnings", "What is most likely wrong all the same", "code", codes)
         yield self._gauges("dead_letters", "Records that could not be used", "reason", by_reason)
         found = dict(counts)
         if work:

@@ -3,7 +3,9 @@
 import pytest
 from click.testing import CliRunner
 
-from vaefill import cli
+from tests.documents import counts
+from vaefill import cli, jobs
+from vaefill.results.documents import Outcome, RunWarning, Work
 
 COMMANDS = [
     "demo",
@@ -15,6 +17,7 @@ COMMANDS = [
     "report",
     "verify",
     "schema",
+    "dead-letters",
     "bench",
 ]
 
@@ -75,6 +78,24 @@ def test_mistakes_are_one_line_and_an_exit_code(tmp_path, arguments, exit_code, 
     assert message in result.output
     if "vaefill: " in result.output:
         assert len(result.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("complete", "said"),
+    [(0, "20 of 21 records imputed"), (3, "20 records, 3 of them complete already,")],
+)
+def test_a_run_ends_with_what_it_came_to_and_its_warnings(monkeypatch, complete, said):
+    work = Work(reused=0, skipped=0, complete=complete, chain_sweeps=1, network_passes=1)
+    warning = RunWarning(code="mask_inverted", text="the mask may be inverted: invert it")
+    outcome = Outcome(counts=counts(20, no_id=1), work=work, warnings=(warning,))
+    monkeypatch.setattr(jobs, "impute", lambda *arguments: outcome)
+    result = run("impute", "--model", "m", "--input", "x", "--output", "o")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-3:] == [
+        f"{said} in o, 1 dead letters",
+        "  no_id: 1",
+        "  warning: the mask may be inverted: invert it",
+    ]
 
 
 def test_version():

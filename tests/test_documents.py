@@ -9,7 +9,7 @@ import pytest
 from tests import documents as made
 from vaefill.errors import ResultError
 from vaefill.results import documents, integrity
-from vaefill.results.documents import Manifest, Summary, Work
+from vaefill.results.documents import Manifest, RunWarning, Summary, Work
 from vaefill.results.reading import FormatError, read_manifest, read_summary
 from vaefill.summary import statistics
 
@@ -57,6 +57,7 @@ def write(
         made.manifest(
             work=Work(reused=1, skipped=2, chain_sweeps=3, network_passes=4),
             model={"latent_size": 2},
+            warnings=(RunWarning(code="mask_inverted", text="invert it"),),
         ),
         made.manifest(made.mask_identity()),
         made.manifest(made.mask_identity(inputs=("ab",), masks=("cd",))),
@@ -143,10 +144,10 @@ VERSION_1 = {
 }
 
 
-@pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 3}, 3)])
+@pytest.mark.parametrize(("content", "version"), [(VERSION_1, 1), ({"format_version": 4}, 4)])
 def test_results_of_other_versions_are_told_and_may_be_replaced(tmp_path, content, version):
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    told = f"has format version {version}, this program reads 2; run "
+    told = f"has format version {version}, this program reads 3; run "
     for read in (read_manifest, read_summary, integrity.verify):
         with pytest.raises(FormatError, match=told):
             read(str(tmp_path))

@@ -233,6 +233,7 @@ def test_the_summary_agrees_with_the_data_set(result):
 
 
 def test_the_manifest_says_what_was_done(config, model_directory, result):
+    assert read_manifest(result).warnings == () and read_manifest(result).work.complete == 0
     manifest = read_manifest(result)
     assert manifest.identity.model == checkpoints.fingerprint(model_directory)
     assert manifest.identity.sampler.plain() == config.sampler.model_dump(mode="json")
@@ -621,6 +622,34 @@ def test_files_that_cannot_be_read_are_bad_input(model_directory, masked, tmp_pa
     assert f"{tmp_path}/noise: 1200 bytes from 0 on are unreadable" in caplog.text
 
 
+def test_a_run_without_anything_to_impute_says_so_wherever_one_looks(
+    config, model_directory, tmp_path, caplog
+):
+    """And the mask is found under its name, also by an attempt that another one has worked for."""
+    jobs.mask(config, "digits/test[:4]", str(tmp_path / "masked"))
+    examples = tf.data.TFRecordDataset(tf.io.gfile.glob(f"{tmp_path}/masked/*.tfrecord-*"))
+    with tf.io.TFRecordWriter(str(tmp_path / "in")) as writer:
+        for each in examples:
+            example = tf.train.Example.FromString(each.numpy())
+            example.features.feature["mask"].CopyFrom(example.features.feature.pop("observed"))
+            del example.features.feature["truth"]
+            writer.write(example.SerializeToString())
+        writer.write(b"\xff")
+    out, strict = str(tmp_path / "out"), str(tmp_path / "in")
+    with pytest.raises(BadInputError):
+        jobs.impute(config, model_directory, [strict], out)
+    lenient = config_lib.load("test.yaml", ["limits.max_bad_fraction=0.5"])
+    found = jobs.impute(lenient, model_directory, [strict], out)
+    assert found.work.reused == found.work.complete == 4
+    (warning,) = found.warnings
+    assert warning.code == "nothing_missing" and "the surplus feature 'mask'" in warning.text
+    assert read_manifest(out).warnings == read_summary(out).warnings == found.warnings
+    assert caplog.text.count(warning.text) == 1
+    page = write_report([out], str(tmp_path / "page"))
+    with open(page, encoding="utf-8") as file:
+        assert "looks like a mask: name it" in file.read()
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["unnoticed", "and_fails_of_it"])
 def test_input_that_changes_is_an_error(fails, model_directory, masked, tmp_path, monkeypatch):
     pattern, run = rewrite(masked, tmp_path, 1), jobs._run
@@ -648,7 +677,9 @@ def test_too_many_bad_records_fail_by_number_too(model_directory, masked, tmp_pa
         "sampler.name=pseudo_gibbs",
     ]
     with pytest.raises(
-        BadInputError, match="2 of 32 records are bad .* limits.max_bad_records = 1 "
+        BadInputError,
+        match=r"2 of 32 records are bad \(not_an_example: 2, .*: .*/part-0 at \d+: not .*\)"
+        r".* limits.max_bad_records = 1 .*; nothing was published, see `vaefill dead-letters .*out",
     ):
         jobs.impute(
             config_lib.load("test.yaml", settings),

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from vaefill import config as config_lib
 from vaefill import jobs, masking
-from vaefill.errors import BadInputError, ConfigError, SourceError
+from vaefill.errors import BadInputError, ConfigError, JobError, SourceError
 from vaefill.model.errors import DatasetError
 from vaefill.records.record import CarriedFeature, Schema, content_hash
 from vaefill.results.reading import read_manifest
@@ -129,6 +129,22 @@ def test_input_that_changes_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "_run", run_and_append)
     with pytest.raises(BadInputError, match="complete.tfrecord has changed while it was read"):
         mask(tmp_path / "out", [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("of_files", [False, True], ids=["data_set", "files"])
+def test_a_runner_that_loses_records_fails_the_job(of_files, tmp_path, monkeypatch):
+    source = write_complete(tmp_path) if of_files else "digits/test[:3]"
+    numbers = "4 records were read, but 2 written, 1" if of_files else "3 .* read, but 2 written, 0"
+    really, seen = masking.MaskRecords.process, []
+
+    def lose_the_first(self, frame_and_record):
+        seen.append(frame_and_record)
+        return iter(()) if len(seen) == 1 else really(self, frame_and_record)
+
+    monkeypatch.setattr(masking.MaskRecords, "process", lose_the_first)
+    with pytest.raises(JobError, match=f"^{numbers} dead letters and 0 left out make "):
+        mask(tmp_path / "out", [*SETTINGS["half"], "limits.max_bad_fraction=0.5"], source)
     assert not (tmp_path / "out").exists()
 
 

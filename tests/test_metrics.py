@@ -6,7 +6,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.documents import counts
 from vaefill.errors import BadInputError
 from vaefill.metrics import RunMetrics
-from vaefill.results.documents import Outcome, Summary, Work
+from vaefill.results.documents import Outcome, RunWarning, Summary, Work
 from vaefill.summary import statistics
 
 COUNTS = counts(9, **{"no_id": 1, 'a "b"\n': 2}).model_copy(update={"unreadable_bytes": 7})
@@ -24,7 +24,8 @@ def outcome() -> Outcome:
         by_label={},
         num_labels_left_out=0,
     )
-    return Outcome(counts=COUNTS, work=WORK, summary=summary)
+    warning = RunWarning(code="mask_inverted", text="invert it")
+    return Outcome(counts=COUNTS, work=WORK, summary=summary, warnings=(warning,))
 
 
 def read(path) -> dict[tuple, float]:
@@ -48,6 +49,8 @@ def test_what_a_run_came_to(tmp_path):
         ("vaefill_records", "impute", "skipped"): 0,
         ("vaefill_dead_letters", "impute", "no_id"): 1,
         ("vaefill_dead_letters", 'a "b"\n', "impute"): 2,
+        ("vaefill_records", "complete", "impute"): 0,
+        ("vaefill_warnings", "impute", "mask_inverted"): 1,
         ("vaefill_chain_sweeps", "impute"): 800,
         ("vaefill_network_passes", "impute"): 6400,
         ("vaefill_converged_fraction", "impute"): 0.75,

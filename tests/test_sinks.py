@@ -161,6 +161,11 @@ def test_dead_letters_keep_payload_reason_and_place(tmp_path):
     ]
     layout, _, counts = run(tmp_path, make_items(2), letters)
     assert counts == DeadLetterCounts({"bad_image": 1, "no_id": 1}, 1, 123)
+    assert counts.first == {
+        "bad_image": "a at 9, id me: a bad image",
+        "no_id": "b at 7: no id",
+        "unreadable_rest": "a at 50: cut",
+    }
     found = dead_letters(layout)
     assert [letter["file"] for letter in found] == [[b"a"], [b"a"], [b"b"]]
     assert [letter["payload"] for letter in found] == [[b"worse"], [b""], [b"bad"]]

@@ -236,3 +236,25 @@ def test_where_nothing_can_be_written_is_an_operating_system_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         publish(tmp_path / "file" / "out")
+
+
+def test_dead_letters_of_a_failed_run_stay_until_an_attempt_has_its_own(tmp_path):
+    """And go with the rest when one succeeds; there is one file of them at most."""
+    out, kept = str(tmp_path / "out"), tmp_path / "out.staging" / "dead_letters.tfrecord"
+
+    def fail(text):
+        with pytest.raises(Killed), staging.stage(out, IDENTITY, False) as staged:
+            if text is not None:
+                os.makedirs(os.path.join(staged.root, "dead_letters"))
+                path = os.path.join(staged.root, "dead_letters", "dead_letters.tfrecord")
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+            raise Killed
+
+    for text, found in (("first", None), (None, "first"), ("", "first"), ("second", "first")):
+        fail(text)
+        assert (kept.read_text() if kept.exists() else None) == found
+    fail(None)
+    assert kept.read_text() == "second"
+    publish(out)
+    assert os.listdir(tmp_path) == ["out"]

@@ -1,11 +1,40 @@
 """Whether what a job came to may be published."""
 
+import shlex
+from collections.abc import Mapping
+
 from vaefill.config import LimitsConfig
-from vaefill.errors import BadInputError
+from vaefill.errors import BadInputError, JobError
+from vaefill.records.record import Reason
 from vaefill.results.documents import Counts, Outcome
 
 
-def check(counts: Counts, skipped: int, limits: LimitsConfig, dead_letters: str) -> None:
+def reconcile(counts: Counts, skipped: int) -> None:
+    """Fails a job whose runner has lost records, or brought some twice.
+
+    Args:
+        counts: what was read, as the reader has counted it, and what became of it.
+        skipped: records beside these that were left out because earlier results hold them.
+
+    Raises:
+        JobError: the numbers do not add up.
+    """
+    accounted = counts.written + counts.dead
+    if counts.read != accounted:
+        raise JobError(
+            f"{counts.read + skipped} records were read, but {counts.written} written, "
+            f"{counts.dead} dead letters and {skipped} left out make {accounted + skipped}; "
+            "nothing was published, run it again"
+        )
+
+
+def check(
+    counts: Counts,
+    skipped: int,
+    limits: LimitsConfig,
+    dead_letters: str,
+    first: Mapping[str, str] | None = None,
+) -> None:
     """Fails a job before it publishes no records, or where too much of its input was bad.
 
     A stretch in which no record can be found counts as one bad record, at least so many it held.
@@ -15,17 +44,14 @@ def check(counts: Counts, skipped: int, limits: LimitsConfig, dead_letters: str)
         skipped: records beside them, that were left out because earlier results hold them.
         limits: what the job puts up with.
         dead_letters: where those are, for the message.
+        first: reason -> its first dead letter in words, for the message too.
 
     Raises:
         BadInputError: there are no records, or too many bad ones.
     """
     bad = counts.dead + counts.unreadable_stretches
     found = counts.written + bad + skipped
-    reasons = [f"{reason}: {count}" for reason, count in counts.dead_by_reason.items()]
-    if counts.unreadable_stretches:
-        stretches = f"unreadable stretches: {counts.unreadable_stretches}"
-        reasons.append(f"{stretches}, {counts.unreadable_bytes} bytes")
-    said = f"{bad} of {found} records are bad ({', '.join(reasons)})"
+    said = f"{bad} of {found} records are bad ({_reasons(counts, first or {})})"
     outcome = Outcome(counts=counts)
     if not found:
         raise BadInputError(
@@ -40,8 +66,19 @@ def check(counts: Counts, skipped: int, limits: LimitsConfig, dead_letters: str)
         if most is not None and bad > most:
             raise BadInputError(
                 f"{said}, more than limits.{name} = {getattr(limits, name)} allows; "
-                f"nothing was published, the dead letters are in {dead_letters}",
+                f"nothing was published, see `vaefill dead-letters {shlex.quote(dead_letters)}`",
                 outcome,
             )
     if not counts.written + skipped:
         raise BadInputError(f"{said}; tfds cannot read a data set of none", outcome)
+
+
+def _reasons(counts: Counts, first: Mapping[str, str]) -> str:
+    """How many dead letters of each reason there are, and the first of each."""
+    found = [(reason, f"{reason}: {count}") for reason, count in counts.dead_by_reason.items()]
+    if counts.unreadable_stretches:
+        stretches = f"unreadable stretches: {counts.unreadable_stretches}"
+        found.append((Reason.UNREADABLE_REST, f"{stretches}, {counts.unreadable_bytes} bytes"))
+    return "; ".join(
+        f"{said}, the first: {first[reason]}" if reason in first else said for reason, said in found
+    )

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Final, Literal, Self
 import pydantic
 from pydantic import Field, JsonValue
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Version = Annotated[Literal[2], Field(description="of the format of results")]
+Version = Annotated[Literal[3], Field(description="of the format of results")]
 Json = dict[str, JsonValue]
 Edges = Annotated[tuple[Share, ...], Field(min_length=2, description="[B + 1] bounds of the bins")]
 
@@ -43,7 +43,7 @@ class Document(pydantic.BaseModel):
 class Counts(Document):
     """What became of the records of the input, those apart that `--since` left out."""
 
-    read: Count = Field(description="records that were written or are dead letters")
+    read: Count = Field(description="records that were read: written, or dead letters")
     written: Count = Field(description="records of the data set")
     dead: Count = Field(description="dead letters")
     dead_by_reason: dict[str, Count] = Field(description="the same by reason")
@@ -58,8 +58,23 @@ class Work(Document):
 
     reused: Count = Field(description="records that an earlier attempt had computed")
     skipped: Count = Field(description="records that are in earlier results, and were left out")
+    complete: Count = Field(0, description="records of the data set that lacked no value")
     chain_sweeps: Count = Field(description="sweeps of all chains, without those of reused records")
     network_passes: Count = Field(description="network passes, likewise")
+
+
+class RunWarning(Document):
+    """What is most likely wrong with a run though it went well."""
+
+    code: Literal["nothing_missing", "mask_inverted", "truth_contradicts"] = Field(
+        description="which kind of warning"
+    )
+    text: str = Field(description="what was seen, and the fix")
+
+
+Warnings = Annotated[
+    tuple[RunWarning, ...], Field(description="of `vaefill impute`, one of a kind at most")
+]
 
 
 # --- manifest.json
@@ -152,6 +167,7 @@ class Manifest(Document):
     inputs: tuple[Input, ...] = Field(description="the input files, in the order of the command")
     counts: Counts
     work: Work | None = Field(None, description="of `vaefill impute`")
+    warnings: Warnings = ()
     model: Json | None = Field(None, description="of `vaefill impute`: the model's vae.json")
     times: Times
     files: dict[str, str] = Field({}, description="SHA-256 of every other file, by its path")
@@ -298,6 +314,7 @@ class Summary(Document):
 
     format_version: Version = FORMAT_VERSION
     counts: Counts
+    warnings: Warnings = ()
     log_likelihood: LogLikelihood | None = Field(description="null where it is not estimated")
     all: Group = Field(description="of all records")
     by_label: dict[str, Group] = Field(description="of the most common labels")
@@ -310,6 +327,7 @@ class Outcome(Document):
     counts: Counts
     work: Work | None = Field(None, description="of `vaefill impute`")
     summary: Summary | None = Field(None, description="of `vaefill impute`, if it wrote anything")
+    warnings: Warnings = ()
 
 
 DOCUMENTS: dict[str, type[Document]] = {"manifest": Manifest, "summary": Summary}

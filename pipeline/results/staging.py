@@ -7,6 +7,7 @@ Beside OUT, while a run works and after one that did not end well:
       identity.json   what the results of records depend on, in the run that computed what follows
       computed/       imputed records, which the next attempt takes over if they depend on the same
       attempt-*/      what is becoming OUT; each attempt has its own, and the next one removes it
+      dead_letters.tfrecord   of the last attempt that came to have any, and failed
       replaced/       the former result, between the two renames that exchange it for the new one
 
 Whenever a process is killed, OUT is a whole result or not there, and in `replaced/` then; the next
@@ -25,16 +26,19 @@ from vaefill.errors import ResultError
 from vaefill.model import files
 from vaefill.results.documents import Identity, RecordIdentity
 from vaefill.results.integrity import is_done
+from vaefill.store.layout import DEAD_LETTERS
 
 _LOGGER = logging.getLogger("vaefill")
 _SUFFIX = ".staging"
-_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED = (
+_LOCK, _IDENTITY, _COMPUTED, _ATTEMPT, _REPLACED, _DEAD = (
     "lock",
     "identity.json",
     "computed",
     "attempt-",
     "replaced",
+    "dead_letters.tfrecord",
 )
+_DEAD_OF_RESULT = os.path.join(DEAD_LETTERS, _DEAD)
 _ATTEMPTS_TO_LOCK = 100
 
 
@@ -124,6 +128,28 @@ def stage(
             publisher.discard()
         else:
             yield publisher.attempt((identity if of_records is None else of_records).plain())
+
+
+def dead_letters_of(place: str) -> str:
+    """The file of dead letters of a result, or of the last attempt to make it.
+
+    Args:
+        place: a result directory, whether it is there or only what is staged beside it; or such a
+            `.staging` directory; or the file itself.
+
+    Raises:
+        ResultError: there is none.
+    """
+    if files.is_file(place):
+        return place
+    for base in (place.rstrip("/"), place.rstrip("/") + _SUFFIX):
+        attempts = [name for name in files.list_names(base) if name.startswith(_ATTEMPT)]
+        folders = ["", *sorted(attempts)]
+        found = [os.path.join(base, folder, _DEAD_OF_RESULT) for folder in folders]
+        for path in (*found, os.path.join(base, _DEAD)):
+            if files.is_file(path):
+                return path
+    raise ResultError(f"{place} has no dead letters; name a result, or the --output of a run")
 
 
 def publish(staged: Stage) -> None:
@@ -243,9 +269,14 @@ class LocalPublisher:
         files.rename(replaced, self._output)
 
     def _clean(self, identity: dict[str, Any]) -> None:
-        """Removes what earlier attempts left, save what they computed for the same run."""
+        """Removes what earlier attempts left, save what they computed for the same run and the
+        dead letters of the last one.
+        """
         for name in files.list_names(self._base):
             if name.startswith(_ATTEMPT):
+                dead_letters = os.path.join(self._path(name), _DEAD_OF_RESULT)
+                if files.is_file(dead_letters) and os.path.getsize(dead_letters):
+                    files.rename(dead_letters, self._path(_DEAD))
                 files.remove(self._path(name))
         computed, stated = self._path(_COMPUTED), self._path(_IDENTITY)
         try:

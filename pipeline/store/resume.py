@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import apache_beam as beam
 import google_crc32c
 import numpy as np
 
 from vaefill.counters import count
 from vaefill.model import files
 from vaefill.records.record import HASH_SIZE, MaskedRecord
+from vaefill.store import tally
 from vaefill.store.spill import Place, SpillWriter
 from vaefill.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
 
@@ -125,8 +125,10 @@ class ResumeCache:
         self._writer.flush()
 
 
-class SkipKnown(beam.DoFn):
-    """(frame, masked record) -> the same, unless an index holds the record's content."""
+class SkipKnown(tally.Tallying):
+    """(frame, masked record) -> the same, unless an index holds the record's content; those are
+    counted under `TALLY`.
+    """
 
     def __init__(self, known: HashIndex):
         self._known = known
@@ -136,3 +138,4 @@ class SkipKnown(beam.DoFn):
             yield read
         else:
             count("records_skipped")
+            self.tally[tally.SKIPPED] += 1

@@ -10,7 +10,9 @@ from vaefill import logs
 from vaefill.counters import count
 from vaefill.errors import SourceError
 from vaefill.model import files
+from vaefill.records import signs
 from vaefill.records.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
+from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.tfrecord import DeadLetter, Frame, read_frames
 
@@ -45,8 +47,8 @@ def expand(patterns: Sequence[str]) -> list[files.FileInfo]:
     return [found[path] for path in sorted(found)]
 
 
-class ReadFrames(beam.DoFn):
-    """Path -> frames, and dead letters under `DEAD`."""
+class ReadFrames(tally.Tallying):
+    """Path -> frames, dead letters under `DEAD`, and how many records that is under `TALLY`."""
 
     def __init__(self, max_record_bytes: int):
         self._max_record_bytes = max_record_bytes
@@ -64,6 +66,8 @@ class ReadFrames(beam.DoFn):
                     found.frame.offset,
                     found.message,
                 )
+            else:
+                self.tally[tally.READ] += 1
             yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found
 
 
@@ -75,8 +79,8 @@ def decode(frame: Frame, schema: Schema) -> tuple[Frame, MaskedRecord] | DeadLet
         return DeadLetter(frame, error.reason, str(error), error.record_id, 0)
 
 
-class DecodeRecords(beam.DoFn):
-    """Frame -> (frame, masked record), and dead letters under `DEAD`."""
+class DecodeRecords(tally.Tallying):
+    """Frame -> (frame, masked record), dead letters under `DEAD`, and signs under `TALLY`."""
 
     def __init__(self, schema: Schema):
         self._schema = schema
@@ -84,4 +88,8 @@ class DecodeRecords(beam.DoFn):
     def process(self, frame: Frame) -> Iterator[Any]:
         found = decode(frame, self._schema)
         count("records_read")
-        yield beam.pvalue.TaggedOutput(DEAD, found) if isinstance(found, DeadLetter) else found
+        if isinstance(found, DeadLetter):
+            yield beam.pvalue.TaggedOutput(DEAD, found)
+            return
+        tally.add(self.tally, signs.of_record(found[1]))
+        yield found

@@ -24,6 +24,7 @@ from vaefill.results.documents import (
     Group,
     LogLikelihood,
     Quantiles,
+    RunWarning,
     Summary,
 )
 from vaefill.store.layout import Layout
@@ -214,6 +215,7 @@ def combine(
     sampler: SamplerConfig,
     binary: bool,
     counts: Counts,
+    warnings: tuple[RunWarning, ...] = (),
 ) -> Summary:
     """Writes `summary/` from the parts of all shards.
 
@@ -221,6 +223,7 @@ def combine(
         layout, schema, sampler: of the job.
         binary: whether the likelihood's values are.
         counts: what became of the records.
+        warnings: of the run.
 
     Returns:
         What summary.json holds.
@@ -244,6 +247,7 @@ def combine(
     by_label = sorted(labels, key=lambda label: (len(label), label))
     summary = Summary(
         counts=counts,
+        warnings=warnings,
         log_likelihood=_log_likelihood(sampler),
         all=groups[None],
         by_label={label: groups[label] for label in by_label},
@@ -252,6 +256,14 @@ def combine(
     text = json.dumps(summary.plain(), indent=1, sort_keys=True)
     files.write_whole(os.path.join(directory, "summary.json"), text)
     return summary
+
+
+def num_complete(layout: Layout) -> int:
+    """How many records of a result lacked no value, when `combine` has made its records.parquet."""
+    path = os.path.join(layout.root, "summary", "records.parquet")
+    with pq.ParquetFile(path) as table:
+        batches = table.iter_batches(_ROW_GROUP, columns=["missing_fraction"])
+        return sum(int(np.count_nonzero(batch[0].to_numpy() == 0)) for batch in batches)
 
 
 def _log_likelihood(sampler: SamplerConfig) -> LogLikelihood | None:

@@ -1,0 +1,57 @@
+"""What a run that seems to have gone well should be told all the same: its warnings."""
+
+from collections.abc import Mapping
+
+from vaefill.records import signs
+from vaefill.records.text import printable
+from vaefill.results.documents import RunWarning
+
+_MOST_LIKELY = 0.9  # of the records that tell, those by which a mask is taken for inverted
+
+
+def of_tally(tally: Mapping[str, int]) -> tuple[RunWarning, ...]:
+    """The warnings at the end of a run, at most one of a kind, each with the fix.
+
+    Args:
+        tally: the signs of all records that were read, counted; 0 for what nobody has counted.
+    """
+    found = (_nothing_missing(tally), _mask_inverted(tally), _truth_contradicts(tally))
+    return tuple(warning for warning in found if warning)
+
+
+def _nothing_missing(tally: Mapping[str, int]) -> RunWarning | None:
+    num = tally[signs.DECODED]
+    if not num or tally[signs.COMPLETE] < num:
+        return None
+    said = f"none of {num:,} records lacks a value, so nothing was imputed"
+    found = [(-count, name) for name, count in tally.items() if name.startswith(signs.LIKE_MASK)]
+    if not found:
+        fix = "what is missing is said by a feature 'observed', where 1 is observed"
+        return RunWarning(code="nothing_missing", text=f"{said}; {fix}")
+    name = printable(min(found)[1].removeprefix(signs.LIKE_MASK))
+    fix = "looks like a mask: name it 'observed', where 1 is observed and 0 is missing"
+    return RunWarning(code="nothing_missing", text=f"{said}; the surplus feature '{name}' {fix}")
+
+
+def _mask_inverted(tally: Mapping[str, int]) -> RunWarning | None:
+    inverted, upright = tally[signs.INVERTED], tally[signs.UPRIGHT]
+    if not inverted or inverted < _MOST_LIKELY * (inverted + upright):
+        return None
+    text = (
+        f"the mask may be inverted: in {inverted:,} of {inverted + upright:,} records what is "
+        "observed looks like a filler, and what is missing like values; "
+        "1 is observed and 0 is missing, so invert 'observed' if it means the reverse"
+    )
+    return RunWarning(code="mask_inverted", text=text)
+
+
+def _truth_contradicts(tally: Mapping[str, int]) -> RunWarning | None:
+    contradicted = tally[signs.CONTRADICTED]
+    if not contradicted:
+        return None
+    text = (
+        f"the truth contradicts observed values in {contradicted:,} of "
+        f"{tally[signs.WITH_TRUTH]:,} records, so their scores mean little; "
+        "'truth' must be the complete record that 'image' was made of, in the same units"
+    )
+    return RunWarning(code="truth_contradicts", text=text)
