@@ -51,6 +51,9 @@ class RecordConfig(Section):
         description="how grey values become binary, in training and imputing alike: at 1/2, by "
         "Bernoulli draws, or not",
     )
+    mask_means: Literal["observed", "missing"] = Field(
+        "observed", description="what a 1 of a mask says, in `observed` and in the files of masks"
+    )
     carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
         {"label": "int64"},
         description="scalar features handed on to the output under their names, with their types",

@@ -113,7 +113,7 @@ def _claim(directory: str, settings: Settings) -> None:
     path = os.path.join(directory, "training", "settings.json")
     ours = {
         "data": settings.data.model_dump(mode="json"),
-        "record": settings.record.model_dump(mode="json", exclude={"carry"}),
+        "record": settings.record.model_dump(mode="json", exclude={"carry", "mask_means"}),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,

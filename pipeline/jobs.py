@@ -57,7 +57,11 @@ def schema_of(config: Config) -> Schema:
                 f"record.carry: {name} is a feature of the output itself; rename it in the input"
             )
     return Schema(
-        config.record.shape, carried, config.sampler.num_imputations, np.dtype(config.record.dtype)
+        config.record.shape,
+        carried,
+        config.sampler.num_imputations,
+        np.dtype(config.record.dtype),
+        config.record.mask_means,
     )
 
 

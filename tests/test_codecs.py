@@ -17,7 +17,7 @@ SHAPE = (2, 3, 1)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @given(st.data())
 def test_values_come_back(dtype, data):
-    shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from((1, 3, 4))))
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 7)))
     original = data.draw(arrays(dtype, shape))
     decoded = codecs.decode_values(codecs.encode_values(original), shape, np.dtype(dtype))
     np.testing.assert_array_equal(decoded, original, strict=True)

@@ -1,7 +1,7 @@
-"""Values and masks of a record as the bytes of a feature. Knows neither Beam nor a file.
+"""Values and masks of a record as what a feature holds. Knows neither Beam nor a file.
 
-Bytes are untrusted: what is wrong with them is a `ValueError` of one line, found before any pixel
-is read.
+What is read is untrusted: whatever is wrong with it is a `ValueError` of one line, found before any
+pixel is read.
 """
 
 import io
@@ -10,73 +10,175 @@ import math
 import numpy as np
 import PIL.Image
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_MASK = np.dtype(np.uint8)
+from vaefill.records import pictures
+from vaefill.records.tensors import Shape, parse_tensor
+
+_PNG_CHANNELS = (1, 3, 4)  # that tfds reads from a PNG
+_WHITE = 255
+# All of which each type holds
+_INTEGERS = {"uint8": (0, _WHITE), "float32": (-(1 << 24), 1 << 24)}
 
 
-def decode_values(content: bytes, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+def decode_values(content: bytes | np.ndarray, shape: Shape, dtype: np.dtype) -> np.ndarray:
     """The values of a record: [H, W, C].
 
     Args:
-        content: raw values in C order, float32 in little-endian; of uint8 a PNG will do too.
+        content: see `read_values`.
         shape: (H, W, C).
         dtype: uint8 or float32.
 
     Raises:
-        ValueError: another size, or a broken PNG.
+        ValueError: another size, a broken picture or tensor, or values that the type cannot hold.
     """
-    if dtype == np.uint8 and content.startswith(_PNG_SIGNATURE):
-        return _decode_png(content, shape)
+    return convert(read_values(content, shape, dtype), dtype)
+
+
+def read_values(content: bytes | np.ndarray, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """The values of a record in the type that they were written in: [H, W, C].
+
+    Args:
+        content: raw values in C order, float32 in little-endian; a serialised tensor; the numbers
+            of a list, as a flat array; of uint8 a PNG or a JPEG will do too.
+        shape: (H, W, C).
+        dtype: of raw values: uint8 or float32.
+
+    Raises:
+        ValueError: another size, or a broken picture or tensor.
+    """
+    if isinstance(content, np.ndarray):
+        return _in_shape(content, (shape,))
+    if dtype == np.uint8 and pictures.is_png(content):
+        return pictures.decode_png(content, shape)
+    if dtype == np.uint8 and pictures.is_jpeg(content):
+        return pictures.decode_jpeg(content, shape)
     num_bytes = math.prod(shape) * dtype.itemsize
-    if len(content) != num_bytes:
-        expected = "neither a PNG nor" if dtype == np.uint8 else f"not {dtype} values,"
+    is_raw = len(content) == num_bytes
+    try:
+        if (tensor := parse_tensor(content, (shape,))) is not None:
+            return tensor
+    except ValueError:
+        if not is_raw:  # which may begin as a tensor does
+            raise
+    if not is_raw:
+        expected = "neither a picture nor" if dtype == np.uint8 else f"not {dtype} values,"
         raise ValueError(f"{len(content)} bytes, {expected} the {num_bytes} of shape {list(shape)}")
     return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
 
+def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values of any type of numbers as another, where that changes none of them.
+
+    Floats become uint8 as pictures do: 1 is 255, whatever the others are.
+
+    Args:
+        values: of any shape; NaN and infinity stay what they are in float32.
+        dtype: uint8 or float32.
+
+    Raises:
+        ValueError: a value that the type cannot hold; the line names it.
+    """
+    if values.dtype == dtype:
+        return values
+    if values.dtype.kind in "iu":
+        converted = values.astype(dtype)
+        smallest, largest = _INTEGERS[dtype.name]
+        exact = (values >= smallest) & (values <= largest)
+    elif values.dtype.kind == "f" and dtype == np.uint8:
+        converted, exact = _levels(values)
+    elif values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            converted = values.astype(dtype)
+        exact = (converted == values) | np.isnan(values)
+    else:
+        raise ValueError(f"{values.dtype} values, where numbers are expected")
+    if not exact.all():
+        bad = values[~exact][0].item()
+        fix = "; floats are multiples of 1 / 255 up to 1" if dtype == np.uint8 else "; round them"
+        fix = fix if values.dtype.kind == "f" else ""
+        raise ValueError(f"{values.dtype} values such as {bad!r}, which {dtype} does not hold{fix}")
+    return converted
+
+
+def _levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Floats of which 1 is white as levels of grey, and where they are levels."""
+    scaled = values.astype(np.float64) * _WHITE
+    rounded = np.rint(scaled)
+    tolerance = _WHITE * np.finfo(values.dtype).eps  # of whoever divided by 255
+    levels = (np.abs(scaled - rounded) <= tolerance) & (rounded >= 0) & (rounded <= _WHITE)
+    return np.where(levels, rounded, 0).astype(np.uint8), levels
+
+
 def encode_values(values: np.ndarray) -> bytes:
-    """The inverse of `decode_values`: PNG for uint8 [H, W, C], raw little-endian for float32."""
-    if values.dtype == np.uint8:
+    """The inverse of `decode_values`: PNG for uint8 [H, W, C] where `is_picture`, else raw values,
+    little-endian.
+    """
+    if is_picture(values.shape[-1], values.dtype):
         return encode_png(values)
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = shape
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if (image.height, image.width) != (height, width) or image.mode != _PNG_MODES.get(
-                channels
-            ):
-                raise ValueError(
-                    f"{image.height} x {image.width} pixels, mode {image.mode}; "
-                    f"expected {height} x {width}, mode {_PNG_MODES.get(channels)}"
-                )
-            return np.asarray(image, np.uint8).reshape(shape)
-    except Exception as error:  # a broken file makes the decoder raise nearly anything
-        raise ValueError(f"unusable PNG: {error}") from None
-
-
 def encode_png(values: np.ndarray) -> bytes:
-    """[H, W, C] uint8 -> PNG, the same bytes for the same values."""
+    """[H, W, C] uint8 of 1, 3 or 4 channels -> PNG, the same bytes for the same values."""
     output = io.BytesIO()
     squeezed = values[..., 0] if values.shape[-1] == 1 else values
     PIL.Image.fromarray(squeezed).save(output, format="PNG")
     return output.getvalue()
 
 
-def decode_mask(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Raw 0 and 1 per value, or a PNG of 0 and 255 -> [H, W, C] bool.
+def is_picture(channels: int, dtype: np.dtype) -> bool:
+    """Whether values of so many channels are written as PNG, which knows 1, 3 and 4 of uint8."""
+    return dtype == np.uint8 and channels in _PNG_CHANNELS
+
+
+def mask_shapes(shape: Shape) -> tuple[Shape, Shape]:
+    """The shapes of a mask of [H, W, C] values: its own, or one channel for all."""
+    return shape, (*shape[:2], 1)
+
+
+def decode_mask(content: bytes | np.ndarray, shape: Shape) -> np.ndarray:
+    """A mask as it is saved -> [H, W, C] bool, True where it is not 0.
+
+    Args:
+        content: raw bytes, a PNG, a serialised tensor, or the numbers of a list as a flat array; of
+            0 and 1, or of 0 and 255, for each value or for each pixel.
+        shape: (H, W, C).
 
     Raises:
         ValueError: another size or other values.
     """
-    values = decode_values(content, shape, _MASK)
-    largest = 255 if content.startswith(_PNG_SIGNATURE) else 1
-    if not ((values == 0) | (values == largest)).all():
-        raise ValueError(f"values other than 0 and {largest}")
-    return values > 0
+    values = _read_mask(content, shape)
+    if not (((values == 0) | (values == 1)).all() or ((values == 0) | (values == _WHITE)).all()):
+        raise ValueError("values other than 0 and 1, or 0 and 255")
+    mask = values > 0
+    return mask if mask.shape == shape else np.broadcast_to(mask, shape).copy()
+
+
+def _read_mask(content: bytes | np.ndarray, shape: Shape) -> np.ndarray:
+    """The values of a mask: [H, W, C] or [H, W, 1], of any type."""
+    shapes = mask_shapes(shape)
+    if isinstance(content, np.ndarray):
+        return _in_shape(content, shapes)
+    if pictures.is_png(content):
+        return pictures.decode_png_mask(content, shape)
+    if pictures.is_jpeg(content):
+        raise ValueError("a JPEG, which is lossy; write masks as PNG")
+    if (tensor := parse_tensor(content, shapes)) is not None:  # no raw mask begins as one does
+        return tensor
+    return _in_shape(np.frombuffer(content, np.uint8), shapes)
+
+
+def _in_shape(values: np.ndarray, shapes: tuple[Shape, ...]) -> np.ndarray:
+    """Flat values in the first of the shapes that has as many.
+
+    Raises:
+        ValueError: none has.
+    """
+    for shape in shapes:
+        if values.size == math.prod(shape):
+            return values.reshape(shape)
+    raise ValueError(
+        f"{values.size} values, not the {math.prod(shapes[0])} of shape {list(shapes[0])}"
+    )
 
 
 def finite_where(needed: np.ndarray, values: np.ndarray) -> np.ndarray:

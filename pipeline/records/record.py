@@ -10,7 +10,7 @@ import enum
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,14 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS, Field
-from vaefill.records.codecs import decode_mask, decode_values, encode_values, finite_where
+from vaefill.records.codecs import (
+    decode_mask,
+    decode_values,
+    encode_values,
+    finite_where,
+    is_picture,
+    mask_shapes,
+)
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
@@ -86,6 +93,7 @@ class Schema:
     carried: Mapping[str, CarriedFeature]
     num_imputations: int = 0
     dtype: np.dtype = np.dtype(np.uint8)  # of the values: uint8, or float32 for real ones
+    mask_means: str = "observed"  # what a 1 of a mask says in a file: observed or missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +144,7 @@ OWN_FEATURES = frozenset((*_OF_RECORD, *DIAGNOSTICS, *ROW_ALONE))
 
 _TYPES = {"int64": int, "float32": float, "bytes": bytes}
 _FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
+_NUMBERS = {"int64_list": np.int64, "float_list": np.float32}
 _FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
 
 
@@ -162,18 +171,41 @@ def _serialize(values: Mapping[str, Scalar], others: bytes = b"") -> bytes:
 def _scalar(
     features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
 ) -> Any:
-    """The one value of a feature, None if it is absent.
+    """The one value of a feature, None if it is absent, or an empty list.
 
     Raises:
         RecordError: another type, or not one value.
     """
     feature = features.get(name)
     found = None if feature is None else feature.WhichOneof("kind")
-    if found is None:
+    if found is None or not (values := getattr(feature, found).value):
         return None
-    if found != _FIELDS[kind] or len(values := getattr(feature, found).value) != 1:
+    if found != _FIELDS[kind] or len(values) != 1:
         raise RecordError(Reason.BAD_TYPE, f"feature {name!r} must be one {kind} value", record_id)
     return values[0]
+
+
+def _array(
+    features: Mapping[str, tf.train.Feature],
+    name: str,
+    shapes: Sequence[tuple[int, int, int]],
+    record_id: bytes,
+) -> bytes | np.ndarray | None:
+    """What a feature of an array holds: bytes, or the numbers of a list, flat; None if it is
+    absent, or an empty list.
+
+    Raises:
+        RecordError: several bytes, or not as many numbers as one of the shapes has.
+    """
+    feature = features.get(name)
+    found = None if feature is None else feature.WhichOneof("kind")
+    if found not in _NUMBERS:
+        return _scalar(features, name, "bytes", record_id)
+    values, sizes = getattr(feature, found).value, [math.prod(shape) for shape in shapes]
+    if len(values) not in (0, *sizes):
+        message = f"feature {name!r} must be bytes, or a list of {sizes[0]} numbers, not"
+        raise RecordError(Reason.BAD_TYPE, f"{message} {len(values)}", record_id)
+    return np.fromiter(values, _NUMBERS[found], len(values)) if values else None
 
 
 # --- masked records
@@ -204,7 +236,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     def decode(
         name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any
     ) -> np.ndarray | None:
-        content = _scalar(features, name, "bytes", record_id)
+        shapes = mask_shapes(schema.shape) if name == "observed" else [schema.shape]
+        content = _array(features, name, shapes, record_id)
         return None if content is None else checked(name, reason, decoder, content, *kind)
 
     image = decode("image", Reason.BAD_IMAGE, decode_values, schema.shape, schema.dtype)
@@ -212,7 +245,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
     everything = np.ones(schema.shape, np.bool_)
     observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
-    observed = everything if observed is None else observed
+    observed = everything if observed is None else _either_way(observed, schema)
     truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
     carried = {
         name: _scalar(features, name, feature.kind, record_id)
@@ -244,20 +277,30 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
     """
     features = _parse(payload)
     record_id = _scalar(features, "id", "bytes") or b""
-    content = _scalar(features, "observed", "bytes", record_id)
+    content = _array(features, "observed", mask_shapes(schema.shape), record_id)
     if content is None:
         raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
     try:
-        return record_id, decode_mask(content, schema.shape)
+        return record_id, _either_way(decode_mask(content, schema.shape), schema)
     except ValueError as error:
         raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
 
 
 def _parse(payload: bytes) -> Mapping[str, tf.train.Feature]:
-    try:
-        return tf.train.Example.FromString(payload).features.feature
+    try:  # an Example is a SequenceExample without lists, byte for byte
+        example = tf.train.SequenceExample.FromString(payload)
     except DecodeError:
         raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
+    if lists := sorted(example.feature_lists.feature_list):
+        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
+        message = f"a SequenceExample, whose feature lists {names} would be lost"
+        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
+    return example.context.feature
+
+
+def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
+    """What is observed, by a mask as files have it, and the other way round."""
+    return mask if schema.mask_means == "observed" else ~mask
 
 
 def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
@@ -271,7 +314,7 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     values = {
         "id": record.id,
         "image": encode_values(record.image),
-        "observed": record.observed.astype(np.uint8).tobytes(),
+        "observed": _either_way(record.observed, schema).astype(np.uint8).tobytes(),
         **_carried_values(schema, record.carried),
     }
     if record.truth is not None:
@@ -281,7 +324,7 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
 
 def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
     """features.json of a data set of masked records with truth."""
-    if schema.dtype == np.uint8:
+    if is_picture(schema.shape[-1], schema.dtype):
         values = tfds.features.Image(shape=schema.shape, encoding_format="png")
     else:
         values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
