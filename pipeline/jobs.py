@@ -146,6 +146,7 @@ def _complete(
     counts = Counts(
         read=tallied[tally.READ] - skipped,
         written=written,
+        repeated=sum(shard.num_repeated for shard in shards),
         dead=dead.total,
         dead_by_reason=dict(sorted(dead.by_reason.items())),
         unreadable_stretches=dead.unreadable_stretches,

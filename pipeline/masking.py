@@ -25,6 +25,7 @@ from vaefill.records.record import (
     encode_masked,
     with_content_hash,
 )
+from vaefill.records.text import printable
 from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.items import Item
@@ -148,7 +149,7 @@ class Masks:
     def load(self, schema: Schema) -> None:
         """Reads the masks of mechanism `file`."""
         if self._config.mechanism == "file":
-            self._by_id = dict(_read_masks(self._config.parameters["masks"], schema))
+            self._by_id = _masks_by_id(self._config.parameters["masks"], schema)
 
     def __call__(self, record: MaskedRecord) -> np.ndarray:
         """The observed values of a record: [H, W, C] bool.
@@ -198,6 +199,20 @@ def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
         masks(MaskedRecord(b"blank", blank, blank == 0))
     except ValueError as error:
         raise ConfigError(f"mask.mechanism {config.mechanism}: {error}") from None
+
+
+def _masks_by_id(pattern: str, schema: Schema) -> dict[bytes, bytes]:
+    """The masks of files by id.
+
+    Raises:
+        SourceError: a mask cannot be read, or two that differ have one id.
+    """
+    found: dict[bytes, bytes] = {}
+    for record_id, content in _read_masks(pattern, schema):
+        if found.setdefault(record_id, content) != content:
+            whose = f"have the id {printable(record_id)}" if record_id else "have no id"
+            raise SourceError(f"{pattern}: two masks that differ {whose}; leave one of them out")
+    return found
 
 
 def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:

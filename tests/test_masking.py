@@ -11,6 +11,8 @@ from vaefill import config as config_lib
 from vaefill import jobs, masking
 from vaefill.errors import BadInputError, ConfigError, JobError, SourceError
 from vaefill.model.errors import DatasetError
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.records.record import CarriedFeature, Schema, content_hash
 from vaefill.results.reading import read_manifest
 
@@ -84,6 +86,28 @@ def test_masks_from_files_for_all_and_by_id(tmp_path):
     for record_id, example in examples.items():
         expected = special if record_id == ids[3] else general
         np.testing.assert_array_equal(example["observed"], expected.astype(bool))
+
+
+@pytest.mark.parametrize("record_id", [b"r1", b""])
+def test_two_masks_of_one_id_are_an_error_that_names_it(tmp_path, record_id):
+    """Unless they are the same one."""
+    schema, path = Schema((2, 2, 1), {}), str(tmp_path / "masks.tfrecord")
+    masks = masking.Masks(
+        config_lib.load("test.yaml", [f"mask={{mechanism: file, masks: {path}}}"]).mask,
+        Preprocessor(Bernoulli()),
+    )
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in (b"\0\1\1\0", b"\0\1\1\0", b"\1\1\1\1"):
+            example = tf.train.Example()
+            example.features.feature["observed"].bytes_list.value.append(content)
+            example.features.feature["id"].bytes_list.value.extend([record_id] if record_id else [])
+            writer.write(example.SerializeToString())
+            writer.flush()
+            if content != b"\1\1\1\1":
+                masks.load(schema)
+    said = "have the id r1" if record_id else "have no id"
+    with pytest.raises(SourceError, match=f"masks.tfrecord: two masks that differ {said}; leave"):
+        masks.load(schema)
 
 
 def write_complete(directory) -> str:
