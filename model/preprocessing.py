@@ -69,8 +69,8 @@ class Preprocessor:
 
         Args:
             mean: [N, D] float, on the model's scale.
-            truth: [N, D], likewise; see `to_model`.
+            truth: [N, D], likewise; see `to_model`. What is NaN is not scored.
             missing: [N, D] bool, the values to score.
         """
         score = evaluation.score if self.likelihood.binary else evaluation.score_real
-        return score(mean, truth, missing)
+        return score(mean, truth, missing & ~np.isnan(truth))

@@ -62,6 +62,7 @@ def schema_of(config: Config) -> Schema:
         config.sampler.num_imputations,
         np.dtype(config.record.dtype),
         config.record.mask_means,
+        config.record.missing,
     )
 
 

@@ -183,7 +183,7 @@ REAL = [
 def test_masking_real_values(tmp_path):
     path = str(tmp_path / "complete.tfrecord")
     images = np.random.default_rng(0).normal(size=(20, 2, 3, 1)).astype(np.float32)
-    images[7, 1, 2, 0] = np.nan
+    images[7, 1, 2, 0], images[8, 0, 0, 0] = np.nan, np.inf
     with tf.io.TFRecordWriter(path) as writer:
         for i, image in enumerate(images):
             example = tf.train.Example()
@@ -193,9 +193,9 @@ def test_masking_real_values(tmp_path):
     out = tmp_path / "out"
     examples = mask(out, [*REAL, *SETTINGS["mcar"], "limits.max_bad_fraction=0.5"], path)
     assert read_manifest(str(out)).counts.dead_by_reason == {"bad_image": 1}
-    assert len(examples) == 19
+    assert len(examples) == 19 and not examples[b"r7"]["observed"][1, 2, 0]
     for i, image in enumerate(images):
-        if i != 7:
+        if i != 8:
             example = examples[b"r%d" % i]
             np.testing.assert_array_equal(example["truth"], image, strict=True)
             np.testing.assert_array_equal(
