@@ -126,7 +126,7 @@ class ImputedRecord:
 
 DIAGNOSTICS = {field.name: field.dtype for field in FIELDS}
 # Of a record, in records.parquet alone
-ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")
+ROW_ALONE = ("content_hash", "input_hash", "missing_fraction", "nll", "brier", "f1")
 _OF_RECORD = (
     "id",
     "image",
@@ -368,6 +368,19 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
+
+
+def input_hash(record: MaskedRecord, schema: Schema) -> bytes:
+    """The content hash that a record would have without surplus features, which no result depends
+    on.
+
+    Args:
+        record: with its content hash.
+        schema: of the record.
+    """
+    if not record.extra:
+        return record.content_hash
+    return content_hash(dataclasses.replace(record, extra=b""), schema)
 
 
 def with_content_hash(record: MaskedRecord, schema: Schema) -> MaskedRecord:

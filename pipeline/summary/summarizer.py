@@ -4,6 +4,7 @@ They are staged on this machine, where Arrow reads and writes its tables by path
 """
 
 import collections
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema
+from vaefill.records.record import DIAGNOSTICS, HASH_SIZE, ImputedRecord, Schema, input_hash
 from vaefill.results.documents import (
     Counts,
     Estimator,
@@ -122,7 +123,7 @@ class ShardSummary:
         )
         self._groups = {group: own for group, own in merged.items() if group in kept}
         rows = [
-            {"content_hash": stored.content_hash}
+            {"content_hash": stored.content_hash, "input_hash": self._input_hash(stored)}
             | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
             for index, stored in enumerate(self._block)
         ]
@@ -132,6 +133,10 @@ class ShardSummary:
         self._block = []
         if len(self._rows) >= _ROW_GROUP:
             self._write_rows()
+
+    def _input_hash(self, stored: StoredRecord) -> bytes:
+        masked = dataclasses.replace(stored.imputed.masked, content_hash=stored.content_hash)
+        return input_hash(masked, self._summarizer.schema)
 
     def _write_rows(self) -> None:
         """Writes a group of rows; small groups would fill memory with what the file's footer says
@@ -148,6 +153,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
         [
             ("id", pa.binary()),
             ("content_hash", pa.binary(HASH_SIZE)),
+            ("input_hash", pa.binary(HASH_SIZE)),
             *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
             ("missing_fraction", pa.float64()),
             *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
