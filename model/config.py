@@ -54,6 +54,11 @@ class RecordConfig(Section):
     mask_means: Literal["observed", "missing"] = Field(
         "observed", description="what a 1 of a mask says, in `observed` and in the files of masks"
     )
+    missing: Literal["nan", "none"] | float = Field(
+        "nan",
+        description="what stands for a missing value in image and truth, whatever the mask says: "
+        "NaN, a number such as -999 beside it, or none, where NaN is a fault",
+    )
     carry: dict[str, Literal["int64", "float32", "bytes"]] = Field(
         {"label": "int64"},
         description="scalar features handed on to the output under their names, with their types",

@@ -105,8 +105,8 @@ class Preprocessor:
 
         Args:
             mean: [N, D] float, as the output has it: bytes / 255, real values in their own units.
-            truth: [N, D], likewise; see `truth`.
+            truth: [N, D], likewise; see `truth`. What is NaN is not scored.
             missing: [N, D] bool, the values to score.
         """
         score = evaluation.score if self.likelihood.binary else evaluation.score_real
-        return score(mean, truth, missing)
+        return score(mean, truth, missing & ~np.isnan(truth))

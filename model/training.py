@@ -34,6 +34,7 @@ from vaefill.model.standardization import estimate
 
 _LOGGER = logging.getLogger("vaefill.training")
 _STEPS_PER_CALL = 50
+_NOT_OF_TRAINING = {"carry", "mask_means", "missing"}  # of the section `record`
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
 _BINARIZE, _NOISE, _EVALUATE, _CALIBRATION = 0, 1, 2, 3  # what a stateless seed is for
 
@@ -119,7 +120,7 @@ def _claim(directory: str, settings: Settings) -> None:
     path = os.path.join(directory, "training", "settings.json")
     ours = {
         "data": settings.data.model_dump(mode="json"),
-        "record": settings.record.model_dump(mode="json", exclude={"carry", "mask_means"}),
+        "record": settings.record.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,

@@ -201,6 +201,7 @@ def mask(
     else:
         counts = outcome.counts
         click.echo(f"{counts.written:,} masked records in {output}, {counts.dead:,} dead letters")
+        _echo_copies(counts.repeated)
 
 
 @main.command()
@@ -270,6 +271,7 @@ def impute(
         click.echo(f"  by an earlier attempt: {work.reused:,}")
     if work.skipped:
         click.echo(f"  in earlier results, and left out: {work.skipped:,}")
+    _echo_copies(counts.repeated)
     for reason, count in counts.dead_by_reason.items():
         click.echo(f"  {reason}: {count:,}")
     if counts.unreadable_stretches:
@@ -277,6 +279,12 @@ def impute(
         click.echo(f"  {stretches}, {counts.unreadable_bytes:,} bytes")
     for warning in outcome.warnings:
         click.echo(f"  warning: {warning.text}")
+
+
+def _echo_copies(num: int) -> None:
+    """Says how many copies of records were left out, if any."""
+    if num:
+        click.echo(f"  copies of the same record, left out: {num:,}")
 
 
 @main.command()

@@ -82,7 +82,7 @@ def impute(
     """
     records, dead_letters, tallies = _read_files(pipeline, reading)
     if known is not None:
-        skip = beam.ParDo(SkipKnown(known)).with_outputs(TALLY, main="records")
+        skip = beam.ParDo(SkipKnown(known, reading.schema)).with_outputs(TALLY, main="records")
         new = records | "SkipKnown" >> skip
         records = new["records"]
         tallies.append(new[TALLY])

@@ -61,6 +61,7 @@ def schema_of(config: Config) -> Schema:
         config.sampler.num_imputations,
         np.dtype(config.record.dtype),
         config.record.mask_means,
+        config.record.missing,
     )
 
 
@@ -147,6 +148,7 @@ def _complete(
     counts = Counts(
         read=tallied[tally.READ] - skipped,
         written=written,
+        repeated=sum(shard.num_repeated for shard in shards),
         dead=dead.total,
         dead_by_reason=dict(sorted(dead.by_reason.items())),
         unreadable_stretches=dead.unreadable_stretches,

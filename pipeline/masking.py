@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from vaefill.errors import ConfigError, SourceError
 from vaefill.model import datasets, missingness
 from vaefill.model.errors import DatasetError
 from vaefill.model.preprocessing import Preprocessor, looks_grey
+from vaefill.records.codecs import gaps_in, without
 from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -25,6 +27,7 @@ from vaefill.records.record import (
     encode_masked,
     with_content_hash,
 )
+from vaefill.records.text import printable
 from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.items import Item
@@ -96,7 +99,7 @@ def identity(name: str) -> dict[str, Any]:
 
 
 class ReadDataset(tally.Tallying):
-    """Sub-split -> (frame, record) of complete images, and how many under `TALLY`; tfds's own
+    """Sub-split -> (frame, record) of images, and how many under `TALLY`; tfds's own
     example ids name them.
     """
 
@@ -106,10 +109,11 @@ class ReadDataset(tally.Tallying):
     def process(self, split: str) -> Iterator[Any]:
         examples = datasets.examples(self._dataset, split)
         for index, (record_id, example) in enumerate(examples):
+            gaps = gaps_in(example["image"], self._schema.missing)
             record = MaskedRecord(
                 id=record_id,
-                image=example["image"],
-                observed=np.ones(self._schema.shape, np.bool_),
+                image=without(example["image"], gaps),
+                observed=~gaps,
                 carried=_carried(example, self._schema.carried),
             )
             frame = Frame(b"", f"{self._dataset}/{split}", index)
@@ -143,7 +147,7 @@ class Masks:
     def load(self, schema: Schema) -> None:
         """Reads the masks of mechanism `file`."""
         if self._config.mechanism == "file":
-            self._by_id = dict(_read_masks(self._config.parameters["masks"], schema))
+            self._by_id = _masks_by_id(self._config.parameters["masks"], schema)
 
     def __call__(self, record: MaskedRecord) -> np.ndarray:
         """The observed values of a record: [H, W, C] bool.
@@ -195,6 +199,20 @@ def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
         raise ConfigError(f"mask.mechanism {config.mechanism}: {error}") from None
 
 
+def _masks_by_id(pattern: str, schema: Schema) -> dict[bytes, bytes]:
+    """The masks of files by id.
+
+    Raises:
+        SourceError: a mask cannot be read, or two that differ have one id.
+    """
+    found: dict[bytes, bytes] = {}
+    for record_id, content in _read_masks(pattern, schema):
+        if found.setdefault(record_id, content) != content:
+            whose = f"have the id {printable(record_id)}" if record_id else "have no id"
+            raise SourceError(f"{pattern}: two masks that differ {whose}; leave one of them out")
+    return found
+
+
 def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
     """(id, packed bits) of every mask; an empty id stands for every record that has none of its
     own.
@@ -213,19 +231,25 @@ def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
 def complete(record: MaskedRecord) -> MaskedRecord:
     """A record as if nothing of it had been hidden: its truth where it has one.
 
+    Real values that nobody knows are missing from it, and from the truth of what is made of it.
+
+    Returns:
+        The record without a truth; `observed` is what is known.
+
     Raises:
-        RecordError: values are missing and nobody knows them, or they are not finite.
+        RecordError: values are missing that nobody knows, and are no real ones; or they are not
+            finite.
     """
-    if record.truth is None and not record.observed.all():
-        raise RecordError(
-            Reason.BAD_TRUTH, "values are missing and there is no feature 'truth'", record.id
-        )
-    image = record.image if record.truth is None else record.truth
-    if not np.isfinite(image).all():
+    image, known = record.image, record.observed
+    if record.truth is not None:
+        gaps = np.isnan(record.truth)
+        image, known = np.where(gaps, image, record.truth), known | ~gaps
+    if not known.all() and image.dtype.kind != "f":
+        message = "values are missing and there is no feature 'truth'"
+        raise RecordError(Reason.BAD_TRUTH, message, record.id)
+    if not np.isfinite(image[known]).all():
         raise RecordError(Reason.BAD_IMAGE, "values that are not finite", record.id)
-    return dataclasses.replace(
-        record, image=image, observed=np.ones_like(record.observed), truth=None
-    )
+    return dataclasses.replace(record, image=without(image, ~known), observed=known, truth=None)
 
 
 class MaskRecords(beam.DoFn):
@@ -243,9 +267,9 @@ class MaskRecords(beam.DoFn):
         frame, record = frame_and_record
         try:
             record = complete(record)
-            observed = self._masks(record)
+            observed = self._masks(record) & record.observed
             if self._schema.dtype == np.uint8:
-                counters.count("records_grey", looks_grey(record.image))
+                counters.count("records_grey", looks_grey(record.image[record.observed]))
         except RecordError as error:
             yield beam.pvalue.TaggedOutput(
                 DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0)
@@ -253,7 +277,8 @@ class MaskRecords(beam.DoFn):
             return
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
         hidden = np.where(observed, record.image, 0).astype(record.image.dtype)
-        masked = dataclasses.replace(record, image=hidden, observed=observed, truth=record.image)
+        truth = without(record.image, ~record.observed, math.nan)
+        masked = dataclasses.replace(record, image=hidden, observed=observed, truth=truth)
         example = encode_masked(masked, self._schema)
         yield Item(record.id, record.content_hash, frame.source, example)
         self._done += 1

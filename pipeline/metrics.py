@@ -72,6 +72,7 @@ class RunMetrics:
     def _of_outcome(self, outcome: Outcome) -> Iterator[GaugeMetricFamily]:
         counts, work, summary = outcome.counts, outcome.work, outcome.summary
         of_state = {"read": counts.read, "written": counts.written, "dead": counts.dead}
+        of_state |= {"repeated": counts.repeated}
         if work:
             of_state |= {"reused": work.reused, "skipped": work.skipped, "complete": work.complete}
         yield self._gauges("records", "Records by what became of them", "state", of_state)

@@ -12,8 +12,10 @@ from tests.documents import impute_identity, manifest, mask_identity, record_ide
 from vaefill import config as config_lib
 from vaefill import jobs
 from vaefill.errors import BadInputError, ResultError
+from vaefill.records.record import MaskedRecord, Schema, decode_masked, input_hash
 from vaefill.results import incremental, integrity
 from vaefill.results.documents import Outcome
+from vaefill.store.resume import HashIndex, SkipKnown
 
 pytestmark = pytest.mark.slow
 
@@ -171,3 +173,32 @@ def test_a_table_without_content_hashes_is_an_error(tmp_path, cell):
     pq.write_table(pa.table({"content_hash": [cell]}), path)
     with pytest.raises(ResultError, match="cannot read .*records.parquet: .*"):
         incremental.content_hashes([str(tmp_path)])
+
+
+def test_a_surplus_feature_alone_is_no_news(tmp_path):
+    """As a time of export is; also where the earlier result knew content hashes alone."""
+    schema = Schema((1, 1, 2), {})
+
+    def record(note: bytes, image: bytes = b"\0\1") -> MaskedRecord:
+        made = tf.train.Example()
+        for name, value in (("id", b"a"), ("image", image), ("note", note)):
+            made.features.feature[name].bytes_list.value.extend([value] if value else [])
+        if not note:
+            del made.features.feature["note"]
+        return decode_masked(made.SerializeToString(), schema)
+
+    def new(column: str, before: MaskedRecord, now: MaskedRecord) -> bool:
+        found = input_hash(before, schema) if column == "input_hash" else before.content_hash
+        os.makedirs(tmp_path / "summary", exist_ok=True)
+        pq.write_table(pa.table({column: [found.hex()]}), tmp_path / "summary" / "records.parquet")
+        path = str(tmp_path / "known.npy")
+        HashIndex.write(path, incremental.content_hashes([str(tmp_path)]))
+        return bool(list(SkipKnown(HashIndex(path), schema).process((None, now))))
+
+    assert not new("input_hash", record(b"monday"), record(b"tuesday"))
+    assert not new("input_hash", record(b"monday"), record(b""))
+    assert new("input_hash", record(b"monday"), record(b"monday", b"\1\1"))
+    assert not new("content_hash", record(b"monday"), record(b"monday"))
+    assert not new("content_hash", record(b""), record(b"tuesday"))
+    # Which is computed again, for nobody can tell
+    assert new("content_hash", record(b"monday"), record(b"tuesday"))

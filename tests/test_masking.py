@@ -11,6 +11,8 @@ from vaefill import config as config_lib
 from vaefill import jobs, masking
 from vaefill.errors import BadInputError, ConfigError, JobError, SourceError
 from vaefill.model.errors import DatasetError
+from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.records.record import CarriedFeature, Schema, content_hash
 from vaefill.results.reading import read_manifest
 from vaefill.store import tfrecord
@@ -103,6 +105,28 @@ def test_masks_from_files_for_all_and_by_id(tmp_path):
         np.testing.assert_array_equal(example["observed"], expected.astype(bool))
 
 
+@pytest.mark.parametrize("record_id", [b"r1", b""])
+def test_two_masks_of_one_id_are_an_error_that_names_it(tmp_path, record_id):
+    """Unless they are the same one."""
+    schema, path = Schema((2, 2, 1), {}), str(tmp_path / "masks.tfrecord")
+    masks = masking.Masks(
+        config_lib.load("test.yaml", [f"mask={{mechanism: file, masks: {path}}}"]).mask,
+        Preprocessor(Bernoulli()),
+    )
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in (b"\0\1\1\0", b"\0\1\1\0", b"\1\1\1\1"):
+            example = tf.train.Example()
+            example.features.feature["observed"].bytes_list.value.append(content)
+            example.features.feature["id"].bytes_list.value.extend([record_id] if record_id else [])
+            writer.write(example.SerializeToString())
+            writer.flush()
+            if content != b"\1\1\1\1":
+                masks.load(schema)
+    said = "have the id r1" if record_id else "have no id"
+    with pytest.raises(SourceError, match=f"masks.tfrecord: two masks that differ {said}; leave"):
+        masks.load(schema)
+
+
 def write_complete(directory) -> str:
     """A file of three complete records, and of one that is none."""
     path = str(directory / "complete.tfrecord")
@@ -193,7 +217,7 @@ REAL = [
 def test_masking_real_values(tmp_path):
     path = str(tmp_path / "complete.tfrecord")
     images = np.random.default_rng(0).normal(size=(20, 2, 3, 1)).astype(np.float32)
-    images[7, 1, 2, 0] = np.nan
+    images[7, 1, 2, 0], images[8, 0, 0, 0] = np.nan, np.inf
     with tf.io.TFRecordWriter(path) as writer:
         for i, image in enumerate(images):
             example = tf.train.Example()
@@ -203,9 +227,9 @@ def test_masking_real_values(tmp_path):
     out = tmp_path / "out"
     examples = mask(out, [*REAL, *SETTINGS["mcar"], "limits.max_bad_fraction=0.5"], path)
     assert read_manifest(str(out)).counts.dead_by_reason == {"bad_image": 1}
-    assert len(examples) == 19
+    assert len(examples) == 19 and not examples[b"r7"]["observed"][1, 2, 0]
     for i, image in enumerate(images):
-        if i != 7:
+        if i != 8:
             example = examples[b"r%d" % i]
             np.testing.assert_array_equal(example["truth"], image, strict=True)
             np.testing.assert_array_equal(

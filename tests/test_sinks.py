@@ -144,15 +144,30 @@ def test_of_equal_records_the_first_source_stays(tmp_path):
     twins = [make_item(b"same", name, frame) for name, frame in zip(names, frames)]
     assert [frame.offset for frame in frames] == [0, 23, 23, 253]
     for name, order in (("forth", twins), ("back", twins[::-1])):
-        layout, _, _ = run(tmp_path / name, order)
+        layout, shards, counts = run(tmp_path / name, order)
         assert [each for index in range(3) for each in records(layout.shard(index))] == [b"a 23"]
-        found = [(letter["file"][0][-1:], letter["offset"][0]) for letter in dead_letters(layout)]
-        assert found == [(b"a", 253), (b"b", 0), (b"b", 23)]
+        assert sum(shard.num_repeated for shard in shards) == 3 and counts.total == 0
+        assert not dead_letters(layout)
+
+
+def test_copies_of_two_contents_under_one_id_are_one_record_and_one_dead_letter(tmp_path):
+    frames = write_frames(tmp_path / "in", [b"one", b"other", b"one", b"other", b"one"])
+    layout, shards, counts = run(
+        tmp_path, [make_item(b"same", frame.payload, frame) for frame in frames]
+    )
+    assert sum(shard.num_records for shard in shards) == 1
+    assert sum(shard.num_repeated for shard in shards) == 3
+    assert counts.by_reason == {"duplicate_id": 1} and len(dead_letters(layout)) == 1
 
 
 def test_what_no_file_holds_is_a_dead_letter_without_payload(tmp_path):
     """As of a tfds data set with one id twice."""
-    twins = [make_item(b"same", b"%d" % i, Frame(b"", "things/test", i)) for i in range(2)]
+    twins = [
+        make_item(b"same", b"", Frame(b"", "things/test", i))._replace(
+            content_hash=bytes(15) + each
+        )
+        for i, each in enumerate((b"\0", b"\1"))
+    ]
     layout, _, _ = run(tmp_path, twins)
     (letter,) = dead_letters(layout)
     assert (letter["payload"], letter["file"], letter["offset"]) == ([b""], [b"things/test"], [1])

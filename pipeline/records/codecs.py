@@ -65,6 +65,48 @@ def read_values(content: bytes | np.ndarray, shape: Shape, dtype: np.dtype) -> n
     return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
 
+def decode_with_gaps(
+    content: bytes | np.ndarray, shape: Shape, dtype: np.dtype, missing: str | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a record, and where there are none.
+
+    Args:
+        content, shape, dtype: as for `decode_values`.
+        missing: see `gaps_in`.
+
+    Returns:
+        (values [H, W, C], 0 where missing; [H, W, C] bool, True where missing).
+
+    Raises:
+        ValueError: as `decode_values`, which what is missing cannot be a reason for.
+    """
+    values = read_values(content, shape, dtype)
+    gaps = gaps_in(values, missing)
+    return convert(without(values, gaps), dtype), gaps
+
+
+def gaps_in(values: np.ndarray, missing: str | float) -> np.ndarray:
+    """Where values say that there are none: bool, of their shape.
+
+    Args:
+        values: of the type that they were written in, of which the number is rounded to its own.
+        missing: `nan`; a number that stands for a missing value, as NaN does beside it; or `none`,
+            where nothing does.
+    """
+    is_float = values.dtype.kind == "f"
+    gaps = np.isnan(values) if is_float and missing != "none" else np.zeros(values.shape, np.bool_)
+    if isinstance(missing, str):
+        return gaps
+    with np.errstate(over="ignore"):
+        number = values.dtype.type(missing) if is_float else missing
+    return gaps | (values == number) & np.isfinite(number)
+
+
+def without(values: np.ndarray, gaps: np.ndarray, filler: float = 0) -> np.ndarray:
+    """Values with a filler in the gaps."""
+    return np.where(gaps, values.dtype.type(filler), values) if gaps.any() else values
+
+
 def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values of any type of numbers as another, where that changes none of them.
 

@@ -22,11 +22,12 @@ from google.protobuf.message import DecodeError
 from vaefill.model.fields import FIELDS, Field
 from vaefill.records.codecs import (
     decode_mask,
-    decode_values,
+    decode_with_gaps,
     encode_values,
     finite_where,
     is_picture,
     mask_shapes,
+    without,
 )
 
 Scalar = int | float | bytes  # a value of a feature
@@ -94,6 +95,7 @@ class Schema:
     num_imputations: int = 0
     dtype: np.dtype = np.dtype(np.uint8)  # of the values: uint8, or float32 for real ones
     mask_means: str = "observed"  # what a 1 of a mask says in a file: observed or missing
+    missing: str | float = "none"  # what stands for a missing value: nan, a number, or nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ class MaskedRecord:
     id: bytes
     image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
     observed: np.ndarray  # [H, W, C] bool, True = observed
-    truth: np.ndarray | None = None  # [H, W, C], like image
+    truth: np.ndarray | None = None  # [H, W, C], like image; NaN where nobody knows it
     carried: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
     content_hash: bytes = b""  # of the record as it was read, see `with_content_hash`
@@ -124,7 +126,7 @@ class ImputedRecord:
 
 DIAGNOSTICS = {field.name: field.dtype for field in FIELDS}
 # Of a record, in records.parquet alone
-ROW_ALONE = ("content_hash", "missing_fraction", "nll", "brier", "f1")
+ROW_ALONE = ("content_hash", "input_hash", "missing_fraction", "nll", "brier", "f1")
 _OF_RECORD = (
     "id",
     "image",
@@ -248,39 +250,45 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
-    def checked(
-        name: str, reason: Reason, check: Callable[..., np.ndarray], *arguments: Any
-    ) -> np.ndarray:
+    def checked(name: str, reason: Reason, check: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return check(*arguments)
         except ValueError as error:
             raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
 
-    def decode(
-        name: str, reason: Reason, decoder: Callable[..., np.ndarray], *kind: Any
-    ) -> np.ndarray | None:
+    def decode(name: str, reason: Reason, decoder: Callable[..., Any], *kind: Any) -> Any:
         shapes = mask_shapes(schema.shape) if name == "observed" else [schema.shape]
         content = _array(features, name, shapes, record_id)
         return None if content is None else checked(name, reason, decoder, content, *kind)
 
-    image = decode("image", Reason.BAD_IMAGE, decode_values, schema.shape, schema.dtype)
-    if image is None:
+    of_values = (decode_with_gaps, schema.shape, schema.dtype, schema.missing)
+    found = decode("image", Reason.BAD_IMAGE, *of_values)
+    if found is None:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
-    everything = np.ones(schema.shape, np.bool_)
+    image, gaps = found
     observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
-    observed = everything if observed is None else _either_way(observed, schema)
-    truth = decode("truth", Reason.BAD_TRUTH, decode_values, schema.shape, schema.dtype)
+    observed = ~gaps if observed is None else _either_way(observed, schema) & ~gaps
+    truth = decode("truth", Reason.BAD_TRUTH, *of_values)
     record = MaskedRecord(
         id=record_id,
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
         observed=observed,
-        truth=None
-        if truth is None
-        else checked("truth", Reason.BAD_TRUTH, finite_where, everything, truth),
+        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, _truth, *truth),
         carried=_carried(features, schema, record_id),
         extra=_extra(features, schema),
     )
     return with_content_hash(record, schema)
+
+
+def _truth(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """A truth [H, W, C] with NaN where it is missing.
+
+    Raises:
+        ValueError: a value is infinite, or missing where there is no NaN.
+    """
+    if gaps.any() and values.dtype.kind != "f":
+        raise ValueError(f"{np.count_nonzero(gaps)} values are missing; {values.dtype} has no NaN")
+    return without(finite_where(~gaps, values), gaps, math.nan)
 
 
 def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
@@ -378,6 +386,19 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
+
+
+def input_hash(record: MaskedRecord, schema: Schema) -> bytes:
+    """The content hash that a record would have without surplus features, which no result depends
+    on.
+
+    Args:
+        record: with its content hash.
+        schema: of the record.
+    """
+    if not record.extra:
+        return record.content_hash
+    return content_hash(dataclasses.replace(record, extra=b""), schema)
 
 
 def with_content_hash(record: MaskedRecord, schema: Schema) -> MaskedRecord:

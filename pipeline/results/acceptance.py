@@ -19,11 +19,12 @@ def reconcile(counts: Counts, skipped: int) -> None:
     Raises:
         JobError: the numbers do not add up.
     """
-    accounted = counts.written + counts.dead
+    accounted = counts.written + counts.repeated + counts.dead
     if counts.read != accounted:
         raise JobError(
             f"{counts.read + skipped} records were read, but {counts.written} written, "
-            f"{counts.dead} dead letters and {skipped} left out make {accounted + skipped}; "
+            f"{counts.dead} dead letters and {skipped + counts.repeated} left out make "
+            f"{accounted + skipped}; "
             "nothing was published, run it again"
         )
 
@@ -50,7 +51,7 @@ def check(
         BadInputError: there are no records, or too many bad ones.
     """
     bad = counts.dead + counts.unreadable_stretches
-    found = counts.written + bad + skipped
+    found = counts.written + counts.repeated + bad + skipped
     said = f"{bad} of {found} records are bad ({_reasons(counts, first or {})})"
     outcome = Outcome(counts=counts)
     if not found:

@@ -43,8 +43,9 @@ class Document(pydantic.BaseModel):
 class Counts(Document):
     """What became of the records of the input, those apart that `--since` left out."""
 
-    read: Count = Field(description="records that were read: written, or dead letters")
+    read: Count = Field(description="records that were read: written, repeated, or dead")
     written: Count = Field(description="records of the data set")
+    repeated: Count = Field(0, description="further copies of records of one id and content")
     dead: Count = Field(description="dead letters")
     dead_by_reason: dict[str, Count] = Field(description="the same by reason")
     unreadable_stretches: Count = Field(

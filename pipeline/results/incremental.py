@@ -51,7 +51,8 @@ def check(directories: Sequence[str], identity: RecordIdentity, output: str) -> 
 
 
 def content_hashes(directories: Sequence[str]) -> bytes:
-    """The content hashes of all records of earlier results, one after another.
+    """The hashes of all records of earlier results, one after another: without surplus features,
+    or, in results that do not have them, with these.
 
     Raises:
         ResultError: one of them has no readable table of its records.
@@ -61,8 +62,10 @@ def content_hashes(directories: Sequence[str]) -> bytes:
         path = os.path.join(directory, _TABLE)
         try:
             with files.local_copy(path) as place, pq.ParquetFile(place) as table:
-                for batch in table.iter_batches(columns=["content_hash"]):
-                    found += b"".join(map(_hash_of, batch["content_hash"].to_pylist()))
+                has_input_hash = "input_hash" in table.schema_arrow.names
+                column = "input_hash" if has_input_hash else "content_hash"
+                for batch in table.iter_batches(columns=[column]):
+                    found += b"".join(map(_hash_of, batch[column].to_pylist()))
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise ResultError(f"cannot read {path}: {error}") from None
     return bytes(found)

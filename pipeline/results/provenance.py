@@ -31,7 +31,8 @@ _SOFTWARE = (
     "apache-beam",
     "tensorflow-datasets",
 )
-_IMPLIED = {"mask_means": "observed"}  # keys of `record`, and what went without saying before
+# Keys of `record`, and what went without saying before
+_IMPLIED = {"mask_means": "observed", "missing": "nan"}
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from vaefill.counters import count
 from vaefill.model import files
-from vaefill.records.record import HASH_SIZE, MaskedRecord
+from vaefill.records.record import HASH_SIZE, MaskedRecord, Schema, input_hash
 from vaefill.store import tally
 from vaefill.store.spill import Place, SpillWriter
 from vaefill.store.tfrecord import HEADER_SIZE, Frame, frame, read_frames
@@ -126,15 +126,19 @@ class ResumeCache:
 
 
 class SkipKnown(tally.Tallying):
-    """(frame, masked record) -> the same, unless an index holds the record's content; those are
-    counted under `TALLY`.
+    """(frame, masked record) -> the same, unless an index holds the record's content, surplus
+    features apart; those are counted under `TALLY`.
+
+    Results that know no `input_hash` hold content hashes, which are asked for second.
     """
 
-    def __init__(self, known: HashIndex):
-        self._known = known
+    def __init__(self, known: HashIndex, schema: Schema):
+        self._known, self._schema = known, schema
 
     def process(self, read: tuple[Frame, MaskedRecord]) -> Iterator[Any]:
-        if self._known.find(read[1].content_hash) is None:
+        record = read[1]
+        hashes = {input_hash(record, self._schema), record.content_hash}
+        if all(self._known.find(each) is None for each in hashes):
             yield read
         else:
             count("records_skipped")

@@ -1,7 +1,7 @@
 """Items -> a sharded data set and its dead letters, the same bytes in whatever order they come.
 
 The shard of an item is a hash of its id. Of several items with one id the first in the order of
-(content hash, source) stays; the others become dead letters.
+(content hash, source) stays; others with its content are counted, the rest become dead letters.
 """
 
 import dataclasses
@@ -66,18 +66,21 @@ class WriteShards(beam.DoFn):
         observer = self._observe(shard) if self._observe else None
         with files.written_whole(self._layout.shard(shard), self._layout.temporary()) as growing:
             writer = self._open_writer(growing)
-            last_id = None
+            last, num_repeated = (b"", b""), 0
             for item in self._exchange.in_order(parts):
-                if item.record_id == last_id:
+                former, last = last, item[:2]
+                if last == former:
+                    num_repeated += 1
+                    continue
+                if item.record_id == former[0]:
                     yield beam.pvalue.TaggedOutput(DEAD, duplicate(item))
                     continue
-                last_id = item.record_id
                 assert isinstance(item.example, bytes)
                 record = StoredRecord(item.content_hash, item.example, self._schema)
                 writer.write(record)
                 if observer:
                     observer.add(record)
-            counts = writer.close()
+            counts = writer.close()._replace(num_repeated=num_repeated)
             if observer:
                 observer.close()
         content = json.dumps(counts._asdict())

@@ -40,6 +40,7 @@ class ShardCounts(NamedTuple):
 
     num_records: int
     num_bytes: int  # of the records, without what the format adds
+    num_repeated: int = 0  # further copies of records, that were not written
 
 
 class Writer(Protocol):

@@ -4,6 +4,7 @@ They are staged on this machine, where Arrow reads and writes its tables by path
 """
 
 import collections
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from vaefill.model import evaluation, files
 from vaefill.model.config import SamplerConfig
 from vaefill.model.fields import FIELDS
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Schema
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Schema, input_hash
 from vaefill.results import value_maps
 from vaefill.results.documents import (
     Counts,
@@ -126,7 +127,7 @@ class ShardSummary:
         statistics.add_groups(self._groups, groups)
         self._groups = statistics.bounded(self._groups, self._num_values)
         rows = [
-            {"content_hash": stored.content_hash.hex()}
+            {"content_hash": stored.content_hash.hex(), "input_hash": self._input_hash(stored)}
             | statistics.row(stored.imputed, scores, index, self._summarizer.binary)
             for index, stored in enumerate(self._block)
         ]
@@ -136,6 +137,10 @@ class ShardSummary:
         self._block, self._block_bytes = [], 0
         if len(self._rows) >= _ROW_GROUP or self._rows.nbytes >= _ROW_BYTES:
             self._write_rows()
+
+    def _input_hash(self, stored: StoredRecord) -> str:
+        masked = dataclasses.replace(stored.imputed.masked, content_hash=stored.content_hash)
+        return input_hash(masked, self._summarizer.schema).hex()
 
     def _write_rows(self) -> None:
         """Writes a group of rows; small groups would fill memory with what the file's footer says
@@ -153,6 +158,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
         [
             ("id", pa.binary()),
             ("content_hash", pa.string()),
+            ("input_hash", pa.string()),
             *((name, kinds[feature.kind]) for name, feature in schema.carried.items()),
             ("missing_fraction", pa.float64()),
             *((name, pa.from_numpy_dtype(np.dtype(dtype))) for name, dtype in DIAGNOSTICS.items()),
