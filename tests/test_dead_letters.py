@@ -26,7 +26,7 @@ LETTERS = [
 
 
 def entry(letter: Letter) -> Entry:
-    source = (letter.file, letter.offset, len(letter.payload))
+    source = (letter.file.encode(), letter.offset, len(letter.payload))
     return Entry(source, letter.reason, letter.message, letter.record_id, 0)
 
 

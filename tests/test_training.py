@@ -127,26 +127,28 @@ def test_values_are_binarised_in_training_as_they_are_to_be_imputed(
 
 
 @pytest.mark.parametrize(
-    ("num_test", "num_validation", "batch_size"),
+    ("num_train", "num_test", "num_validation", "batch_size"),
     [
-        (1, 1, 130),
-        (2, 2, 64),
-        (99, 3, 7),
-        (100, 100, 64),
-        (101, 30, 50),
-        (150, 101, 129),
-        (250, 150, 33),
+        (1, 1, 1, 1),
+        (2, 1001, 1001, 2),
+        (130, 2, 2, 64),
+        (99, 99, 3, 7),
+        (100, 100, 100, 64),
+        (101, 101, 30, 50),
+        (130, 150, 101, 129),
+        (1001, 250, 150, 334),
     ],
 )
-def test_splits_of_any_size_will_do(tmp_path, num_test, num_validation, batch_size):
+def test_splits_of_any_size_will_do(tmp_path, num_train, num_test, num_validation, batch_size):
     """Batches that are not whole; fewer validation images than are asked for to tell misfits."""
-    validation, test = f"validation[:{num_validation}]", f"test[:{num_test}]"
-    data = DataConfig(train="train[:130]", validation=validation, test=test)
+    parts = {"train": num_train, "validation": num_validation, "test": num_test}
+    splits = {name: f"train[:{num}]" for name, num in parts.items()}
+    data = DataConfig(**splits)
     changed = settings(epochs=1.0, batch_size=batch_size)
     changed = dataclasses.replace(changed, data=data)
     summary = training.train_and_evaluate(changed, str(tmp_path), show_progress=False)
     assert summary["num_test_images"] == num_test
-    assert summary["num_calibration"] == num_validation // 2
+    assert summary["num_calibration"] == min(num_validation // 2, TRAIN.num_calibration)
     assert summary["test_bound"] - 5 < summary["test_log_prob"] < 0
     assert (summary["test_log_prob_standard_error"] > 0) == (num_test > 1)
 

@@ -40,7 +40,8 @@ def of_record(record: MaskedRecord) -> Iterator[str]:
         yield WITH_TRUTH
         if not _same(record.image[observed], record.truth[observed]):
             yield CONTRADICTED
-    if observed.any() and record.image.dtype == np.uint8 and looks_grey(record.image[observed]):
+    given = record.image[observed]
+    if given.dtype == np.uint8 and given.size and (given != given[0]).any() and looks_grey(given):
         yield GREY
     direction = _direction(record)
     if direction:
