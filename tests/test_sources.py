@@ -221,6 +221,7 @@ def test_stretches_hold_together_what_the_file_does(data, size):
     content = content[: data.draw(st.integers(0, len(content)))]
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tfrecord, "_STRETCH", size)
+        patch.setattr(tfrecord, "_BLOCK", data.draw(st.integers(HEADER, 200)))
         path = os.path.join(directory, "file")
         with open(path, "wb") as file:
             file.write(content)

@@ -19,6 +19,7 @@ _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
 HEADER_SIZE = _HEADER.size
 _STRETCH = 8 << 20  # bytes
+_BLOCK = 1 << 18  # bytes read at once to look for lengths
 
 
 class Source(NamedTuple):
@@ -92,19 +93,35 @@ def stretches(path: str) -> Iterator[Stretch]:
     Args:
         path: the file.
     """
-    start = position = 0
+    start = 0
     size = files.describe(path).size
     if size > _STRETCH:
         with files.open_to_read(path) as raw:
-            while _is_header(header := raw.read(HEADER_SIZE)):
-                position += HEADER_SIZE + _HEADER.unpack(header)[0] + _FOOTER.size
+            for position in _boundaries(raw):
                 if position >= size:
                     break
                 if position - start >= _STRETCH:
                     yield Stretch(start, position)
                     start = position
-                raw.seek(position)
     yield Stretch(start)
+
+
+def _boundaries(raw: BinaryIO) -> Iterator[int]:
+    """Where the records of an open file end, up to a bad checksum of a length.
+
+    Lengths are looked up in blocks, which is faster than to read and seek for each.
+    """
+    block, first, position = b"", 0, 0  # the block lies at `first`
+    while True:
+        place = position - first
+        if place + HEADER_SIZE > len(block):
+            raw.seek(position)
+            block, first, place = raw.read(_BLOCK), position, 0
+        header = block[place : place + HEADER_SIZE]
+        if not _is_header(header):
+            return
+        position += HEADER_SIZE + _HEADER.unpack(header)[0] + _FOOTER.size
+        yield position
 
 
 def looks_like_frames(path: str) -> bool:
