@@ -17,7 +17,7 @@ from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
 from vaefill.model.engine import chain
 from vaefill.model.engine.bands import WHOLE, Bands
-from vaefill.model.engine.collection import COMPLETE_CHAINS, DrawCollector
+from vaefill.model.engine.collection import DrawCollector
 from vaefill.model.engine.rows import even_slots
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.fields import FIELDS
@@ -90,7 +90,7 @@ class Imputer:
                 made room for.
         """
         vae = compile_vae(vae, config.precision)
-        slots = even_slots(vae, config.slots, math.lcm(config.rows_per_record, COMPLETE_CHAINS))
+        slots = even_slots(vae, config.slots, config.slots_unit)
         config = config.model_copy(update={"slots": slots})
         self._vae, self._config, self._keep_chains = vae, config, keep_chains
         self._preprocessor = preprocessor or Preprocessor(vae.likelihood)

@@ -27,7 +27,7 @@ _PRIOR_DRAWS = 5.0  # the prior's weight in the covariance of the latents, in dr
 # The chains of a complete record. A sweep of pseudo-Gibbs draws from the encoder there, one as well
 # as many. Fewer kept sweeps do not tell the covariance of 32 latents, and log p(x) leans low again;
 # docs/method.md has the measurement.
-COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 180
+_COMPLETE_CHAINS, _COMPLETE_START, _COMPLETE_WARMUP, _COMPLETE_KEPT = 4, 1, 85, 180
 # Under which its chains have their chance, which the record's own chains had before
 _COMPLETE_KEYS = b"complete"
 # What the normal and the uniform numbers behind log p(x_obs) and log p(x) are for
@@ -237,7 +237,7 @@ def _slots_of_complete(vae: VAE, config: SamplerConfig) -> Slots:
     """Slots for chains on complete records: the same whatever the sampler, all of one length."""
     own = samplers.sampler_config(
         "latent_hmc",
-        num_chains=COMPLETE_CHAINS,
+        num_chains=_COMPLETE_CHAINS,
         num_start=_COMPLETE_START,
         num_warmup=_COMPLETE_WARMUP,
         max_sweeps=_COMPLETE_START + _COMPLETE_WARMUP + _COMPLETE_KEPT,

@@ -28,7 +28,8 @@ def even_slots(vae: VAE, slots: int, unit: int) -> int:
     Args:
         vae: the model, as it is compiled for sampling.
         slots: rows of a device call at least, a multiple of the unit.
-        unit: rows that stay together, such as those of a record.
+        unit: what the rows are a multiple of: those of a record, and 32, for element-wise programs
+            go by vectors, of which the last one must be whole.
     """
     for num_rows in range(slots, slots + _MOST_ATTEMPTS * unit, unit):
         if treats_rows_alike(vae, num_rows):
