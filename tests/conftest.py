@@ -4,6 +4,9 @@ import os
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the commands have it, and their worker processes: without AVX-512 the last bits of large
+# products depend on how many there are.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import hypothesis
 import pytest

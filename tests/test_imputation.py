@@ -302,8 +302,8 @@ def test_grey_values(masked, tmp_path):
 
 
 def real_records(path: str, num: int) -> None:
-    """Records of 6 real values, about half of them missing and NaN; of record 3 an observed one
-    is.
+    """Records of 6 real values, about half of them missing and NaN; of record 3 an observed one is
+    infinite.
     """
     generator = np.random.default_rng(0)
     with tf.io.TFRecordWriter(path) as writer:
@@ -312,7 +312,7 @@ def real_records(path: str, num: int) -> None:
             observed = generator.random(6) < 0.5
             image = np.where(observed, truth, np.float32(np.nan))
             if index == 3:
-                image[0], observed[0] = np.nan, True
+                image[0], observed[0] = np.inf, True
             features = {"id": b"%d" % index, "image": image.tobytes(), "truth": truth.tobytes()}
             example = tf.train.Example()
             for name, value in (
@@ -600,7 +600,7 @@ def test_lines_of_progress_keep_their_distance(config, model_directory, loaded, 
         progress, directory = Progress(seconds), tmp_path / str(seconds)
         handler = make_handler(config, model_directory, directory, progress=progress)
         with caplog.at_level("INFO", "vaefill.impute"):
-            handler.run_inference(make_reads(30), loaded)
+            handler.run_inference(make_reads(100), loaded)
         num_lines.append(len(caplog.records))
         assert caplog.records[0].records > 0 and "converged" in caplog.text
     assert num_lines[0] > num_lines[1] == 1

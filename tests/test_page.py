@@ -490,7 +490,7 @@ def test_no_result(tmp_path, results, named):
 
 def test_choice_covers_labels():
     """The first of each label in the order of the data set, then the first of the others."""
-    labels = [7, 7, 7, 1, -1, 7, 1, 12, 7, 7, 7, 7]
+    labels = [7, 7, 7, 1, None, 7, 1, 12, 7, 7, 7, 7]
     records = [make_record(i, (1, 1, 1), label=label) for i, label in enumerate(labels)]
     shown = [record.masked.id for record in choose(iter(records), 3)]
     assert shown == [b"test/%03d" % i for i in (3, 6, 0, 1, 2, 5, 8, 9, 7, 4)]
