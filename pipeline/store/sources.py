@@ -53,7 +53,7 @@ def expand(patterns: Sequence[str], allow_missing_shards: bool = True) -> list[f
         if not matches:
             raise SourceError(f"no file matches {pattern}")
         # Only who named a file by its very name cannot have meant those beside it
-        if not allow_missing_shards and [file.path for file in matches] != [pattern]:
+        if not allow_missing_shards and [file.path for file in matches] != [_local(pattern)]:
             _check_shards([file.path for file in matches])
         for file in matches:
             found.setdefault(files.resolve(file.path), file)  # once, however many links lead there
@@ -64,6 +64,10 @@ def _at_home(pattern: str) -> str:
     """A pattern with the home directory for `~`, which a shell leaves alone in quotes."""
     is_there = not pattern.startswith("~") or files.exists(pattern.partition("/")[0])
     return pattern if is_there else os.path.expanduser(pattern)
+
+
+def _local(pattern: str) -> str:
+    return pattern.removeprefix("file://")
 
 
 def _matches(pattern: str) -> list[files.FileInfo]:
