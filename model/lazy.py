@@ -67,8 +67,8 @@ def loops(function: _Function) -> _Function:
     """Decorates a function with `for _ in tf.range(...)` in it: the loop is one of the program.
 
     AutoGraph rewrites this function and none that it calls. Left to rewrite all of a program, as
-    `tf.function` does by itself, it takes half of the time in which a sampler starts; programs are
-    therefore made with `autograph=False`.
+    `tf.function` does by itself, it takes a third of the time in which a sampler starts; so
+    programs are made with `autograph=False`.
 
     Args:
         function: any that has no conditions over tensors.

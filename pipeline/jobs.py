@@ -24,7 +24,7 @@ from vaefill.model.errors import ModelError
 from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
-from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, Preprocessor
+from vaefill.model.preprocessing import Preprocessor
 from vaefill.records.record import (
     OWN_FEATURES,
     CarriedFeature,
@@ -325,7 +325,7 @@ def impute(
         work = _work(counted, tallied)
         features, text = imputed_features(schema), "Records imputed by vaefill"
         counts = _complete(layout, features, text, config, tallied)
-        warnings = _warnings(tallied, config.record.binarize)
+        warnings = _logged(findings.of_tally(tallied, config.record.binarize))
         if not counts.written:
             staging.discard(staged)
             return Outcome(counts=counts, work=work, warnings=warnings)
@@ -347,9 +347,8 @@ def impute(
     return Outcome(counts=counts, work=work, summary=summary, warnings=warnings)
 
 
-def _warnings(tallied: Mapping[str, int], binarize: str) -> tuple[RunWarning, ...]:
+def _logged(warnings: tuple[RunWarning, ...]) -> tuple[RunWarning, ...]:
     """The warnings at the end of a run, which go to its log, too."""
-    warnings = findings.of_tally(tallied, binarize)
     for warning in warnings:
         _LOGGER.warning("%s", warning.text)
     return warnings
@@ -410,26 +409,25 @@ def mask(
         if is_dataset:
             name, _ = masking.split_source(source)
             most = config.limits.max_bad_bytes
-            counted = _run(
+            _run(
                 lambda p: graph.mask_dataset(p, name, splits, schema, most, masks, layout),
                 beam_options,
             )
         else:
             reading = _reading(config, files, schema)
             with _unchanged(files), dead_letters.blamed(layout):
-                counted = _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
-        text = "Records with hidden values, for vaefill"
-        counts = _complete(layout, masked_features(schema), text, config, tally.read(layout))
-        num_grey = counted["records_grey"]
-        if config.record.binarize == "threshold" and 2 * num_grey > counts.written:
-            _LOGGER.warning(GREY_UNDER_A_THRESHOLD, f"{num_grey:,} of {counts.written:,} records")
+                _run(lambda p: graph.mask_files(p, reading, masks, layout), beam_options)
+        tallied, text = tally.read(layout), "Records with hidden values, for vaefill"
+        counts = _complete(layout, masked_features(schema), text, config, tallied)
+        warnings = _logged(findings.of_complete(tallied, config.record.binarize))
         manifest = Manifest(
             identity=identity,
             config=config.model_dump(mode="json"),
             inputs=inputs,
             counts=counts,
+            warnings=warnings,
             times=clock.times(),
         )
         integrity.seal(staged.root, manifest)
         staging.publish(staged)
-    return Outcome(counts=counts)
+    return Outcome(counts=counts, warnings=warnings)

@@ -9,12 +9,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from vaefill import counters
 from vaefill.config import MaskConfig
 from vaefill.errors import ConfigError, SourceError
 from vaefill.model import datasets, missingness
 from vaefill.model.errors import DatasetError
-from vaefill.model.preprocessing import Preprocessor, looks_grey
+from vaefill.model.preprocessing import Preprocessor
+from vaefill.records import signs
 from vaefill.records.codecs import gaps_in, without
 from vaefill.records.record import (
     CarriedFeature,
@@ -118,6 +118,7 @@ class ReadDataset(tally.Tallying):
             )
             frame = Frame(b"", f"{self._dataset}/{split}", index)
             self.tally[tally.READ] += 1
+            tally.add(self.tally, signs.of_record(record))
             yield frame, with_content_hash(record, self._schema)
 
 
@@ -268,8 +269,6 @@ class MaskRecords(beam.DoFn):
         try:
             record = complete(record)
             observed = self._masks(record) & record.observed
-            if self._schema.dtype == np.uint8:
-                counters.count("records_grey", looks_grey(record.image[record.observed]))
         except RecordError as error:
             yield beam.pvalue.TaggedOutput(
                 DEAD, DeadLetter(frame, error.reason, str(error), error.record_id, 0)

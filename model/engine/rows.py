@@ -2,8 +2,8 @@
 
 Libraries multiply matrices in blocks of rows, and what is left over at the end goes another way, in
 which sums are taken in another order. A record in those rows would get other bits than anywhere
-else. How large the blocks are depends on the processor (32 rows with AVX-512, 3 with AVX2), so it
-is tried out.
+else. How large the blocks are depends on the library and the processor (3 rows, in each thread,
+where TensorFlow finds no AVX-512), so it is tried out.
 """
 
 import logging

@@ -73,9 +73,7 @@ class RunWarning(Document):
     text: str = Field(description="what was seen, and the fix")
 
 
-Warnings = Annotated[
-    tuple[RunWarning, ...], Field(description="of `vaefill impute`, one of a kind at most")
-]
+Warnings = Annotated[tuple[RunWarning, ...], Field(description="of the run, one of a kind at most")]
 
 
 # --- manifest.json

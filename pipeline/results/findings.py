@@ -17,10 +17,18 @@ def of_tally(tally: Mapping[str, int], binarize: str) -> tuple[RunWarning, ...]:
         tally: the signs of all records that were read, counted; 0 for what nobody has counted.
         binarize: see `record.binarize`.
     """
-    found = [_nothing_missing(tally), _mask_inverted(tally), _truth_contradicts(tally)]
-    if binarize == "threshold":
-        found.append(_grey_values(tally))
-    return tuple(warning for warning in found if warning)
+    found = (_nothing_missing(tally), _mask_inverted(tally), _truth_contradicts(tally))
+    return *(warning for warning in found if warning), *of_complete(tally, binarize)
+
+
+def of_complete(tally: Mapping[str, int], binarize: str) -> tuple[RunWarning, ...]:
+    """Those of them that records may give before anything is hidden.
+
+    Args:
+        tally, binarize: as for `of_tally`.
+    """
+    warning = _grey_values(tally) if binarize == "threshold" else None
+    return (warning,) if warning else ()
 
 
 def _nothing_missing(tally: Mapping[str, int]) -> RunWarning | None:

@@ -3,6 +3,7 @@
 Which format a file has, its first bytes say, not its name.
 """
 
+import abc
 import bz2
 import io
 import zlib
@@ -73,7 +74,7 @@ def _is_zlib(start: bytes, is_content: Callable[[bytes], bool]) -> bool:
     return is_content(content) or bool(format_of(content)) or inflater.eof
 
 
-class Inflated:
+class Inflated(abc.ABC):
     """The content of a compressed file.
 
     Args:
@@ -85,13 +86,13 @@ class Inflated:
         self.name = name
         self._raw = raw
 
+    @abc.abstractmethod
     def read(self, size: int) -> bytes:
         """Up to `size` bytes, none at the end.
 
         Raises:
             BrokenError: the file is cut or broken here.
         """
-        raise NotImplementedError
 
     def _broken(self, error: object) -> BrokenError:
         return BrokenError(f"broken {self.name} stream: {error}")
