@@ -25,13 +25,8 @@ from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import (
-    OWN_FEATURES,
-    CarriedFeature,
-    Schema,
-    imputed_features,
-    masked_features,
-)
+from vaefill.records.features import imputed_features, masked_features
+from vaefill.records.record import OWN_FEATURES, CarriedFeature, Schema
 from vaefill.results import acceptance, findings, incremental, integrity, provenance, staging
 from vaefill.results.documents import Counts, Manifest, Outcome, RunWarning, Times, Work
 from vaefill.store import dead_letters, sinks, tally, writers

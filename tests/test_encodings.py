@@ -20,6 +20,8 @@ from vaefill import jobs
 from vaefill.model import training
 from vaefill.records import pictures
 from vaefill.records import record as record_lib
+from vaefill.records.features import imputed_features, masked_features
+from vaefill.records.imputed import encode_imputed
 from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -285,14 +287,12 @@ def test_any_number_of_channels_goes_from_mask_to_impute_to_tfds(dtype, data):
     truth, observed = data.draw(values), data.draw(arrays(np.bool_, shape))
     masked = MaskedRecord(b"a", np.where(observed, truth, 0).astype(dtype), observed, truth)
     payload = encode_masked(masked, schema)
-    read = record_lib.masked_features(schema).deserialize_example_np(payload)
+    read = masked_features(schema).deserialize_example_np(payload)
     record = decode_masked(payload, schema)
     numbers = {name: kind(1) for name, kind in record_lib.DIAGNOSTICS.items()}
     imputations, mean = np.stack([truth, truth]), truth.astype(np.float32)
     result = record_lib.ImputedRecord(record, imputations, mean, mean, numbers)
-    done = record_lib.imputed_features(schema).deserialize_example_np(
-        record_lib.encode_imputed(result, schema)
-    )
+    done = imputed_features(schema).deserialize_example_np(encode_imputed(result, schema))
     for name in ("image", "observed", "truth"):
         expected = getattr(masked, name)
         for found in (read[name], getattr(record, name), done[name]):

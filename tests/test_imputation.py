@@ -21,13 +21,8 @@ from vaefill.model import checkpoints, parallel, vae
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
 from vaefill.progress import Progress
-from vaefill.records.record import (
-    MaskedRecord,
-    Reason,
-    Schema,
-    decode_imputed,
-    with_content_hash,
-)
+from vaefill.records.imputed import decode_imputed
+from vaefill.records.record import MaskedRecord, Reason, Schema, with_content_hash
 from vaefill.report.page import write_report
 from vaefill.results.reading import read_manifest, read_summary
 from vaefill.store.items import Item

@@ -13,6 +13,7 @@ from vaefill.masking import MaskRecords, Masks, complete
 from vaefill.model.likelihoods import LIKELIHOODS
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records import signs
+from vaefill.records.features import masked_features
 from vaefill.records.record import (
     MaskedRecord,
     Reason,
@@ -21,7 +22,6 @@ from vaefill.records.record import (
     content_hash,
     decode_masked,
     encode_masked,
-    masked_features,
 )
 from vaefill.results import provenance
 from vaefill.store.tfrecord import Frame

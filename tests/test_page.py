@@ -21,15 +21,9 @@ from tests.documents import SAMPLER
 from vaefill.errors import ResultError
 from vaefill.model import evaluation
 from vaefill.model.fields import FIELDS
-from vaefill.records.record import (
-    DIAGNOSTICS,
-    CarriedFeature,
-    ImputedRecord,
-    MaskedRecord,
-    Schema,
-    encode_imputed,
-    imputed_features,
-)
+from vaefill.records.features import imputed_features
+from vaefill.records.imputed import encode_imputed
+from vaefill.records.record import DIAGNOSTICS, CarriedFeature, ImputedRecord, MaskedRecord, Schema
 from vaefill.report import evaluate, figures, pictures, text
 from vaefill.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
 from vaefill.results import documents, value_maps

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vaefill.records import record as record_lib
+from vaefill.records.features import imputed_features, masked_features
+from vaefill.records.imputed import decode_imputed, encode_imputed
 from vaefill.records.record import (
     CarriedFeature,
     ImputedRecord,
@@ -123,9 +125,7 @@ def test_masked_records_come_back(schema, data):
 @given(st.data())
 def test_an_imputed_record_has_the_content_hash_of_the_masked_one(schema, data):
     original = data.draw(masked_records(schema))
-    decoded = record_lib.decode_imputed(
-        record_lib.encode_imputed(_with_results(original, schema), schema), schema
-    )
+    decoded = decode_imputed(encode_imputed(_with_results(original, schema), schema), schema)
     known = dataclasses.replace(
         original, image=np.where(original.observed, original.image, 0).astype(schema.dtype)
     )
@@ -170,7 +170,7 @@ def test_whatever_a_result_can_depend_on_changes_the_content_hash(schema):
     st.binary(max_size=300) | st.builds(lambda start: start + bytes(784), st.binary(max_size=30))
 )
 def test_any_bytes_are_a_record_or_an_error_that_is_declared(payload):
-    for decode in (record_lib.decode_masked, record_lib.decode_observed, record_lib.decode_imputed):
+    for decode in (record_lib.decode_masked, record_lib.decode_observed, decode_imputed):
         try:
             decode(payload, SCHEMA)
         except RecordError as error:
@@ -207,7 +207,7 @@ def test_everything_else_is_carried_untouched():
 @pytest.mark.parametrize("truth", [True, False], ids=["truth", "no_truth"])
 def test_imputed_records_come_back(schema, truth):
     original = imputed(schema, **({} if truth else {"truth": None}))
-    decoded = record_lib.decode_imputed(record_lib.encode_imputed(original, schema), schema)
+    decoded = decode_imputed(encode_imputed(original, schema), schema)
     hidden = np.where(original.masked.observed, original.masked.image, 0)
     np.testing.assert_array_equal(decoded.masked.image, hidden.astype(schema.dtype), strict=True)
     assert (
@@ -224,15 +224,11 @@ def test_imputed_records_come_back(schema, truth):
 @SCHEMAS
 def test_tfds_reads_both_formats(schema):
     record, result = masked(schema), imputed(schema)
-    read = record_lib.masked_features(schema).deserialize_example_np(
-        record_lib.encode_masked(record, schema)
-    )
+    read = masked_features(schema).deserialize_example_np(record_lib.encode_masked(record, schema))
     assert read["id"] == record.id and read["label"] == 7 and read["site"] == b"\xfe"
     for name in ("image", "observed", "truth"):
         np.testing.assert_array_equal(read[name], getattr(record, name), strict=True)
-    read = record_lib.imputed_features(schema).deserialize_example_np(
-        record_lib.encode_imputed(result, schema)
-    )
+    read = imputed_features(schema).deserialize_example_np(encode_imputed(result, schema))
     np.testing.assert_array_equal(read["imputations"], result.imputations, strict=True)
     np.testing.assert_array_equal(read["mean"], result.mean)
     np.testing.assert_array_equal(read["truth"], record.truth, strict=True)
@@ -240,8 +236,8 @@ def test_tfds_reads_both_formats(schema):
 
 
 def test_absent_carried_values_get_their_default():
-    read = record_lib.imputed_features(SCHEMA).deserialize_example_np(
-        record_lib.encode_imputed(imputed(carried={}), SCHEMA)
+    read = imputed_features(SCHEMA).deserialize_example_np(
+        encode_imputed(imputed(carried={}), SCHEMA)
     )
     assert read["label"] == -1 and np.isnan(read["weight"]) and read["site"] == b""
 
@@ -253,9 +249,7 @@ def test_a_value_that_is_the_default_is_told_from_one_that_is_absent(carried):
         record_lib.encode_masked(masked(carried=carried), SCHEMA), SCHEMA
     )
     assert read.carried == carried and read.extra == b""
-    again = record_lib.decode_imputed(
-        record_lib.encode_imputed(imputed(carried=carried), SCHEMA), SCHEMA
-    )
+    again = decode_imputed(encode_imputed(imputed(carried=carried), SCHEMA), SCHEMA)
     assert again.masked.carried == carried
     assert read.content_hash == record_lib.content_hash(masked(carried=carried), SCHEMA)
     if carried == {"label": -1}:
@@ -379,6 +373,6 @@ def test_bytes_are_no_real_values(image):
 
 @pytest.mark.parametrize("num_imputations", [1, 3], ids=["too_large", "too_small"])  # there are 2
 def test_imputed_arrays_of_the_wrong_size_are_refused_before_they_are_inflated(num_imputations):
-    payload = record_lib.encode_imputed(imputed(), SCHEMA)
+    payload = encode_imputed(imputed(), SCHEMA)
     with pytest.raises(RecordError, match=f"does not hold {12 * num_imputations} bytes"):
-        record_lib.decode_imputed(payload, Schema(SHAPE, CARRIED, num_imputations))
+        decode_imputed(payload, Schema(SHAPE, CARRIED, num_imputations))

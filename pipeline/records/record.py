@@ -1,4 +1,5 @@
-"""Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
+"""Masked and imputed records, and the `tf.train.Example` of masked ones. Knows neither Beam nor a
+file.
 
 Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are
 checked before anything is allocated, and whatever is wrong is a `RecordError` with a reason from
@@ -9,30 +10,26 @@ import dataclasses
 import enum
 import hashlib
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from vaefill.model.fields import FIELDS, Field
+from vaefill.model.fields import FIELDS
 from vaefill.records.codecs import (
     decode_mask,
     decode_with_gaps,
     encode_values,
     finite_where,
-    is_picture,
     mask_shapes,
     without,
 )
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
-_ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
 
 
 class Reason(enum.StrEnum):
@@ -152,35 +149,33 @@ _NUMBERS = {"int64_list": np.int64, "float_list": np.float32}
 _FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
 
 
-def _zlib(array: np.ndarray) -> bytes:
-    return zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL)
-
-
-def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Carried values as they are written, a default for one that is not there."""
     return {
         name: _TYPES[feature.kind](carried.get(name, feature.default))
         for name, feature in schema.carried.items()
     }
 
 
-def _names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+def names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+    """The carried features of which a default is written, for `serialize`."""
     return [name.encode() for name in sorted(schema.carried) if name not in carried]
 
 
-def _carried(
+def carried_of(
     features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes = b""
 ) -> dict[str, Scalar]:
     """The carried values that are there: no default that stands for one that is not."""
     absent = set(features[_ABSENT].bytes_list.value) if _ABSENT in features else set()
     found = {
-        name: _scalar(features, name, feature.kind, record_id)
+        name: scalar(features, name, feature.kind, record_id)
         for name, feature in schema.carried.items()
         if name.encode() not in absent
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _serialize(
+def serialize(
     values: Mapping[str, Scalar], others: bytes = b"", absent: Sequence[bytes] = ()
 ) -> bytes:
     """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
@@ -193,7 +188,7 @@ def _serialize(
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def _scalar(
+def scalar(
     features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
 ) -> Any:
     """The one value of a feature, None if it is absent, or an empty list.
@@ -225,7 +220,7 @@ def _array(
     feature = features.get(name)
     found = None if feature is None else feature.WhichOneof("kind")
     if found not in _NUMBERS:
-        return _scalar(features, name, "bytes", record_id)
+        return scalar(features, name, "bytes", record_id)
     values, sizes = getattr(feature, found).value, [math.prod(shape) for shape in shapes]
     if len(values) not in (0, *sizes):
         message = f"feature {name!r} must be bytes, or a list of {sizes[0]} numbers, not"
@@ -245,8 +240,8 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     Raises:
         RecordError: anything is not as declared.
     """
-    features = _parse(payload)
-    record_id = _scalar(features, "id", "bytes")
+    features = parse_example(payload)
+    record_id = scalar(features, "id", "bytes")
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
@@ -274,7 +269,7 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
         image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
         observed=observed,
         truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, _truth, *truth),
-        carried=_carried(features, schema, record_id),
+        carried=carried_of(features, schema, record_id),
         extra=_extra(features, schema),
     )
     return with_content_hash(record, schema)
@@ -301,8 +296,8 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
     Raises:
         RecordError: anything is not as declared.
     """
-    features = _parse(payload)
-    record_id = _scalar(features, "id", "bytes") or b""
+    features = parse_example(payload)
+    record_id = scalar(features, "id", "bytes") or b""
     content = _array(features, "observed", mask_shapes(schema.shape), record_id)
     if content is None:
         raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
@@ -312,7 +307,12 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
         raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
 
 
-def _parse(payload: bytes) -> Mapping[str, tf.train.Feature]:
+def parse_example(payload: bytes) -> Mapping[str, tf.train.Feature]:
+    """The features of a serialised tf.train.Example.
+
+    Raises:
+        RecordError: it is none, or has feature lists.
+    """
     try:  # an Example is a SequenceExample without lists, byte for byte
         example = tf.train.SequenceExample.FromString(payload)
     except DecodeError:
@@ -341,28 +341,11 @@ def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
         "id": record.id,
         "image": encode_values(record.image),
         "observed": _either_way(record.observed, schema).astype(np.uint8).tobytes(),
-        **_carried_values(schema, record.carried),
+        **carried_values(schema, record.carried),
     }
     if record.truth is not None:
         values["truth"] = encode_values(record.truth)
-    return _serialize(values, record.extra, _names_absent(schema, record.carried))
-
-
-def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
-    """features.json of a data set of masked records with truth."""
-    if is_picture(schema.shape[-1], schema.dtype):
-        values = tfds.features.Image(shape=schema.shape, encoding_format="png")
-    else:
-        values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": values,
-            "observed": tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes"),
-            "truth": values,
-            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
-        }
-    )
+    return serialize(values, record.extra, names_absent(schema, record.carried))
 
 
 def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
@@ -380,7 +363,7 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         np.packbits(record.observed).tobytes(),
         np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
         b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
-        _serialize(_carried_values(schema, record.carried)),
+        serialize(carried_values(schema, record.carried)),
         record.extra,
     ):
         digest.update(len(part).to_bytes(8, "little"))
@@ -412,103 +395,3 @@ def with_content_hash(record: MaskedRecord, schema: Schema) -> MaskedRecord:
         schema: of the record.
     """
     return dataclasses.replace(record, content_hash=content_hash(record, schema))
-
-
-# --- imputed records
-
-
-def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
-    """Serialises an imputed record as `imputed_features` declares it."""
-    masked = record.masked
-    truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
-    diagnostics = {
-        name: (float if dtype is np.float32 else int)(record.diagnostics[name])
-        for name, dtype in DIAGNOSTICS.items()
-    }
-    return _serialize(
-        {
-            "id": masked.id,
-            "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
-            "observed": _zlib(masked.observed),
-            "truth": _zlib(truth),
-            "has_truth": int(masked.truth is not None),
-            "imputations": _zlib(record.imputations),
-            "mean": _zlib(record.mean),
-            "stddev": _zlib(record.stddev),
-            "extra": masked.extra,
-            **diagnostics,
-            **_carried_values(schema, masked.carried),
-        },
-        absent=_names_absent(schema, masked.carried),
-    )
-
-
-def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
-    """The inverse of `encode_imputed`.
-
-    Raises:
-        RecordError: not an imputed record of this schema.
-    """
-    features = _parse(payload)
-
-    def array(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-        expected = math.prod(shape) * np.dtype(dtype).itemsize
-        try:  # one byte more than expected is enough to see that there are too many
-            content = zlib.decompressobj().decompress(
-                _scalar(features, name, "bytes") or b"", expected + 1
-            )
-        except zlib.error as error:
-            raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
-        if len(content) != expected:
-            raise RecordError(Reason.BAD_TYPE, f"feature {name!r} does not hold {expected} bytes")
-        return np.frombuffer(content, dtype).reshape(shape)
-
-    shape = schema.shape
-    masked = MaskedRecord(
-        id=_scalar(features, "id", "bytes"),
-        image=array("image", shape, schema.dtype),
-        observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, schema.dtype)
-        if _scalar(features, "has_truth", "int64")
-        else None,
-        carried=_carried(features, schema),
-        extra=_scalar(features, "extra", "bytes"),
-    )
-    return ImputedRecord(
-        masked,
-        array("imputations", (schema.num_imputations, *shape), schema.dtype),
-        array("mean", shape, np.float32),
-        array("stddev", shape, np.float32),
-        {
-            name: dtype(_scalar(features, name, "float32" if dtype is np.float32 else "int64"))
-            for name, dtype in DIAGNOSTICS.items()
-        },
-    )
-
-
-def _diagnostic_feature(field: Field) -> tfds.features.Scalar:
-    return tfds.features.Scalar(dtype=field.dtype, doc=field.description)
-
-
-def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
-    """features.json of the imputed data set."""
-
-    def tensor(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
-
-    shape, dtype = schema.shape, schema.dtype.type
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tensor(shape, dtype),
-            "observed": tensor(shape, np.bool_),
-            "truth": tensor(shape, dtype),
-            "has_truth": tfds.features.Scalar(dtype=np.bool_),
-            "imputations": tensor((schema.num_imputations, *shape), dtype),
-            "mean": tensor(shape, np.float32),
-            "stddev": tensor(shape, np.float32),
-            "extra": tfds.features.Text(),
-            **{field.name: _diagnostic_feature(field) for field in FIELDS},
-            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
-        }
-    )
