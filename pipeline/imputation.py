@@ -141,7 +141,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
                 np.stack([record.image for record in records]),
                 np.stack([record.observed for record in records]),
                 [record.id for record in records],
-                [record.truth for record in records],
+                [record.truth if record.truth_known.all() else None for record in records],
             )
             yield from with_timeout(calls, self._call_seconds)
         except (tf.errors.ResourceExhaustedError, MemoryError):

@@ -26,6 +26,7 @@ from vaefill.records.record import (
     Reason,
     RecordError,
     Schema,
+    with_truth,
 )
 
 SHAPE = (3, 4, 1)
@@ -75,7 +76,7 @@ def imputed(schema: Schema = SCHEMA, **changes) -> ImputedRecord:
 def assert_equal(first: MaskedRecord, second: MaskedRecord):
     assert (first.id, first.extra) == (second.id, second.extra)
     assert dict(first.carried) == dict(second.carried)
-    for name in ("image", "observed", "truth"):
+    for name in ("image", "observed", "truth", "truth_known"):
         np.testing.assert_array_equal(
             getattr(first, name), getattr(second, name), err_msg=name, strict=True
         )
@@ -101,14 +102,16 @@ def masked_records(draw, schema: Schema) -> MaskedRecord:
         "weight": st.floats(allow_nan=False, width=32),
         "site": st.binary(max_size=9),
     }
-    return MaskedRecord(
+    masks = arrays(np.bool_, schema.shape)
+    record = MaskedRecord(
         draw(st.binary(min_size=1, max_size=40)),
         draw(values),
-        draw(arrays(np.bool_, schema.shape)),
-        draw(st.none() | values),
-        {name: draw(value) for name, value in carried.items()},
-        extra.SerializeToString(deterministic=True),
+        draw(masks),
+        carried={name: draw(value) for name, value in carried.items()},
+        extra=extra.SerializeToString(deterministic=True),
     )
+    truth = draw(st.none() | st.tuples(values, masks))
+    return record if truth is None else with_truth(record, *truth)
 
 
 @SCHEMAS
@@ -152,6 +155,8 @@ def test_whatever_a_result_can_depend_on_changes_the_content_hash(schema):
         {"observed": flipped},
         {"truth": other},
         {"truth": None},
+        truth_of(with_truth(original, original.truth, flipped)),
+        truth_of(with_truth(original, original.truth, ~flipped)),
         {"carried": {**original.carried, "label": 8}},
         {"extra": b"x"},
     ]
@@ -164,6 +169,30 @@ def test_whatever_a_result_can_depend_on_changes_the_content_hash(schema):
     assert (
         record_lib.content_hash(dataclasses.replace(original, image=ignored), schema) == hashes[0]
     )
+
+
+def truth_of(record: MaskedRecord) -> dict[str, np.ndarray | None]:
+    return {"truth": record.truth, "truth_observed": record.truth_observed}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "truth", "expected"),
+    [
+        (np.uint8, None, "e78dbb919c0040220e5ffec38feb44d4"),
+        (np.uint8, "all", "9fe3a863d61235ec3de47437e5025389"),
+        (np.float32, None, "461ff1b3ff0972ea39d0f2ea980cde85"),
+        (np.float32, "all", "4f0a8ab5d0cb07a2fbf68eecb0ffee42"),
+        (np.float32, "gaps", "98e42ea62deefc516f441ad717ad7896"),
+    ],
+)
+def test_content_hashes_stay_what_they_were(dtype, truth, expected):
+    """By which results that are there already know a record again."""
+    schema = Schema(SHAPE, {"label": CarriedFeature("int64")}, dtype=np.dtype(dtype))
+    values = np.arange(12).reshape(SHAPE).astype(dtype)
+    record = MaskedRecord(b"a", values, values % 3 > 0, carried={"label": 7})
+    if truth is not None:
+        record = with_truth(record, values, values % 5 >= (truth == "gaps"))
+    assert record_lib.content_hash(record, schema).hex() == expected
 
 
 @given(
@@ -228,6 +257,7 @@ def test_tfds_reads_both_formats(schema):
     assert read["id"] == record.id and read["label"] == 7 and read["site"] == b"\xfe"
     for name in ("image", "observed", "truth"):
         np.testing.assert_array_equal(read[name], getattr(record, name), strict=True)
+    assert read["truth_observed"].all()
     read = imputed_features(schema).deserialize_example_np(encode_imputed(result, schema))
     np.testing.assert_array_equal(read["imputations"], result.imputations, strict=True)
     np.testing.assert_array_equal(read["mean"], result.mean)
@@ -319,6 +349,10 @@ def with_feature(name: str, *values) -> bytes:
         (with_feature("observed", bytes([2] * 12)), Reason.BAD_OBSERVED),
         (with_feature("observed", png(np.full((3, 4), 7, np.uint8))), Reason.BAD_OBSERVED),
         (with_feature("truth", bytes(5)), Reason.BAD_TRUTH),
+        (with_feature("truth"), Reason.BAD_TRUTH),  # but what is known of it is there
+        (with_feature("truth_observed", bytes(11)), Reason.BAD_TRUTH),
+        (with_feature("truth_observed", bytes([2] * 12)), Reason.BAD_TRUTH),
+        (with_feature("truth_observed", b"a", b"b"), Reason.BAD_TYPE),
         (with_feature("label", b"seven"), Reason.BAD_TYPE),
         (with_feature("label", 1, 2), Reason.BAD_TYPE),
     ],

@@ -15,12 +15,14 @@ def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
         values = tfds.features.Image(shape=schema.shape, encoding_format="png")
     else:
         values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
+    mask = tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes")
     return tfds.features.FeaturesDict(
         {
             "id": tfds.features.Text(),
             "image": values,
-            "observed": tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes"),
+            "observed": mask,
             "truth": values,
+            "truth_observed": mask,
             **{name: feature.tfds_feature for name, feature in schema.carried.items()},
         }
     )
@@ -39,6 +41,7 @@ def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
             "image": tensor(shape, dtype),
             "observed": tensor(shape, np.bool_),
             "truth": tensor(shape, dtype),
+            "truth_observed": tensor(shape, np.bool_),
             "has_truth": tfds.features.Scalar(dtype=np.bool_),
             "imputations": tensor((schema.num_imputations, *shape), dtype),
             "mean": tensor(shape, np.float32),

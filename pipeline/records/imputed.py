@@ -19,6 +19,7 @@ from vaefill.records.record import (
     parse_example,
     scalar,
     serialize,
+    with_truth,
 )
 
 _ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
@@ -38,6 +39,7 @@ def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
             "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
             "observed": _zlib(masked.observed),
             "truth": _zlib(truth),
+            "truth_observed": _zlib(masked.truth_known),
             "has_truth": int(masked.truth is not None),
             "imputations": _zlib(record.imputations),
             "mean": _zlib(record.mean),
@@ -75,12 +77,12 @@ def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
         id=scalar(features, "id", "bytes"),
         image=array("image", shape, schema.dtype),
         observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, schema.dtype)
-        if scalar(features, "has_truth", "int64")
-        else None,
         carried=carried_of(features, schema),
         extra=scalar(features, "extra", "bytes"),
     )
+    truth, known = array("truth", shape, schema.dtype), array("truth_observed", shape, np.bool_)
+    if scalar(features, "has_truth", "int64"):
+        masked = with_truth(masked, truth, known)
     return ImputedRecord(
         masked,
         array("imputations", (schema.num_imputations, *shape), schema.dtype),

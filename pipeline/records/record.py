@@ -102,10 +102,19 @@ class MaskedRecord:
     id: bytes
     image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
     observed: np.ndarray  # [H, W, C] bool, True = observed
-    truth: np.ndarray | None = None  # [H, W, C], like image; NaN where nobody knows it
+    truth: np.ndarray | None = None  # like image; NaN, or 0 of uint8, where nobody knows it
     carried: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
     content_hash: bytes = b""  # of the record as it was read, see `with_content_hash`
+    # [H, W, C] bool, True = the truth is known; None: everywhere, if there is one
+    truth_observed: np.ndarray | None = None
+
+    @property
+    def truth_known(self) -> np.ndarray:
+        """Where the truth is known, nowhere if there is none: [H, W, C] bool."""
+        if self.truth is not None and self.truth_observed is not None:
+            return self.truth_observed
+        return np.full(self.observed.shape, self.truth is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +138,7 @@ _OF_RECORD = (
     "image",
     "observed",
     "truth",
+    "truth_observed",
     "has_truth",
     "imputations",
     "mean",
@@ -245,45 +255,96 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if not record_id:
         raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
 
-    def checked(name: str, reason: Reason, check: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return check(*arguments)
-        except ValueError as error:
-            raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
-
-    def decode(name: str, reason: Reason, decoder: Callable[..., Any], *kind: Any) -> Any:
-        shapes = mask_shapes(schema.shape) if name == "observed" else [schema.shape]
-        content = _array(features, name, shapes, record_id)
-        return None if content is None else checked(name, reason, decoder, content, *kind)
-
-    of_values = (decode_with_gaps, schema.shape, schema.dtype, schema.missing)
-    found = decode("image", Reason.BAD_IMAGE, *of_values)
+    arrays = _Arrays(features, schema, record_id)
+    found = arrays.known("image", Reason.BAD_IMAGE, "observed", Reason.BAD_OBSERVED)
     if found is None:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
-    image, gaps = found
-    observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
-    observed = ~gaps if observed is None else _either_way(observed, schema) & ~gaps
-    truth = decode("truth", Reason.BAD_TRUTH, *of_values)
+    truth = arrays.known("truth", Reason.BAD_TRUTH, "truth_observed", Reason.BAD_TRUTH)
+    if truth is None and arrays.mask("truth_observed", Reason.BAD_TRUTH) is not None:
+        raise RecordError(Reason.BAD_TRUTH, "feature 'truth_observed' without a 'truth'", record_id)
     record = MaskedRecord(
         id=record_id,
-        image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
-        observed=observed,
-        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, _truth, *truth),
+        image=found[0],
+        observed=found[1],
         carried=carried_of(features, schema, record_id),
         extra=_extra(features, schema),
     )
-    return with_content_hash(record, schema)
+    return with_content_hash(record if truth is None else with_truth(record, *truth), schema)
 
 
-def _truth(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """A truth [H, W, C] with NaN where it is missing.
+class _Arrays:
+    """The values and masks of an Example; an error names the feature.
 
-    Raises:
-        ValueError: a value is infinite, or missing where there is no NaN.
+    Args:
+        features, record_id: of the Example.
+        schema: what it is to be.
     """
-    if gaps.any() and values.dtype.kind != "f":
-        raise ValueError(f"{np.count_nonzero(gaps)} values are missing; {values.dtype} has no NaN")
-    return without(finite_where(~gaps, values), gaps, math.nan)
+
+    def __init__(self, features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes):
+        self._features, self._schema, self._id = features, schema, record_id
+
+    def known(
+        self, name: str, reason: Reason, mask: str, reason_of_mask: Reason
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The values of a feature, and by a mask and what stands for a missing value where they are
+        known: [H, W, C] each; None if there are none.
+
+        Raises:
+            RecordError: a feature is not as declared, or a known value is not finite.
+        """
+        schema = self._schema
+        of_values = (schema.shape, schema.dtype, schema.missing)
+        found = self._decoded(name, [schema.shape], reason, decode_with_gaps, *of_values)
+        if found is None:
+            return None
+        values, gaps = found
+        said = self.mask(mask, reason_of_mask)
+        known = ~gaps if said is None else said & ~gaps
+        # What is neither known nor finite becomes 0
+        return self._checked(name, reason, finite_where, known, values), known
+
+    def mask(self, name: str, reason: Reason) -> np.ndarray | None:
+        """A mask [H, W, C] bool, True = observed, None if it is absent.
+
+        Raises:
+            RecordError: it is not as declared.
+        """
+        shape = self._schema.shape
+        found = self._decoded(name, mask_shapes(shape), reason, decode_mask, shape)
+        return None if found is None else _either_way(found, self._schema)
+
+    def _decoded(
+        self,
+        name: str,
+        shapes: Sequence[tuple[int, int, int]],
+        reason: Reason,
+        decoder: Callable[..., Any],
+        *given: Any,
+    ) -> Any:
+        content = _array(self._features, name, shapes, self._id)
+        return None if content is None else self._checked(name, reason, decoder, content, *given)
+
+    def _checked(self, name: str, reason: Reason, check: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return check(*given)
+        except ValueError as error:
+            raise RecordError(reason, f"feature {name!r}: {error}", self._id) from None
+
+
+def with_truth(record: MaskedRecord, truth: np.ndarray, known: np.ndarray) -> MaskedRecord:
+    """The record with a truth, whose values count where they are known alone.
+
+    Args:
+        record: its content hash stays as it is.
+        truth: [H, W, C], like its image.
+        known: [H, W, C] bool.
+    """
+    filler = math.nan if truth.dtype.kind == "f" else 0
+    return dataclasses.replace(
+        record,
+        truth=without(truth, ~known, filler),
+        truth_observed=None if known.all() else known,
+    )
 
 
 def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
@@ -298,13 +359,10 @@ def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
     """
     features = parse_example(payload)
     record_id = scalar(features, "id", "bytes") or b""
-    content = _array(features, "observed", mask_shapes(schema.shape), record_id)
-    if content is None:
+    observed = _Arrays(features, schema, record_id).mask("observed", Reason.BAD_OBSERVED)
+    if observed is None:
         raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
-    try:
-        return record_id, _either_way(decode_mask(content, schema.shape), schema)
-    except ValueError as error:
-        raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
+    return record_id, observed
 
 
 def parse_example(payload: bytes) -> Mapping[str, tf.train.Feature]:
@@ -330,21 +388,28 @@ def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
 
 
 def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
-    known = {"id", "image", "observed", "truth", _ABSENT, *schema.carried}
+    known = {"id", "image", "observed", "truth", "truth_observed", _ABSENT, *schema.carried}
     rest = {name: feature for name, feature in features.items() if name not in known}
     return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
 
 
 def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
     """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
+
+    def mask(known: np.ndarray) -> bytes:
+        return _either_way(known, schema).astype(np.uint8).tobytes()
+
     values = {
         "id": record.id,
         "image": encode_values(record.image),
-        "observed": _either_way(record.observed, schema).astype(np.uint8).tobytes(),
+        "observed": mask(record.observed),
         **carried_values(schema, record.carried),
     }
     if record.truth is not None:
-        values["truth"] = encode_values(record.truth)
+        values |= {
+            "truth": encode_values(record.truth),
+            "truth_observed": mask(record.truth_known),
+        }
     return serialize(values, record.extra, names_absent(schema, record.carried))
 
 
@@ -358,14 +423,17 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         schema: of the record.
     """
     digest = hashlib.blake2b(digest_size=HASH_SIZE, person=b"vaefill.content")
-    for part in (
+    parts = [
         record.id,
         np.packbits(record.observed).tobytes(),
         np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
         b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
         serialize(carried_values(schema, record.carried)),
         record.extra,
-    ):
+    ]
+    if record.truth_observed is not None and schema.dtype.kind != "f":  # where no NaN says it
+        parts.append(np.packbits(record.truth_observed).tobytes())
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
