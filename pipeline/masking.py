@@ -15,6 +15,7 @@ from vaefill.model.errors import DatasetError
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records import signs
 from vaefill.records.codecs import gaps_in, without
+from vaefill.records.masked import decode_observed, encode_masked
 from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -22,8 +23,6 @@ from vaefill.records.record import (
     RecordError,
     Scalar,
     Schema,
-    decode_observed,
-    encode_masked,
     with_content_hash,
     with_truth,
 )

@@ -26,14 +26,8 @@ import PIL.Image
 import tensorflow as tf
 import tqdm
 
-from vaefill.records.record import (
-    CarriedFeature,
-    MaskedRecord,
-    Schema,
-    content_hash,
-    encode_masked,
-    with_truth,
-)
+from vaefill.records.masked import encode_masked
+from vaefill.records.record import CarriedFeature, MaskedRecord, Schema, content_hash, with_truth
 from vaefill.store.sources import decode
 from vaefill.store.tfrecord import DeadLetter, Frame, frame, read_frames
 

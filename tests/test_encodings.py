@@ -22,16 +22,8 @@ from vaefill.records import pictures
 from vaefill.records import record as record_lib
 from vaefill.records.features import imputed_features, masked_features
 from vaefill.records.imputed import encode_imputed
-from vaefill.records.record import (
-    CarriedFeature,
-    MaskedRecord,
-    Reason,
-    RecordError,
-    Schema,
-    decode_masked,
-    decode_observed,
-    encode_masked,
-)
+from vaefill.records.masked import decode_masked, decode_observed, encode_masked
+from vaefill.records.record import CarriedFeature, MaskedRecord, Reason, RecordError, Schema
 from vaefill.results import provenance
 
 GREY = Schema((3, 4, 1), {"label": CarriedFeature("int64")})

@@ -22,7 +22,8 @@ from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
 from vaefill.progress import Progress
 from vaefill.records.imputed import decode_imputed
-from vaefill.records.record import MaskedRecord, Reason, Schema, encode_masked, with_content_hash
+from vaefill.records.masked import encode_masked
+from vaefill.records.record import MaskedRecord, Reason, Schema, with_content_hash
 from vaefill.report import evaluate
 from vaefill.report.page import write_report
 from vaefill.results.reading import read_manifest, read_summary

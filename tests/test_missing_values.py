@@ -15,15 +15,8 @@ from vaefill.model.likelihoods import LIKELIHOODS
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records import signs
 from vaefill.records.features import masked_features
-from vaefill.records.record import (
-    ImputedRecord,
-    MaskedRecord,
-    RecordError,
-    Schema,
-    content_hash,
-    decode_masked,
-    encode_masked,
-)
+from vaefill.records.masked import decode_masked, encode_masked
+from vaefill.records.record import ImputedRecord, MaskedRecord, RecordError, Schema, content_hash
 from vaefill.results import provenance
 from vaefill.store.tfrecord import Frame
 from vaefill.summary.summarizer import Summarizer

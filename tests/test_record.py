@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 from vaefill.records import record as record_lib
 from vaefill.records.features import imputed_features, masked_features
 from vaefill.records.imputed import decode_imputed, encode_imputed
+from vaefill.records.masked import decode_masked, decode_observed, encode_masked
 from vaefill.records.record import (
     CarriedFeature,
     ImputedRecord,
@@ -118,7 +119,7 @@ def masked_records(draw, schema: Schema) -> MaskedRecord:
 @given(st.data())
 def test_masked_records_come_back(schema, data):
     original = data.draw(masked_records(schema))
-    decoded = record_lib.decode_masked(record_lib.encode_masked(original, schema), schema)
+    decoded = decode_masked(encode_masked(original, schema), schema)
     assert_equal(decoded, original)
     assert record_lib.content_hash(decoded, schema) == record_lib.content_hash(original, schema)
     assert decoded.content_hash == record_lib.content_hash(original, schema)
@@ -199,7 +200,7 @@ def test_content_hashes_stay_what_they_were(dtype, truth, expected):
     st.binary(max_size=300) | st.builds(lambda start: start + bytes(784), st.binary(max_size=30))
 )
 def test_any_bytes_are_a_record_or_an_error_that_is_declared(payload):
-    for decode in (record_lib.decode_masked, record_lib.decode_observed, decode_imputed):
+    for decode in (decode_masked, decode_observed, decode_imputed):
         try:
             decode(payload, SCHEMA)
         except RecordError as error:
@@ -210,7 +211,7 @@ def test_absent_features():
     example = tf.train.Example()
     example.features.feature["id"].bytes_list.value.append(b"a")
     example.features.feature["image"].bytes_list.value.append(bytes(12))
-    decoded = record_lib.decode_masked(example.SerializeToString(), SCHEMA)
+    decoded = decode_masked(example.SerializeToString(), SCHEMA)
     assert (
         decoded.observed.all()
         and decoded.truth is None
@@ -220,16 +221,14 @@ def test_absent_features():
 
 
 def test_everything_else_is_carried_untouched():
-    example = tf.train.Example.FromString(record_lib.encode_masked(masked(), SCHEMA))
+    example = tf.train.Example.FromString(encode_masked(masked(), SCHEMA))
     example.features.feature["note"].bytes_list.value.extend([b"x", b"y"])
     example.features.feature["scores"].float_list.value.extend([1.5, math.inf])
-    decoded = record_lib.decode_masked(example.SerializeToString(), SCHEMA)
+    decoded = decode_masked(example.SerializeToString(), SCHEMA)
     extra = tf.train.Features.FromString(decoded.extra).feature
     assert list(extra["note"].bytes_list.value) == [b"x", b"y"]
     assert list(extra["scores"].float_list.value) == [1.5, math.inf]
-    assert_equal(
-        record_lib.decode_masked(record_lib.encode_masked(decoded, SCHEMA), SCHEMA), decoded
-    )
+    assert_equal(decode_masked(encode_masked(decoded, SCHEMA), SCHEMA), decoded)
 
 
 @SCHEMAS
@@ -253,7 +252,7 @@ def test_imputed_records_come_back(schema, truth):
 @SCHEMAS
 def test_tfds_reads_both_formats(schema):
     record, result = masked(schema), imputed(schema)
-    read = masked_features(schema).deserialize_example_np(record_lib.encode_masked(record, schema))
+    read = masked_features(schema).deserialize_example_np(encode_masked(record, schema))
     assert read["id"] == record.id and read["label"] == 7 and read["site"] == b"\xfe"
     for name in ("image", "observed", "truth"):
         np.testing.assert_array_equal(read[name], getattr(record, name), strict=True)
@@ -275,9 +274,7 @@ def test_absent_carried_values_get_their_default():
 @pytest.mark.parametrize("carried", [{}, {"label": -1}, {"site": b"", "label": 0}])
 def test_a_value_that_is_the_default_is_told_from_one_that_is_absent(carried):
     """Through both formats, though the hash, older than the difference, is the same."""
-    read = record_lib.decode_masked(
-        record_lib.encode_masked(masked(carried=carried), SCHEMA), SCHEMA
-    )
+    read = decode_masked(encode_masked(masked(carried=carried), SCHEMA), SCHEMA)
     assert read.carried == carried and read.extra == b""
     again = decode_imputed(encode_imputed(imputed(carried=carried), SCHEMA), SCHEMA)
     assert again.masked.carried == carried
@@ -298,7 +295,7 @@ GOOD_MASK_PNG = png(np.array([[0, 255, 0, 255]] * 3, np.uint8))
 def test_a_mask_may_be_a_png():
     payload = with_feature("observed", GOOD_MASK_PNG)
     np.testing.assert_array_equal(
-        record_lib.decode_masked(payload, SCHEMA).observed[..., 0], [[False, True, False, True]] * 3
+        decode_masked(payload, SCHEMA).observed[..., 0], [[False, True, False, True]] * 3
     )
 
 
@@ -315,7 +312,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 def with_feature(name: str, *values) -> bytes:
     """A good record with one feature replaced, or removed if there are no values."""
-    example = tf.train.Example.FromString(record_lib.encode_masked(masked(), SCHEMA))
+    example = tf.train.Example.FromString(encode_masked(masked(), SCHEMA))
     del example.features.feature[name]
     for value in values:
         kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}[type(value)]
@@ -359,7 +356,7 @@ def with_feature(name: str, *values) -> bytes:
 )
 def test_bad_examples_say_what_is_wrong(payload, reason):
     with pytest.raises(RecordError) as error:
-        record_lib.decode_masked(payload, SCHEMA)
+        decode_masked(payload, SCHEMA)
     assert error.value.reason == reason
     if reason not in (Reason.NO_ID, Reason.NOT_AN_EXAMPLE) and b"any bytes" in payload:
         assert error.value.record_id == masked().id
@@ -380,7 +377,7 @@ def real_payload(name: str, *values: float) -> bytes:
 
 def test_real_values_are_little_endian_and_anything_where_missing():
     values = [-1.5, 3e38, math.nan, math.inf, -math.inf, 0.25, *range(6)]
-    image = record_lib.decode_masked(real_payload("image", *values), REAL).image
+    image = decode_masked(real_payload("image", *values), REAL).image
     assert image.dtype == np.float32
     np.testing.assert_array_equal(
         image.ravel(), np.array([-1.5, 3e38, 0, 0, 0, 0.25, *range(6)], np.float32)
@@ -392,7 +389,7 @@ def test_needed_values_that_are_not_finite_are_refused(bad):
     for name, position, reason in (("image", 1, Reason.BAD_IMAGE), ("truth", 5, Reason.BAD_TRUTH)):
         values = [bad if i == position else 0.0 for i in range(12)]
         with pytest.raises(RecordError, match="1 values that are not finite") as error:
-            record_lib.decode_masked(real_payload(name, *values), REAL)
+            decode_masked(real_payload(name, *values), REAL)
         assert (error.value.reason, error.value.record_id) == (reason, b"a")
 
 
@@ -401,7 +398,7 @@ def test_needed_values_that_are_not_finite_are_refused(bad):
 )
 def test_bytes_are_no_real_values(image):
     with pytest.raises(RecordError, match="not float32 values, the 48 of shape") as error:
-        record_lib.decode_masked(with_feature("image", image), REAL)
+        decode_masked(with_feature("image", image), REAL)
     assert error.value.reason == Reason.BAD_IMAGE
 
 

@@ -1,16 +1,14 @@
-"""Masked and imputed records, and the `tf.train.Example` of masked ones. Knows neither Beam nor a
-file.
+"""What a record is, masked or imputed, and what a `tf.train.Example` of either holds. Knows neither
+Beam nor a file.
 
-Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are
-checked before anything is allocated, and whatever is wrong is a `RecordError` with a reason from
-`Reason`.
+Field by field, docs/formats.md has the two formats.
 """
 
 import dataclasses
 import enum
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS
-from vaefill.records.codecs import (
-    decode_mask,
-    decode_with_gaps,
-    encode_values,
-    finite_where,
-    mask_shapes,
-    without,
-)
+from vaefill.records.codecs import without
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
@@ -155,8 +146,24 @@ OWN_FEATURES = frozenset((*_OF_RECORD, _ABSENT, *DIAGNOSTICS, *ROW_ALONE))
 
 _TYPES = {"int64": int, "float32": float, "bytes": bytes}
 _FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
-_NUMBERS = {"int64_list": np.int64, "float_list": np.float32}
 _FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
+
+
+def parse_example(payload: bytes) -> Mapping[str, tf.train.Feature]:
+    """The features of a serialised tf.train.Example.
+
+    Raises:
+        RecordError: it is none, or has feature lists.
+    """
+    try:  # an Example is a SequenceExample without lists, byte for byte
+        example = tf.train.SequenceExample.FromString(payload)
+    except DecodeError:
+        raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
+    if lists := sorted(example.feature_lists.feature_list):
+        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
+        message = f"a SequenceExample, whose feature lists {names} would be lost"
+        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
+    return example.context.feature
 
 
 def carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -183,6 +190,13 @@ def carried_of(
         if name.encode() not in absent
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def extra_of(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
+    """What a record hands on untouched: the features that are not its own, serialised."""
+    known = {"id", "image", "observed", "truth", "truth_observed", _ABSENT, *schema.carried}
+    rest = {name: feature for name, feature in features.items() if name not in known}
+    return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
 
 
 def serialize(
@@ -215,120 +229,7 @@ def scalar(
     return values[0]
 
 
-def _array(
-    features: Mapping[str, tf.train.Feature],
-    name: str,
-    shapes: Sequence[tuple[int, int, int]],
-    record_id: bytes,
-) -> bytes | np.ndarray | None:
-    """What a feature of an array holds: bytes, or the numbers of a list, flat; None if it is
-    absent, or an empty list.
-
-    Raises:
-        RecordError: several bytes, or not as many numbers as one of the shapes has.
-    """
-    feature = features.get(name)
-    found = None if feature is None else feature.WhichOneof("kind")
-    if found not in _NUMBERS:
-        return scalar(features, name, "bytes", record_id)
-    values, sizes = getattr(feature, found).value, [math.prod(shape) for shape in shapes]
-    if len(values) not in (0, *sizes):
-        message = f"feature {name!r} must be bytes, or a list of {sizes[0]} numbers, not"
-        raise RecordError(Reason.BAD_TYPE, f"{message} {len(values)}", record_id)
-    return np.fromiter(values, _NUMBERS[found], len(values)) if values else None
-
-
-# --- masked records
-
-
-def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
-    """Reads and validates the `tf.train.Example` of a masked record.
-
-    Returns:
-        The record, with its content hash.
-
-    Raises:
-        RecordError: anything is not as declared.
-    """
-    features = parse_example(payload)
-    record_id = scalar(features, "id", "bytes")
-    if not record_id:
-        raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
-
-    arrays = _Arrays(features, schema, record_id)
-    found = arrays.known("image", Reason.BAD_IMAGE, "observed", Reason.BAD_OBSERVED)
-    if found is None:
-        raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
-    truth = arrays.known("truth", Reason.BAD_TRUTH, "truth_observed", Reason.BAD_TRUTH)
-    if truth is None and arrays.mask("truth_observed", Reason.BAD_TRUTH) is not None:
-        raise RecordError(Reason.BAD_TRUTH, "feature 'truth_observed' without a 'truth'", record_id)
-    record = MaskedRecord(
-        id=record_id,
-        image=found[0],
-        observed=found[1],
-        carried=carried_of(features, schema, record_id),
-        extra=_extra(features, schema),
-    )
-    return with_content_hash(record if truth is None else with_truth(record, *truth), schema)
-
-
-class _Arrays:
-    """The values and masks of an Example; an error names the feature.
-
-    Args:
-        features, record_id: of the Example.
-        schema: what it is to be.
-    """
-
-    def __init__(self, features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes):
-        self._features, self._schema, self._id = features, schema, record_id
-
-    def known(
-        self, name: str, reason: Reason, mask: str, reason_of_mask: Reason
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """The values of a feature, and by a mask and what stands for a missing value where they are
-        known: [H, W, C] each; None if there are none.
-
-        Raises:
-            RecordError: a feature is not as declared, or a known value is not finite.
-        """
-        schema = self._schema
-        of_values = (schema.shape, schema.dtype, schema.missing)
-        found = self._decoded(name, [schema.shape], reason, decode_with_gaps, *of_values)
-        if found is None:
-            return None
-        values, gaps = found
-        said = self.mask(mask, reason_of_mask)
-        known = ~gaps if said is None else said & ~gaps
-        # What is neither known nor finite becomes 0
-        return self._checked(name, reason, finite_where, known, values), known
-
-    def mask(self, name: str, reason: Reason) -> np.ndarray | None:
-        """A mask [H, W, C] bool, True = observed, None if it is absent.
-
-        Raises:
-            RecordError: it is not as declared.
-        """
-        shape = self._schema.shape
-        found = self._decoded(name, mask_shapes(shape), reason, decode_mask, shape)
-        return None if found is None else _either_way(found, self._schema)
-
-    def _decoded(
-        self,
-        name: str,
-        shapes: Sequence[tuple[int, int, int]],
-        reason: Reason,
-        decoder: Callable[..., Any],
-        *given: Any,
-    ) -> Any:
-        content = _array(self._features, name, shapes, self._id)
-        return None if content is None else self._checked(name, reason, decoder, content, *given)
-
-    def _checked(self, name: str, reason: Reason, check: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return check(*given)
-        except ValueError as error:
-            raise RecordError(reason, f"feature {name!r}: {error}", self._id) from None
+# --- what is made of a record
 
 
 def with_truth(record: MaskedRecord, truth: np.ndarray, known: np.ndarray) -> MaskedRecord:
@@ -345,72 +246,6 @@ def with_truth(record: MaskedRecord, truth: np.ndarray, known: np.ndarray) -> Ma
         truth=without(truth, ~known, filler),
         truth_observed=None if known.all() else known,
     )
-
-
-def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
-    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for
-    every record.
-
-    Returns:
-        (id, empty if there is none; [H, W, C] bool).
-
-    Raises:
-        RecordError: anything is not as declared.
-    """
-    features = parse_example(payload)
-    record_id = scalar(features, "id", "bytes") or b""
-    observed = _Arrays(features, schema, record_id).mask("observed", Reason.BAD_OBSERVED)
-    if observed is None:
-        raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
-    return record_id, observed
-
-
-def parse_example(payload: bytes) -> Mapping[str, tf.train.Feature]:
-    """The features of a serialised tf.train.Example.
-
-    Raises:
-        RecordError: it is none, or has feature lists.
-    """
-    try:  # an Example is a SequenceExample without lists, byte for byte
-        example = tf.train.SequenceExample.FromString(payload)
-    except DecodeError:
-        raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
-    if lists := sorted(example.feature_lists.feature_list):
-        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
-        message = f"a SequenceExample, whose feature lists {names} would be lost"
-        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
-    return example.context.feature
-
-
-def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
-    """What is observed, by a mask as files have it, and the other way round."""
-    return mask if schema.mask_means == "observed" else ~mask
-
-
-def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
-    known = {"id", "image", "observed", "truth", "truth_observed", _ABSENT, *schema.carried}
-    rest = {name: feature for name, feature in features.items() if name not in known}
-    return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
-
-
-def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
-    """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
-
-    def mask(known: np.ndarray) -> bytes:
-        return _either_way(known, schema).astype(np.uint8).tobytes()
-
-    values = {
-        "id": record.id,
-        "image": encode_values(record.image),
-        "observed": mask(record.observed),
-        **carried_values(schema, record.carried),
-    }
-    if record.truth is not None:
-        values |= {
-            "truth": encode_values(record.truth),
-            "truth_observed": mask(record.truth_known),
-        }
-    return serialize(values, record.extra, names_absent(schema, record.carried))
 
 
 def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
