@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vaefill
+from vaefill import api
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +85,23 @@ def test_chains_are_kept_when_asked_for(model_directory, images, observed):
     assert found.chains[0] is None  # there were none
     for chains in found.chains[1:]:
         assert chains.z.shape == (4, 12, 4) and chains.log_likelihood.shape == (4, 12)
+
+
+def test_a_truth_that_is_not_known_everywhere_is_left_out(
+    model_directory, images, observed, monkeypatch
+):
+    found, known = [], observed.copy()
+    known[1] = True
+
+    def impute(values, observed, ids, truths, report):
+        found.extend(truth is not None for truth in truths)
+
+    monkeypatch.setattr(api, "imputer_for", lambda *arguments: impute)
+    given = {"truths": images, "progress": False}
+    vaefill.impute(model_directory, images, observed, truths_observed=known, **given)
+    assert found == [False, True, False]
+    with pytest.raises(ValueError, match="truths_observed must be bool .* got "):
+        vaefill.impute(model_directory, images, observed, truths_observed=known[0], **given)
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_whatever_a_result_can_depend_on_changes_the_content_hash(schema):
         {"observed": flipped},
         {"truth": other},
         {"truth": None},
-        truth_of(with_truth(original, original.truth, flipped)),
-        truth_of(with_truth(original, original.truth, ~flipped)),
+        truth_of(with_truth(original, 0 * other, flipped)),
+        truth_of(with_truth(original, 0 * other, ~flipped)),
         {"carried": {**original.carried, "label": 8}},
         {"extra": b"x"},
     ]
