@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from vaefill.model import samplers
 from vaefill.model.checkpoints import LoadedModel
@@ -18,7 +17,7 @@ from vaefill.model.config import SamplerConfig
 from vaefill.model.engine import chain
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.engine.collection import DrawCollector
-from vaefill.model.engine.rows import even_slots
+from vaefill.model.engine.rows import even_slots, lanes_in_memory, slots_in_memory
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.fields import FIELDS
 from vaefill.model.likelihoods import Likelihood
@@ -29,6 +28,7 @@ from vaefill.model.vae import VAE, keras_networks
 
 # Device calls, of many seconds together, that a finished record waits for others at most
 _PATIENCE = 100
+_VALUES_AT_ONCE = 1 << 20  # that are brought to the model's scale
 
 
 class Imputed(NamedTuple):
@@ -87,14 +87,16 @@ class Imputer:
             calibration: [M, H, W, C] that misfits are told by, if any.
             keep_chains: whether results have the draws of every kept sweep in `chains`.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has
-                made room for.
+                made room for; fewer of large images.
         """
         vae = compile_vae(vae, config.precision)
-        slots = even_slots(vae, config.slots, config.slots_unit)
+        slots = slots_in_memory(vae, config.slots, config.slots_unit)
+        slots = even_slots(vae, slots, config.slots_unit)
         config = config.model_copy(update={"slots": slots})
         self._vae, self._config, self._keep_chains = vae, config, keep_chains
         self._preprocessor = preprocessor or Preprocessor(vae.likelihood)
-        self._num_lanes, self._fit_test = num_lanes or available(), None
+        self._num_lanes = lanes_in_memory(vae, slots, num_lanes or available())
+        self._fit_test = None
         if calibration is not None:
             self._fit_test = FitTest(vae, self._preprocessor.calibration(calibration), config.slots)
         self._kernel = samplers.build(vae, config)
@@ -223,9 +225,10 @@ class Imputer:
         keys = self._preprocessor.keys(ids)
         known = observed.reshape(len(ids), -1)
         x = np.empty(known.shape, np.float32)
-        # On the way there are several copies in float32
-        for first in range(0, len(ids), self.num_places):
-            part = slice(first, first + self.num_places)
+        # On the way there are many copies in float32
+        size = max(1, min(self.num_places, _VALUES_AT_ONCE // self._vae.num_values))
+        for first in range(0, len(ids), size):
+            part = slice(first, first + size)
             x[part] = self._preprocessor.to_model(keys[part], images[part])
         x[~known] = 0
         return Records(keys, x, known)
@@ -292,7 +295,7 @@ class Imputer:
         collected = self._collector(
             Records(*(field[[each.index for each in batch]] for field in records)), batch, truth
         )
-        drawn = likelihood.to_data(tf.constant(collected.values)).numpy().reshape(num, -1, *shape)
+        drawn = collected.values.reshape(num, -1, *shape)
         mean, stddev = (
             each.reshape(images.shape)
             for each in _moments(

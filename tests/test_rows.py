@@ -9,7 +9,12 @@ import tensorflow as tf
 from vaefill.model import vae
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import ModelConfig
-from vaefill.model.engine.rows import even_slots, treats_rows_alike
+from vaefill.model.engine.rows import (
+    even_slots,
+    lanes_in_memory,
+    slots_in_memory,
+    treats_rows_alike,
+)
 
 
 def model() -> vae.VAE:
@@ -67,3 +72,18 @@ def test_where_there_are_none_a_warning_says_so(caplog):
     never = dataclasses.replace(whole, decoder=lambda z: z * tf.range(1.0, len(z) + 1)[:, None])
     assert even_slots(never, 64, 32) == 64
     assert "do not treat all of 64 rows alike" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "shape, slots, found, lanes",
+    [
+        ((28, 28, 1), 1024, 1024, 8),  # as they were asked for
+        ((64, 64, 3), 512, 384, 4),
+        ((256, 256, 3), 256, 32, 3),
+        ((512, 512, 3), 256, 32, 1),  # no fewer than one unit, and one lane
+    ],
+)
+def test_of_large_images_there_are_fewer_rows_and_lanes(shape, slots, found, lanes):
+    large = dataclasses.replace(elementwise(), data_shape=shape)
+    assert slots_in_memory(large, slots, 32) == found
+    assert lanes_in_memory(large, found, 8) == lanes

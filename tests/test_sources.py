@@ -240,6 +240,19 @@ def test_a_large_file_is_cut_if_it_is_not_compressed(tmp_path, monkeypatch, comp
     with open(path, "wb") as file:
         file.write(compress(b"".join(map(frame, payloads))))
     assert len(list(tfrecord.stretches(path))) == most
+    monkeypatch.setattr(tfrecord, "_MOST_STRETCHES", 4)
+    assert len(list(tfrecord.stretches(path))) == min(most, 4)  # of a huge one
+
+
+def test_workers_share_one_file_as_evenly_as_eight(tmp_path):
+    """Stretches go to two workers by number: one of them has a twentieth more than half at most."""
+    path = str(tmp_path / "file")
+    with open(path, "wb") as file:
+        for _ in range(24):
+            file.write(frame(bytes(840_000)))
+    sizes = [(end or os.path.getsize(path)) - start for start, end in tfrecord.stretches(path)]
+    half = (len(sizes) + 1) // 2
+    assert sum(sorted(sizes)[-half:]) < 1.05 * sum(sizes) / 2
 
 
 def test_what_is_not_tfrecord(tmp_path):

@@ -27,7 +27,8 @@ class Moments(NamedTuple):
     log_total: tf.Tensor  # [N] log of the sum of weights
     # [N, D] E[m(z)], with m and v the conditional mean and variance of the values given z
     mean: tf.Tensor
-    variance: tf.Tensor  # [N, D] E[v(z)] + Var[m(z)]
+    # [N, D] E[v(z)] + Var[m(z)]; of binary values [N, 0], for it follows from their mean
+    variance: tf.Tensor
     acceptance: tf.Tensor  # [N] sum of acceptance probabilities
     non_finite: tf.Tensor  # [N] int32, ratios and weights that were not finite
 
@@ -135,16 +136,16 @@ def begin(vae: VAE, kernel: Kernel, rows: Rows, schedule: Schedule) -> Chains:
     found = scouts.none(*z.shape)
     if kernel.scout is not None:
         found = kernel.scout(rows, schedule.scouted, state)
-    return Chains(rows, state, _no_moments(rows), found)
+    return Chains(rows, state, _no_moments(rows, vae.likelihood), found)
 
 
-def _no_moments(rows: Rows) -> Moments:
+def _no_moments(rows: Rows, likelihood: Likelihood) -> Moments:
     """Of no sweep."""
     num_rows, num_values = rows.observed.shape
     return Moments(
         log_total=tf.fill([num_rows], float("-inf")),
         mean=tf.zeros([num_rows, num_values]),
-        variance=tf.zeros([num_rows, num_values]),
+        variance=tf.zeros([num_rows, 0 if likelihood.binary else num_values]),
         acceptance=tf.zeros([num_rows]),
         non_finite=tf.zeros([num_rows], tf.int32),
     )
@@ -171,9 +172,6 @@ def advance(
         num_sweeps: B.
     """
     rows, state, moments, _ = chains
-    # x^2 is x: the variance follows from the mean, and meanwhile would only be copied
-    if vae.likelihood.binary:
-        moments = moments._replace(variance=())
     num_rows, latent_size = state.z.shape
     z = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows, latent_size])
     log_lik = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
@@ -191,8 +189,6 @@ def advance(
         z = z.write(index, state.z)
         log_lik = log_lik.write(index, _log_likelihood(vae, kernel, rows, state))
         log_weight = log_weight.write(index, info.log_weight)
-    if vae.likelihood.binary:
-        moments = moments._replace(variance=moments.mean * (1.0 - moments.mean))
     return chains._replace(state=state, moments=moments), Trace(
         z.stack(), log_lik.stack(), log_weight.stack()
     )
@@ -234,10 +230,22 @@ def _average(
     )
 
 
+def variance_of(likelihood: Likelihood, moments: Moments) -> Any:
+    """E[v(z)] + Var[m(z)] of every row: [N, D]. Of binary values, where x^2 is x, by the mean."""
+    return moments.mean * (1.0 - moments.mean) if likelihood.binary else moments.variance
+
+
+# One pass over large tensors, which together take most of the memory
+@tf.function(jit_compile=True, autograph=False)
 def select(running: Any, fresh: Any, source: tf.Tensor) -> Any:
-    """Rows from two sets of chains: row i is running[source[i]], or from N on
-    fresh[source[i] - N].
+    """Rows from two sets of chains: row i is fresh[source[i]], or running[i] where source[i] is
+    negative.
     """
-    return tf.nest.map_structure(
-        lambda old, new: tf.gather(tf.concat([old, new], axis=0), source), running, fresh
-    )
+    is_fresh = source >= 0
+    place = tf.maximum(source, 0)
+
+    def one(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        chosen = tf.reshape(is_fresh, [-1] + [1] * (old.shape.rank - 1))
+        return tf.where(chosen, tf.gather(new, place), old)
+
+    return tf.nest.map_structure(one, running, fresh)

@@ -39,7 +39,7 @@ _UNKNOWN = Estimate(*[float("nan")] * 3)
 class CollectedDraws(NamedTuple):
     """Of n records."""
 
-    values: np.ndarray  # [n, num_imputations, D] float32 on the model's scale
+    values: np.ndarray  # [n, num_imputations, D] in the data's own type and units
     num_latents: np.ndarray  # [n] int64, different latents that the values were drawn from
     log_prob_observed: np.ndarray  # [n] float32 estimate of log p(x_obs), nats
     log_prob_observed_error: np.ndarray  # [n] float32, its standard error
@@ -58,9 +58,9 @@ class DrawCollector:
     def __init__(self, vae: VAE, config: SamplerConfig):
         self._vae, self._config = vae, config
         self._num_places = config.slots // config.rows_per_record
-        self._places, self._values, self._evidence = (
+        self._places, self._part, self._evidence = (
             tf.function(each, autograph=False)
-            for each in (self._draw_places, self._draw_values, self._log_weights)
+            for each in (self._draw_places, self._draw_part, self._log_weights)
         )
         self._complete_chains = _slots_of_complete(vae, config)
 
@@ -80,9 +80,7 @@ class DrawCollector:
         chance = (part[:num].numpy() for part in self._places(keys))
         chosen = np.stack([self._choose(*each) for each in zip(finished, shares, *chance)])
         num_latents = np.array([len({z.tobytes() for z in each}) for each in chosen])
-        values = self._values(keys, x, observed, tf.constant(pad(chosen, self._num_places)))[
-            :num
-        ].numpy()
+        values = self._values_at(keys, x, observed, chosen)
         of_observed = of_missing = [_UNKNOWN] * num
         if self._config.num_evidence_draws:
             of_observed = self._of_observed(records, finished, shares)
@@ -168,31 +166,43 @@ class DrawCollector:
             streams, tf.constant(0), Purpose.KEEP_ORDER, self._config.num_imputations
         )
 
-    def _draw_values(
-        self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, z: tf.Tensor
+    def _values_at(
+        self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, z: np.ndarray
+    ) -> np.ndarray:
+        """x_mis ~ p(x_mis | z) for z [n, J, K], the latents of a record over its rows a pass:
+        [n, J, D] as the data are, which take a quarter of what they do on the model's scale.
+        """
+        num, num_latents, _ = z.shape
+        per_record, likelihood = self._config.rows_per_record, self._vae.likelihood
+        values = np.empty((num, num_latents, x.shape[1]), likelihood.dtype)
+        for first in range(0, num_latents, per_record):
+            part = z[:, first : first + per_record]
+            room = [(0, self._num_places - num), (0, per_record - part.shape[1]), (0, 0)]
+            drawn = self._part(
+                keys, x, observed, tf.constant(np.pad(part, room)), tf.constant(first, tf.uint32)
+            )
+            part_of = values[:, first : first + per_record]
+            part_of[:] = likelihood.to_data(drawn[:num, : part.shape[1]]).numpy()
+        return values
+
+    def _draw_part(
+        self, keys: tf.Tensor, x: tf.Tensor, observed: tf.Tensor, z: tf.Tensor, first: tf.Tensor
     ) -> tf.Tensor:
-        """x_mis ~ p(x_mis | z) for z [R, J, K]: [R, J, D], the latents of a record over its rows a
-        pass.
+        """x_mis ~ p(x_mis | z) for z [R, P, K], the latents from `first` on, for the P rows of each
+        record: [R, P, D].
         """
         per_record = self._config.rows_per_record
         rows = rows_of_records(keys, x, observed, per_record)
-        parts = []
-        for first in range(0, z.shape[1], per_record):
-            part = z[:, first : first + per_record]
-            part = tf.pad(part, [(0, 0), (0, per_record - part.shape[1]), (0, 0)])
-            outputs = self._vae.decoder(tf.reshape(part, [-1, self._vae.latent_size]))
-            streams = rows.streams._replace(
-                chains=rows.streams.chains + tf.constant(first, tf.uint32)
-            )
-            drawn = draw_values(
-                self._vae,
-                rows._replace(streams=streams),
-                everywhere(rows, 0),
-                Purpose.KEEP_VALUES,
-                outputs,
-            )
-            parts.append(tf.reshape(drawn, [-1, per_record, drawn.shape[1]]))
-        return tf.concat(parts, axis=1)[:, : z.shape[1]]
+        streams = rows.streams._replace(chains=rows.streams.chains + first)
+        outputs = self._vae.decoder(tf.reshape(z, [-1, self._vae.latent_size]))
+        drawn = draw_values(
+            self._vae,
+            rows._replace(streams=streams),
+            everywhere(rows, 0),
+            Purpose.KEEP_VALUES,
+            outputs,
+        )
+        return tf.reshape(drawn, [-1, per_record, drawn.shape[1]])
 
     def _log_weights(
         self,

@@ -1,9 +1,12 @@
-"""How many rows a device call has: as many as leave no row apart.
+"""How many rows a device call has: as many as leave no row apart, and as memory has room for.
 
 Libraries multiply matrices in blocks of rows, and what is left over at the end goes another way, in
 which sums are taken in another order. A record in those rows would get other bits than anywhere
 else. How large the blocks are depends on the library and the processor (3 rows, in each thread,
 where TensorFlow finds no AVX-512), so it is tried out.
+
+Which rows there are does not show in a record's bits; so of large images there are fewer, and fewer
+lanes.
 """
 
 import logging
@@ -20,6 +23,42 @@ _LOGGER = logging.getLogger("vaefill")
 # of values, in few where there are six; so the fewer there are, the more are tried.
 _LEAST_TRIALS, _MOST_TRIALS, _TRIED_PAIRS = 3, 64, 4096
 _MOST_ATTEMPTS = 32
+# While chains run: what each row has of every value and of every output of the decoder, in float32
+# (the record, a sweep's state and averages before and after it, and what has begun and waits)
+_COPIES_OF_VALUE, _COPIES_OF_OUTPUT = 8, 6
+_LANE_BYTES = 256 << 20  # of the rows of a lane
+_ALL_BYTES = 1 << 30  # of those of all lanes
+
+
+def slots_in_memory(vae: VAE, slots: int, unit: int) -> int:
+    """As many rows of the slots as a lane has room for, in steps of `unit` and at least as many.
+
+    On a GPU all of them, for its memory is its own: who has set too many is told.
+
+    Args:
+        vae: the model.
+        slots: rows of a device call at most, a multiple of the unit.
+        unit: what the rows are a multiple of.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return slots
+    return max(unit, min(slots, _LANE_BYTES // _bytes_of_row(vae) // unit * unit))
+
+
+def lanes_in_memory(vae: VAE, slots: int, num_lanes: int) -> int:
+    """As many of the lanes as there is room for, at least one.
+
+    Args:
+        vae: the model.
+        slots: rows of a lane.
+        num_lanes: at most.
+    """
+    return max(1, min(num_lanes, _ALL_BYTES // (slots * _bytes_of_row(vae))))
+
+
+def _bytes_of_row(vae: VAE) -> int:
+    num_outputs = vae.likelihood.num_outputs(vae.num_values)
+    return 4 * (_COPIES_OF_VALUE * vae.num_values + _COPIES_OF_OUTPUT * num_outputs)
 
 
 def even_slots(vae: VAE, slots: int, unit: int) -> int:

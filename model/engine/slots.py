@@ -81,7 +81,7 @@ class Slots:
         self.schedule = chain.Schedule.of(config)
         self.occupied, self.passed = 0, 0  # places times blocks: with a record in them, and all
         self._counting = threading.Lock()
-        self._latent_size = vae.latent_size
+        self._latent_size, self._likelihood = vae.latent_size, vae.likelihood
         self._examine = stopping.StoppingRule(config, kernel.draws, self.schedule.max_kept)
         self._check_points = stopping.check_points(config, kernel.draws, self.schedule.max_kept)
         schedule, per_record = self.schedule, self.rows_per_record
@@ -96,7 +96,6 @@ class Slots:
             jit_compile=chain.as_one_program(),
             autograph=False,
         )
-        self._select = tf.function(chain.select, autograph=False)
 
     def compile(self, num_values: int) -> None:
         """Traces and compiles the device programs on records of which nothing is known, for those
@@ -108,7 +107,7 @@ class Slots:
             *(np.zeros((0, num_values), kind) for kind in (np.float32, bool)),
         )
         chains = self._begin(*(tf.constant(field) for field in unknown.take(np.arange(0), size)))
-        chains = self._select(chains, chains, tf.constant(self._of_rows(np.arange(size))))
+        chains = chain.select(chains, chains, self._of_rows(np.arange(size)))
         self._advance(chains, tf.zeros([size * self.rows_per_record], tf.int32))
 
     def run(self, records: Records, waiting: "Waiting | None" = None) -> Iterator[list[Finished]]:
@@ -169,12 +168,14 @@ class Slots:
         places = np.flatnonzero(place_of == _EMPTY)
         let_in = zip(places, _take(waiting.begun, len(places)))
         for _, together in itertools.groupby(let_in, key=lambda pair: id(pair[1][2])):
-            source = np.arange(self.num_places)
+            source = np.full(self.num_places, _EMPTY)
             for place, (index, origin, fresh) in together:  # noqa: B007
-                place_of[place], source[place], kept[place] = index, self.num_places + origin, 0
-            running = self._select(
-                fresh if running is None else running, fresh, tf.constant(self._of_rows(source))
-            )
+                place_of[place], source[place], kept[place] = index, origin, 0
+            if running is None:
+                running = fresh
+            taken = np.flatnonzero(source != _EMPTY)
+            if running is not fresh or (source[taken] != taken).any():
+                running = chain.select(running, fresh, self._of_rows(source))
         return running
 
     def _empty_traces(self) -> stopping.Trace:
@@ -186,10 +187,10 @@ class Slots:
             np.zeros(room, np.float32),
         )
 
-    def _of_rows(self, places: np.ndarray) -> np.ndarray:
-        """Indices of places -> indices of their rows, int32."""
+    def _of_rows(self, places: np.ndarray) -> tf.Tensor:
+        """Indices of places -> indices of their rows, int32; of none, negative numbers."""
         rows = places[:, np.newaxis] * self.rows_per_record + np.arange(self.rows_per_record)
-        return rows.ravel().astype(np.int32)
+        return tf.constant(rows.ravel().astype(np.int32))
 
     def _record(self, traces: stopping.Trace, kept: np.ndarray, block: chain.Trace) -> None:
         """Writes a block [B, N, ...] where each place's clock stands."""
@@ -228,7 +229,8 @@ class Slots:
         shares = np.exp(own.log_total - own.log_total.max(), dtype=np.float64)
         shares = (shares / shares.sum())[:, np.newaxis]
         mean = (shares * own.mean).sum(axis=0)
-        variance = (shares * (own.variance + (own.mean - mean) ** 2)).sum(axis=0)
+        of_rows = chain.variance_of(self._likelihood, own)
+        variance = (shares * (of_rows + (own.mean - mean) ** 2)).sum(axis=0)
         trace = stopping.Trace(*(field.copy() for field in _first(traces, place, num_kept)))
         return Finished(
             int(index),

@@ -18,7 +18,9 @@ from vaefill.store.compression import BrokenError, Inflated, Readable, content_o
 _HEADER = struct.Struct("<QI")  # length, masked CRC of its eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC of the data
 HEADER_SIZE = _HEADER.size
-_STRETCH = 8 << 20  # bytes
+# Bytes of a stretch at least, and of how many a file has at most. The more there are, the more
+# evenly workers share them; each takes an element of the pipeline, and a file to be opened.
+_STRETCH, _MOST_STRETCHES = 1 << 20, 1024
 _BLOCK = 1 << 18  # bytes read at once to look for lengths
 
 
@@ -95,12 +97,13 @@ def stretches(path: str) -> Iterator[Stretch]:
     """
     start = 0
     size = files.describe(path).size
-    if size > _STRETCH:
+    least = max(_STRETCH, -(-size // _MOST_STRETCHES))
+    if size > least:
         with files.open_to_read(path) as raw:
             for position in _boundaries(raw):
                 if position >= size:
                     break
-                if position - start >= _STRETCH:
+                if position - start >= least:
                     yield Stretch(start, position)
                     start = position
     yield Stretch(start)
