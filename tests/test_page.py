@@ -261,6 +261,16 @@ def test_no_truth_no_labels(tmp_path):
     assert "By label" not in page.text
 
 
+def test_a_record_without_a_label_shows_none_and_one_of_minus_one_shows_it(tmp_path):
+    """In the data set -1 stands for both."""
+    records = [make_record(i, label=label) for i, label in enumerate((-1, None, 3, None))]
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    shown = re.findall(
+        r"test/(\d+)</span>\s*<small>(?:<span class=\"label\">(.*?)</span>)?", page.source
+    )
+    assert shown == [("000", "-1"), ("002", "3"), ("001", ""), ("003", "")]
+
+
 def test_truth_of_grey_values(tmp_path):
     records = [make_record(i, label=i % 2) for i in range(4)]
     result = write_result(tmp_path / "out", records, score=evaluation.score_real)
