@@ -123,7 +123,8 @@ def test_records_of_a_real_model_are_read_and_scored_in_their_own_units(monkeypa
         "FitTest",
         lambda *args: lambda values, observed: seen.append(values) or np.ones(len(values)),
     )
-    assert comparison.fit(model, records, records.observed(MASK))["misfits"] == 0
+    cell = comparison.fit(model, records, records.observed(MASK))
+    assert cell["misfits"] == 0 and cell["misfit_rate"] == 0.0477  # of 20 calibration records
     assert len(seen[0]) == 3 * 30 and np.abs(seen[0]).max() < 5  # kelvin would be 290
     inverted = seen[0][30:60]
     np.testing.assert_allclose(inverted.mean(axis=0), seen[0][:30].mean(axis=0), atol=1e-4)
