@@ -627,6 +627,23 @@ def test_number(value, spec, expected):
     assert text.number(value, spec) == expected
 
 
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (None, "–"),
+        (np.nan, "–"),
+        (0.0, "0.0000"),
+        (0.12345, "0.1235"),
+        (185.04132, "185.0413"),
+        (7.4e-10, "7.4e−10"),
+        (-1.23456e76, "−1.235e+76"),
+        (np.inf, "∞"),
+    ],
+)
+def test_scores_have_decimals_or_digits_by_their_size(value, expected):
+    assert text.score(value) == expected
+
+
 def test_records_are_made_of_every_diagnostic():
     assert set(make_record(0).diagnostics) == set(DIAGNOSTICS)
 

@@ -24,7 +24,7 @@ from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
 from vaefill.report import figures, pictures
-from vaefill.report.text import number, percent, short, text_of
+from vaefill.report.text import number, percent, score, short, text_of
 from vaefill.results import value_maps
 from vaefill.results.documents import (
     Group,
@@ -106,7 +106,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, short=short)
+    environment.filters.update(number=number, percent=percent, score=score, short=short)
     return environment.get_template("report.html")
 
 
