@@ -597,6 +597,18 @@ def test_maps_of_real_values_have_a_scale_of_their_own(shape):
     assert shape[0] == 1 or (near != far).mean() < 0.02  # lines have their ticks beside them
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("shape", [(4, 4, 3), (1, 6, 1)])
+def test_values_at_the_edge_of_float32_are_drawn(shape):
+    """Of which no sum, and no width of a band, is a float32."""
+    values = np.full(shape, np.finfo(np.float32).max)
+    values[:, ::2] *= -1
+    assert len(np.unique(pixels(figures.value_maps(values, np.abs(values), True)))) > 10
+    scale = pictures.Scale(float(values.min()), float(values.max()), float(values.max()))
+    colour = pixels(pictures.stddev_picture(np.ones((1, 1, 1)), pictures.Scale(0, 1, 1)))[0, 0]
+    assert (pixels(pictures.stddev_picture(np.abs(values), scale)) == colour).all()
+
+
 @pytest.mark.parametrize(
     "value, expected",
     [
