@@ -60,7 +60,8 @@ setup(
         "fuzz": ["atheris>=3"],
         "test": [
             "arviz-stats>=0.8,<0.9",
-            "duckdb>=1.1",  # like polars, one that people open records.parquet with
+            "datasets>=4",  # like duckdb and polars, what people open records.parquet with
+            "duckdb>=1.1",
             "hypothesis>=6.100",
             "mypy>=2.4,<3",
             "pandas-stubs>=2.2,<4",

@@ -57,6 +57,11 @@ class LoadedModel(NamedTuple):
     # [M, H, W, C] of the data's type, validation records; None if there are none
     calibration: np.ndarray | None
 
+    @property
+    def num_calibration(self) -> int:
+        """Calibration records; 0 if there are none."""
+        return 0 if self.calibration is None else len(self.calibration)
+
 
 def _named_weights(vae: vae_lib.VAE) -> dict[str, keras.Variable]:
     """All weights of both networks, by the names that files have them under.

@@ -121,8 +121,9 @@ def split_info(name: str, split: str) -> tfds.core.SplitInfo:
     try:
         info = splits[split]
     except (KeyError, ValueError):
+        found = ", ".join(f"{key} ({splits[key].num_examples:,} records)" for key in sorted(splits))
         raise DatasetError(
-            f"data set {name!r} has no split {split!r}; it has {', '.join(sorted(splits))}, "
+            f"data set {name!r} has no split {split!r}; it has {found}, "
             "of which a part will do, such as 'train[:10%]'"
         ) from None
     if not info.num_examples:

@@ -341,9 +341,7 @@ def _moments(
     stddev, standardization = np.sqrt(np.maximum(variance, 0)), likelihood.standardization
     if standardization is None:
         return mean, stddev
-    with np.errstate(over="ignore"):  # infinite, and so not converged
-        stddev = (stddev * standardization.scale).astype(np.float32)
-    return standardization.to_data(mean), stddev
+    return standardization.to_data(mean), standardization.stddev_to_data(stddev)
 
 
 def _all_finite(*arrays: np.ndarray) -> np.ndarray:

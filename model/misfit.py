@@ -11,11 +11,13 @@ the calibration set too: the share of a <= 1 that a given one calls misfits unde
 distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
 """
 
+import decimal
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from vaefill.model.config import SamplerConfig
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.samplers.base import log_likelihood, standard_normal_log_prob
 from vaefill.model.vae import VAE
@@ -58,18 +60,38 @@ def _fill_in(
     return tf.where(observed, x, likelihood.sample(outputs, tf.fill(x.shape, 0.5)))
 
 
-def check_rate(rate: float, num_calibration: int) -> None:
-    """Checks that so many calibration records allow for so small a rate of misfits.
+def smallest_rate(num_calibration: int) -> float:
+    """The smallest rate of misfits that M calibration records allow for, as no p-value is smaller:
+    1 / (M + 1), rounded up to three digits, so that whoever sets what a message says gets it.
+
+    Example:
+        >>> smallest_rate(98)
+        0.0102
+    """
+    exact = decimal.Decimal(1 / (num_calibration + 1))
+    return float(decimal.Context(prec=3, rounding=decimal.ROUND_CEILING).create_decimal(exact))
+
+
+def with_rate_in_reach(config: SamplerConfig, num_calibration: int) -> SamplerConfig:
+    """The configuration with a rate of misfits that so many calibration records allow for: where
+    the default is out of reach, the smallest that is not.
+
+    Args:
+        config: of a sampler.
+        num_calibration: at least 1.
 
     Raises:
-        ValueError: no p-value would be as small as the rate.
+        ValueError: the rate is out of reach and no default: somebody has chosen it.
     """
-    if not is_misfit(p_value(-np.inf, np.zeros(num_calibration)), rate):
+    if is_misfit(p_value(-np.inf, np.zeros(num_calibration)), config.misfit_rate):
+        return config
+    smallest = smallest_rate(num_calibration)
+    if "misfit_rate" in config.model_fields_set:
         raise ValueError(
-            f"sampler.misfit_rate {rate:g} is out of reach of a model with "
-            f"{num_calibration} calibration records; "
-            f"the smallest rate is {1 / (num_calibration + 1):.3g}"
+            f"sampler.misfit_rate {config.misfit_rate:g} is out of reach of a model with "
+            f"{num_calibration} calibration records; the smallest rate is {smallest:g}"
         )
+    return config.model_copy(update={"misfit_rate": smallest})
 
 
 def p_value(value: float, calibration: np.ndarray) -> np.float32:

@@ -38,9 +38,12 @@ class Standardization:
         return scaled
 
     def to_data(self, values: np.ndarray) -> np.ndarray:
-        """x of y [..., D]: float32, infinite where it does not hold it."""
-        with np.errstate(over="ignore"):
-            return (values.astype(np.float64) * self.scale + self.location).astype(np.float32)
+        """x of y [..., D]: float32, see `nearest_float32`."""
+        return nearest_float32(values.astype(np.float64) * self.scale + self.location)
+
+    def stddev_to_data(self, values: np.ndarray) -> np.ndarray:
+        """The standard deviation of x, of that of y [..., D]: float32, see `nearest_float32`."""
+        return nearest_float32(values.astype(np.float64) * self.scale)
 
     def log_volume(self, chosen: np.ndarray | None = None) -> np.ndarray:
         """What is taken from a log density of y for that of x: the sum of log scales, in nats.
@@ -57,6 +60,17 @@ class Standardization:
     def of(self, values: np.ndarray) -> "Standardization":
         """That of some values alone, given their indices [S]."""
         return Standardization(self.location[values], self.scale[values])
+
+
+def nearest_float32(values: np.ndarray) -> np.ndarray:
+    """Rounds float64 numbers [...]: what is larger than any float32 becomes the largest, with its
+    sign; what is infinite or no number stays so, as it says that something went wrong.
+    """
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+    too_large = np.isinf(nearest) & np.isfinite(values)
+    nearest[too_large] = np.copysign(np.finfo(np.float32).max, values[too_large])
+    return nearest
 
 
 def estimate(values: np.ndarray) -> Standardization:

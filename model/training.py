@@ -78,7 +78,7 @@ def train_and_evaluate(
     if len(images) < settings.train.batch_size:
         raise TrainingError(
             f"train.batch_size is {settings.train.batch_size}, "
-            f"the training split has {len(images)} images"
+            f"the training split has {len(images)} images; set it to at most {len(images)}"
         )
     if record.binarize == "threshold" and looks_grey(images):
         _LOGGER.warning(GREY_UNDER_A_THRESHOLD, "these images")

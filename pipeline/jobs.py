@@ -23,7 +23,7 @@ from vaefill.model.config import check_likelihood
 from vaefill.model.errors import ModelError
 from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
-from vaefill.model.misfit import check_rate
+from vaefill.model.misfit import with_rate_in_reach
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records.features import imputed_features, masked_features
 from vaefill.records.record import OWN_FEATURES, CarriedFeature, Schema
@@ -169,12 +169,14 @@ class _Clock:
         return Times(started=self._started.isoformat(), seconds=seconds)
 
 
-def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
-    """Loads a model that is for the data of a configuration, and can tell misfits at its rate if at
-    all.
+def _load_model(directory: str, config: Config) -> tuple[checkpoints.LoadedModel, Config]:
+    """Loads a model that is for the data of a configuration.
+
+    Returns:
+        The model, and the configuration with the rate at which it can tell misfits, if at all.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or the rate that was chosen is out of reach.
         ModelError: it is not usable.
     """
     loaded = checkpoints.load(directory)
@@ -187,7 +189,8 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
     try:
         check_likelihood(description.model.likelihood, config.record)
         if loaded.calibration is not None:
-            check_rate(config.sampler.misfit_rate, len(loaded.calibration))
+            sampler = with_rate_in_reach(config.sampler, len(loaded.calibration))
+            config = config.model_copy(update={"sampler": sampler})
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
     # As all models were before they said so
@@ -201,7 +204,7 @@ def _load_model(directory: str, config: Config) -> checkpoints.LoadedModel:
             config.record.binarize,
             "less sure" if trained == "sample" else "surer",
         )
-    return loaded
+    return loaded, config
 
 
 @contextlib.contextmanager
@@ -293,8 +296,8 @@ def impute(
         ConfigError, ModelError, SourceError, ResultError: what was named is not usable.
         BadInputError, JobError: the job ran and failed.
     """
-    clock, schema = _Clock(), schema_of(config)
-    loaded = _load_model(model, config)
+    clock, schema, asked = _Clock(), schema_of(config), config.sampler
+    loaded, config = _load_model(model, config)
     files = expand(patterns, config.limits.allow_missing_shards)
     inputs = provenance.describe_inputs(files)
     of_records = provenance.record_identity(config, loaded.fingerprint)
@@ -320,7 +323,10 @@ def impute(
         work = _work(counted, tallied)
         features, text = imputed_features(schema), "Records imputed by vaefill"
         counts = _complete(layout, features, text, config, tallied)
-        warnings = _logged(findings.of_tally(tallied, config.record.binarize))
+        warnings = _logged(
+            findings.of_tally(tallied, config.record.binarize)
+            + findings.of_misfits(asked, config.sampler, loaded.num_calibration)
+        )
         if not counts.written:
             staging.discard(staged)
             return Outcome(counts=counts, work=work, warnings=warnings)

@@ -70,6 +70,7 @@ def test_a_cell_that_is_there_is_not_computed_again(directory, model, records):
 def test_distance_to_itself_is_nothing_and_to_others_what_they_are_off(model, records):
     imputer = Imputer(model.vae, comparison.sampler_config("pseudo_gibbs", 6, {"max_sweeps": 150}))
     observed = records.observed(MASK)
+    observed[0] = True  # of which there is nothing to say
     own = imputer(records.images, observed, records.ids).mean
     same = comparison.distance(imputer, records, observed, own)
     assert same["rms"] == 0 and same["loss_ratio"] == 1
@@ -123,11 +124,24 @@ def test_records_of_a_real_model_are_read_and_scored_in_their_own_units(monkeypa
         "FitTest",
         lambda *args: lambda values, observed: seen.append(values) or np.ones(len(values)),
     )
-    assert comparison.fit(model, records, records.observed(MASK))["misfits"] == 0
+    cell = comparison.fit(model, records, records.observed(MASK))
+    assert cell["misfits"] == 0 and cell["misfit_rate"] == 0.0477  # of 20 calibration records
     assert len(seen[0]) == 3 * 30 and np.abs(seen[0]).max() < 5  # kelvin would be 290
     inverted = seen[0][30:60]
     np.testing.assert_allclose(inverted.mean(axis=0), seen[0][:30].mean(axis=0), atol=1e-4)
     assert np.corrcoef(inverted.ravel(), seen[0][:30].ravel())[0, 1] < -0.9
+
+
+def test_a_mask_that_hides_nothing_is_left_out(model, tmp_path, monkeypatch, caplog):
+    """As three quarters of one row are."""
+    images = np.zeros((5, 1, 24, 7), np.float32)
+    lines = comparison.Task(images, [b"%d" % i for i in range(5)], images.reshape(5, -1), None)
+    monkeypatch.setattr(comparison, "fit", lambda *args: {"seconds": 0})
+    comparison.Comparison(model, lines, str(tmp_path), list(comparison.MASKS)).fits()
+    masks = [cell["mask"] for cell in comparison.load_cells(str(tmp_path))]
+    assert (
+        masks == ["left_half", "mcar_50", "mcar_80"] and "top_three_quarters hides" in caplog.text
+    )
 
 
 def test_corruptions_are_what_they_are_called():
@@ -164,3 +178,9 @@ def test_tables_and_figure(directory, tmp_path):
     assert "| `pseudo_gibbs` |" in text and "33.3%" in text and "; 3 not scored |" in text
     assert "| `lair` | 4,000 | 0.0123 ± 0.0010 in 3 s; loss × 1.010 |" in text
     assert (tmp_path / "converged.png").read_bytes().startswith(b"\x89PNG")
+    of_binary = ("nll", "nll_standard_error", "f1", "calibration_error")
+    real = {name: value for name, value in cell.items() if name not in of_binary}
+    text = comparison.tables([real | {"brier": 7.88e-10}, distance | {"rms": 2.5e37}])
+    assert "| sampler | squared error | converged |" in text
+    assert "| `pseudo_gibbs` | 7.88e−10; 3 not scored | 33.3% |" in text
+    assert "| 2.5e+37 ± 0.0010 in 3 s; loss × 1.010 |" in text

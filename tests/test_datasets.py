@@ -23,7 +23,13 @@ def test_bundled_digits_by_name_and_by_directory():
     [
         ("mnist", "test", (28, 28, 1), "expected digits, tfds:NAME or tfds:PATH"),
         ("tfds:no_such_data_set", "test", (28, 28, 1), "neither a tfds data set nor a directory"),
-        ("digits", "tset", (28, 28, 1), "has no split 'tset'; it has test, train, validation"),
+        (
+            "digits",
+            "tset",
+            (28, 28, 1),
+            r"has no split 'tset'; it has test \(1,000 records\), train \(8,000 records\), validat",
+        ),
+        ("digits", "test[:1001]", (28, 28, 1), r"split 'test\[:1001\]'; it has test \(1,000 rec"),
         ("digits", "test[5:5]", (28, 28, 1), "is empty"),
         (
             "digits",

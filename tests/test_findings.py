@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaefill.model import datasets, missingness
+from vaefill.model.misfit import with_rate_in_reach
+from vaefill.model.samplers import sampler_config
 from vaefill.records import signs
 from vaefill.records.record import MaskedRecord
 from vaefill.results import findings
@@ -204,3 +206,15 @@ def test_grey_values_under_a_threshold_are_named_with_the_setting(digits):
     assert codes(records) == ["grey_values"]
     total = collections.Counter(sign for record in records for sign in signs.of_record(record))
     assert findings.of_tally(total, "none") == ()
+
+
+def test_a_rate_of_misfits_that_is_not_the_default_is_said():
+    asked = sampler_config()
+    (warning,) = findings.of_misfits(asked, with_rate_in_reach(asked, 25), 25)
+    assert warning.code == "misfit_rate" and warning.text.startswith(
+        "misfits are told at a rate of 0.0385 and not of 0.01, which takes 99 calibration records "
+        "and not 25; train with train.num_calibration of 99 or more"
+    )
+    assert findings.of_misfits(asked, with_rate_in_reach(asked, 99), 99) == ()
+    chosen = sampler_config(misfit_rate=0.04)
+    assert findings.of_misfits(chosen, with_rate_in_reach(chosen, 25), 25) == ()

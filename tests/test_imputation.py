@@ -693,6 +693,26 @@ def test_a_run_without_anything_to_impute_says_so_wherever_one_looks(
         assert "looks like a mask: name it" in file.read()
 
 
+def test_few_calibration_records_tell_misfits_at_the_rate_that_they_allow_for(
+    config, model_directory, tmp_path, caplog
+):
+    """Of complete records, which need no sampler; a run with that rate is the same and no news."""
+    loaded, model = checkpoints.load(model_directory), str(tmp_path / "model")
+    checkpoints.save(model, loaded.vae, config.model, {}, loaded.calibration[:50])
+    complete = str(tmp_path / "complete")
+    jobs.mask(config_lib.load("test.yaml", ["mask.rate=0"]), "digits/test[:4]", complete)
+    inputs, out = [f"{complete}/*.tfrecord-*"], str(tmp_path / "out")
+    found = jobs.impute(config, model, inputs, out)
+    assert [warning.code for warning in found.warnings] == ["nothing_missing", "misfit_rate"]
+    manifest, text = read_manifest(out), found.warnings[1].text
+    assert manifest.warnings == read_summary(out).warnings == found.warnings
+    assert caplog.text.count(text) == 1
+    assert manifest.identity.sampler.misfit_rate == manifest.config["sampler"]["misfit_rate"]
+    set_at = text.partition("set sampler.misfit_rate to ")[2].removesuffix(" or more")
+    chosen = config_lib.load("test.yaml", [f"sampler.misfit_rate={set_at}"])
+    assert jobs.impute(chosen, model, inputs, out) is None
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["unnoticed", "and_fails_of_it"])
 def test_input_that_changes_is_an_error(fails, model_directory, masked, tmp_path, monkeypatch):
     pattern, run = rewrite(masked, tmp_path, 1), jobs._run

@@ -162,7 +162,9 @@ def test_misfits_are_those_whose_published_p_value_is_at_most_the_rate():
             at, above = (misfit.p_value(np.float32(rank), calibration) for rank in (k - 1, k))
             for rate in (k / size, float(f"{k / size:.17g}"), float(np.float32(k / size))):
                 assert misfit.is_misfit(at, rate) and not misfit.is_misfit(above, rate)
-        misfit.check_rate(1 / size, size - 1)
+        smallest = samplers.sampler_config(misfit_rate=misfit.smallest_rate(size - 1))
+        assert misfit.with_rate_in_reach(smallest, size - 1) is smallest
+        assert not misfit.is_misfit(np.float32(2 / size), smallest.misfit_rate)
     assert misfit.is_misfit(misfit.p_value(1, np.arange(1, 200)), 0.01)  # 2 / 200
     assert not misfit.is_misfit(np.nan, 0.01)
 
@@ -230,13 +232,19 @@ def test_what_overflows_is_a_misfit():
     assert p_values[0] > 0.01 and p_values[1] == 1 / 100
 
 
-def test_a_rate_out_of_reach_is_an_error():
-    misfit.check_rate(0.01, 99)
+def test_a_rate_out_of_reach_is_an_error_if_somebody_chose_it():
+    """And if not, the smallest that is in reach takes its place; the error says one that is."""
+    default, chosen = samplers.sampler_config(), samplers.sampler_config(misfit_rate=0.01)
+    for config in (default, chosen):
+        assert misfit.with_rate_in_reach(config, 99) is config
     with pytest.raises(
         ValueError,
-        match=r"^sampler.misfit_rate 0.01 is out of reach of a model with 98 .* is 0.0101$",
+        match=r"^sampler.misfit_rate 0.01 is out of reach of a model with 98 .* is 0.0102$",
     ):
-        misfit.check_rate(0.01, 98)
+        misfit.with_rate_in_reach(chosen, 98)
+    for num, rate in ((98, 0.0102), (50, 0.0197), (2, 0.334), (1, 0.5)):
+        found = misfit.with_rate_in_reach(default, num)
+        assert found == default.model_copy(update={"misfit_rate": rate})
 
 
 def test_imputed_records_say_how_they_fit(model):

@@ -257,6 +257,16 @@ def test_no_truth_no_labels(tmp_path):
     assert "By label" not in page.text
 
 
+def test_a_record_without_a_label_shows_none_and_one_of_minus_one_shows_it(tmp_path):
+    """In the data set -1 stands for both."""
+    records = [make_record(i, label=label) for i, label in enumerate((-1, None, 3, None))]
+    page = Page(write_report([write_result(tmp_path / "out", records)], str(tmp_path)))
+    shown = re.findall(
+        r"test/(\d+)</span>\s*<small>(?:<span class=\"label\">(.*?)</span>)?", page.source
+    )
+    assert shown == [("000", "-1"), ("002", "3"), ("001", ""), ("003", "")]
+
+
 def test_truth_of_grey_values(tmp_path):
     records = [make_record(i, label=i % 2) for i in range(4)]
     result = write_result(tmp_path / "out", records, score=evaluation.score_real)
@@ -608,6 +618,18 @@ def test_maps_of_real_values_have_a_scale_of_their_own(shape):
     assert shape[0] == 1 or (near != far).mean() < 0.02  # lines have their ticks beside them
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("shape", [(4, 4, 3), (1, 6, 1)])
+def test_values_at_the_edge_of_float32_are_drawn(shape):
+    """Of which no sum, and no width of a band, is a float32."""
+    values = np.full(shape, np.finfo(np.float32).max)
+    values[:, ::2] *= -1
+    assert len(np.unique(pixels(figures.value_maps(values, np.abs(values), True)))) > 10
+    scale = pictures.Scale(float(values.min()), float(values.max()), float(values.max()))
+    colour = pixels(pictures.stddev_picture(np.ones((1, 1, 1)), pictures.Scale(0, 1, 1)))[0, 0]
+    assert (pixels(pictures.stddev_picture(np.abs(values), scale)) == colour).all()
+
+
 @pytest.mark.parametrize(
     "value, expected",
     [
@@ -636,6 +658,23 @@ def test_percent(value, expected):
 )
 def test_number(value, spec, expected):
     assert text.number(value, spec) == expected
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (None, "–"),
+        (np.nan, "–"),
+        (0.0, "0.0000"),
+        (0.12345, "0.1235"),
+        (185.04132, "185.0413"),
+        (7.4e-10, "7.4e−10"),
+        (-1.23456e76, "−1.235e+76"),
+        (np.inf, "∞"),
+    ],
+)
+def test_scores_have_decimals_or_digits_by_their_size(value, expected):
+    assert text.score(value) == expected
 
 
 def test_records_are_made_of_every_diagnostic():

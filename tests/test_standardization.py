@@ -4,6 +4,7 @@ back.
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from vaefill.model import standardization
 from vaefill.model.likelihoods import Gaussian
@@ -48,11 +49,20 @@ def test_values_of_any_size_come_back(unit, offset):
     np.testing.assert_allclose(back, values, rtol=1e-6, atol=1e-7 * unit)
 
 
-def test_what_float32_does_not_hold_is_infinite():
+def test_what_float32_does_not_hold_is_infinite_before_the_model_and_the_largest_after_it():
+    """So that a draw is a number wherever the model's own is; what is none stays none."""
     affine = Standardization(np.zeros(1), np.full(1, 1e-30))
     assert np.isposinf(affine.to_model(np.float32([[1e20]]))).all()
-    affine = Standardization(np.zeros(1), np.full(1, 1e38))
-    assert np.isneginf(affine.to_data(np.float32([[-9.0]]))).all()
+    affine, largest = Standardization(np.full(1, 1e38), np.full(1, 1e38)), np.finfo(np.float32).max
+    seen = np.float32([[-9.0], [9.0], [3e38], [0.0], [np.inf], [-np.inf], [np.nan]])
+    expected = np.float32([[-largest], [largest], [largest], [1e38], [np.inf], [-np.inf], [np.nan]])
+    np.testing.assert_array_equal(affine.to_data(seen), expected, strict=True)
+    likelihood = Gaussian()
+    likelihood.standardization = affine
+    np.testing.assert_array_equal(likelihood.to_data(tf.constant(seen)).numpy(), expected)
+    np.testing.assert_array_equal(
+        affine.stddev_to_data(np.float32([[2.0], [4.0]])), np.float32([[2e38], [largest]])
+    )
 
 
 def test_log_volume_is_of_what_is_chosen():

@@ -313,7 +313,8 @@ def in_pandas(path: str) -> list[tuple]:
 
 
 def in_polars(path: str) -> list[tuple]:
-    polars = pytest.importorskip("polars")
+    import polars
+
     table = polars.read_parquet(path)
     assert table["r_hat"].is_null().to_list() == [False, True, False]
     assert table.sort("r_hat", nulls_last=True)["id"].to_list() == [b"0", b"2", b"1"]
@@ -321,14 +322,16 @@ def in_polars(path: str) -> list[tuple]:
 
 
 def in_duckdb(path: str) -> list[tuple]:
-    duckdb = pytest.importorskip("duckdb")
+    import duckdb
+
     table = duckdb.read_parquet(path)
     assert table.aggregate("avg(r_hat), count(r_hat)").fetchall() == [(2.0, 2)]
     return table.filter("r_hat > 1.01").project(", ".join(COLUMNS)).fetchall()
 
 
 def in_datasets(path: str) -> list[tuple]:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     table = datasets.Dataset.from_parquet(path, cache_dir=os.path.dirname(path))
     assert table["r_hat"][:] == [1.0, None, 3.0]
     chosen = table.filter(lambda row: row["r_hat"] is not None and row["r_hat"] > 1.01)

@@ -29,10 +29,10 @@ from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, Imputer
-from vaefill.model.misfit import FitTest, check_rate, is_misfit
+from vaefill.model.misfit import FitTest, is_misfit, with_rate_in_reach
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.report import figures
-from vaefill.report.text import markdown_table
+from vaefill.report.text import markdown_table, number, score
 
 MASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mcar_50": ("mcar", {"rate": 0.5}),
@@ -182,10 +182,10 @@ def distance(
     """
     result, seconds = run(imputer, records, observed)
     missing = ~observed.reshape(len(observed), -1)
-    error = np.where(
-        missing, (result.mean - reference).reshape(missing.shape).astype(np.float64), 0
-    )
-    squares = (error**2).sum(axis=1) / missing.sum(axis=1)
+    error = (result.mean.astype(np.float64) - reference).reshape(missing.shape)
+    num_missing = missing.sum(axis=1)
+    squares = np.where(missing, error, 0)[num_missing > 0] ** 2
+    squares = squares.sum(axis=1) / num_missing[num_missing > 0]
     root = math.sqrt(squares.mean())
     ratio = _loss(result.mean, records, missing) / _loss(reference, records, missing)
     return {
@@ -241,9 +241,9 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
 
     What changes an image's shape is left out: one that is not square is not rotated.
     """
-    began, config = time.perf_counter(), samplers.sampler_config()
-    see = records.preprocessor
+    began, see = time.perf_counter(), records.preprocessor
     assert model.calibration is not None  # see `Comparison.fits`
+    config = with_rate_in_reach(samplers.sampler_config(), len(model.calibration))
     test = FitTest(
         compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots
     )
@@ -270,7 +270,10 @@ class Comparison:
     """Runs the cells that are not there yet, and keeps each in a file of `directory`."""
 
     def __init__(self, model: LoadedModel, records: Task, directory: str, masks: Sequence[str]):
-        self._model, self._records, self._directory, self._masks = model, records, directory, masks
+        self._model, self._records, self._directory = model, records, directory
+        self._masks = [mask for mask in masks if not records.observed(mask).all()]
+        for mask in (mask for mask in masks if mask not in self._masks):
+            _LOGGER.warning("%s hides nothing of these records, and is left out", mask)
         files.make_directory(directory)
 
     def convergence(self, name: str, max_sweeps: int) -> None:
@@ -288,18 +291,9 @@ class Comparison:
             self._cell(f"convergence-{name}", mask, compute)
 
     def fits(self) -> None:
-        """The third experiment; nothing for a model that has too few calibration records to tell
-        misfits.
-        """
-        try:
-            check_rate(
-                samplers.sampler_config().misfit_rate,
-                len(
-                    () if self._model.calibration is None else self._model.calibration,
-                ),
-            )
-        except ValueError as error:
-            _LOGGER.info("no test of fit: %s", error)
+        """The third experiment; nothing for a model without calibration records."""
+        if self._model.calibration is None:
+            _LOGGER.info("no test of fit: the model has no calibration records")
             return
         for mask in self._masks:
             self._cell(
@@ -400,8 +394,10 @@ def tables(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    binary = any("nll" in cell for cell in cells)  # others have the squared error alone
+    scores = ("nll", "squared error (Brier)", "F1", "calibration error")
     titles = (
-        "sampler", "nll", "squared error (Brier)", "F1", "calibration error",
+        "sampler", *(scores if binary else ("squared error",)),
         "converged", "sweeps", "gradients", "s/record", "R-hat 5, 50, 95 %", "acceptance",
     )  # fmt: skip
     rows = []
@@ -414,10 +410,7 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         rows.append(
             (
                 f"`{cell['row'].removeprefix('convergence-')}`",
-                f"{cell['nll']:.4f} ± {cell['nll_standard_error']:.4f}" if "nll" in cell else "-",
-                f"{cell['brier']:.4f}{_not_scored(cell)}",
-                f"{cell['f1']:.3f}" if "f1" in cell else "-",
-                f"{cell['calibration_error']:.4f}" if "calibration_error" in cell else "-",
+                *(_binary_scores(cell) if binary else [_squared_error(cell)]),
                 f"{cell['converged']:.1%}",
                 f"{cell['sweeps_median']:.0f}",
                 f"{cell['gradients_mean']:,.0f}",
@@ -429,9 +422,20 @@ def _convergence_table(cells: Sequence[dict[str, Any]]) -> list[str]:
     return markdown_table(titles, rows)
 
 
-def _not_scored(cell: dict[str, Any]) -> str:
+def _binary_scores(cell: dict[str, Any]) -> list[str]:
+    """In the order of the titles."""
+    return [
+        f"{score(cell['nll'])} ± {score(cell['nll_standard_error'])}",
+        _squared_error(cell),
+        number(cell["f1"], ".3f"),
+        score(cell["calibration_error"]),
+    ]
+
+
+def _squared_error(cell: dict[str, Any]) -> str:
+    """Of real values in their own units, squared; of bytes 255 is 1."""
     num = cell.get("num_unscored")
-    return f"; {num:,} not scored" if num else ""
+    return score(cell["brier"]) + (f"; {num:,} not scored" if num else "")
 
 
 def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
@@ -443,9 +447,9 @@ def _distance_table(cells: Sequence[dict[str, Any]]) -> list[str]:
         found = {cell["mask"]: cell for cell in cells if cell["row"] == row}
         gradients = next(iter(found.values()))["gradients"]
         texts = [
-            f"{found[mask]['rms']:.4f} ± {found[mask]['rms_standard_error']:.4f} "
+            f"{score(found[mask]['rms'])} ± {score(found[mask]['rms_standard_error'])} "
             f"in {found[mask]['seconds']:.0f} s; "
-            f"loss × {found[mask]['loss_ratio']:.3f}"
+            f"loss × {number(found[mask]['loss_ratio'], '.3f')}"
             if mask in found
             else "-"
             for mask in masks

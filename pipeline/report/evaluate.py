@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from vaefill.model.fields import FIELDS
-from vaefill.report.text import number, percent
+from vaefill.report.text import number, percent, score
 from vaefill.results.documents import Group, Reliability, Summary
 
 _QUANTILES = ("0.05", "0.5", "0.95")
@@ -58,8 +58,7 @@ def _scores(groups: Mapping[str, Group], is_binary: bool) -> Iterator[str]:
         truth = group.truth
         if truth:
             columns = ((truth.nll, 9), (truth.brier, 11), (truth.f1, 9))
-            texts = ["-" if score is None else format(score, ".4f") for score, _ in columns]
-            scores = "".join(f"{text:>{width}}" for text, (_, width) in zip(texts, columns))
+            scores = "".join(f"{score(value):>{width}}" for value, width in columns)
             yield f"{name:12}{group.num_records:>9,}{truth.num_values:>12,}{scores}"
 
 

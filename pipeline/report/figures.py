@@ -41,6 +41,7 @@ def value_maps(mean: np.ndarray, stddev: np.ndarray, is_real: bool) -> bytes:
         stddev: [H, W, C], of the same.
         is_real: whether colours go from the smallest to the largest number, not from 0 to 1.
     """
+    mean, stddev = mean.astype(np.float64), stddev.astype(np.float64)  # whose sums are larger
     if mean.shape[0] == 1:
         panels = stacked(mean.shape[2])
         step = -(-mean.shape[1] // MOST_POINTS)

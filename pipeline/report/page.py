@@ -24,7 +24,7 @@ from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, with_truth
 from vaefill.report import figures, pictures
-from vaefill.report.text import number, percent, short, text_of
+from vaefill.report.text import number, percent, score, short, text_of
 from vaefill.results import value_maps
 from vaefill.results.documents import (
     Group,
@@ -62,7 +62,8 @@ class Result(NamedTuple):
     summary: Summary
     values: ImputedValues | None  # of all records
     shown: Sequence[ImputedRecord]  # at most NUM_SHOWN
-    rows: Mapping[str, Any]  # [N] each: arrays of `_FLAGS` and `_NUMBERS`, an Arrow column `id`
+    # [N] each: arrays of `_FLAGS` and `_NUMBERS`, Arrow columns `id` and `label`
+    rows: Mapping[str, Any]
 
 
 def write_report(results: Sequence[str], output: str) -> str:
@@ -105,7 +106,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, short=short)
+    environment.filters.update(number=number, percent=percent, score=score, short=short)
     return environment.get_template("report.html")
 
 
@@ -123,8 +124,9 @@ def _read(path: str) -> Result:
     shown: Sequence[ImputedRecord] = []
     rows: Mapping[str, Any] = {}
     if summary.counts.written:  # tfds has no data set of no records, so none was written
-        shown = _read_shown(os.path.join(path, "imputed"), len(summary.by_label))
         rows = _read_rows(os.path.join(path, "summary", "records.parquet"))
+        directory = os.path.join(path, "imputed")
+        shown = _read_shown(directory, rows["label"], len(summary.by_label))
     values = value_maps.read(path, summary.all)
     return Result(path, manifest, identity, summary, values, shown, rows)
 
@@ -144,32 +146,43 @@ def _broken(path: str, why: object) -> ResultError:
 
 
 def _read_rows(path: str) -> dict[str, np.ndarray]:
-    """Columns of records.parquet that the page needs; null becomes NaN."""
+    """Columns of records.parquet that the page needs; null becomes NaN, but for labels."""
     content = pyarrow.BufferReader(_read_bytes(path))
     try:
-        table = pyarrow.parquet.read_table(content, columns=["id", *_FLAGS, *_NUMBERS])
+        file = pyarrow.parquet.ParquetFile(content)  # which leaves out columns that are not there
+        table = file.read(columns=["id", "label", *_FLAGS, *_NUMBERS])
         columns = {name: table[name].cast(pyarrow.float64()).to_numpy() for name in _NUMBERS}
         flags = {name: table[name].cast(pyarrow.bool_()).to_numpy() for name in _FLAGS}
     except (pyarrow.ArrowException, KeyError) as error:
         raise _broken(path, error) from None
-    return {"id": table["id"], **flags, **columns}
+    without = pyarrow.nulls(len(table))  # of records that carry none
+    label = table["label"] if "label" in table.column_names else without
+    return {"id": table["id"], "label": label, **flags, **columns}
 
 
-def _read_shown(directory: str, num_labels: int) -> list[ImputedRecord]:
-    """The records whose pictures are shown, of the data set in `directory`."""
+def _read_shown(
+    directory: str, labels: Iterable[pyarrow.Scalar], num_labels: int
+) -> list[ImputedRecord]:
+    """The records whose pictures are shown, of the data set in `directory`.
+
+    Args:
+        labels: of the records, in their order, null where there is none: the data set has a default
+            there, which may be the label of others.
+        num_labels: how many there are.
+    """
     try:
         builder = tfds.builder_from_directory(directory)
         (split,) = builder.info.splits
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         examples = tfds.as_numpy(builder.as_dataset(split=split, read_config=in_order))
-        return choose(map(_record, examples), num_labels)
+        return choose(map(_record, examples, labels), num_labels)
     except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
         raise _broken(directory, error) from None
 
 
-def _record(example: Mapping[str, Any]) -> ImputedRecord:
-    label = {"label": example["label"]} if "label" in example else {}
-    masked = MaskedRecord(example["id"], example["image"], example["observed"], carried=label)
+def _record(example: Mapping[str, Any], label: pyarrow.Scalar) -> ImputedRecord:
+    carried = {"label": label.as_py()} if label.is_valid else {}
+    masked = MaskedRecord(example["id"], example["image"], example["observed"], carried=carried)
     if example["has_truth"]:
         masked = with_truth(masked, example["truth"], example["truth_observed"])
     diagnostics = {name: example[name].item() for name in DIAGNOSTICS}

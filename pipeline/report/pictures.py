@@ -75,7 +75,7 @@ def picture(values: np.ndarray, missing: np.ndarray | None = None, scale: Scale 
 def stddev_picture(stddev: np.ndarray, scale: Scale = UNIT) -> bytes:
     """[H, W, C] float in the colours of `stddev_bar`; a mean over the channels of a colour."""
     tiles = [
-        _stddev_colours()(stddev[..., chosen].mean(axis=-1) / scale.stddev)[..., :3]
+        _stddev_colours()(stddev[..., chosen].mean(axis=-1, dtype=float) / scale.stddev)[..., :3]
         for chosen in _panels(stddev.shape[-1])
     ]
     return _pixels(tiles)

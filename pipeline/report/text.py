@@ -15,6 +15,14 @@ def number(value: float | None, spec: str = ",.4g") -> str:
     )
 
 
+def score(value: float | None) -> str:
+    """A score for people: four decimals, or, as those of real values may be in units of any size,
+    four digits where decimals would be none or dozens.
+    """
+    plain = value is None or value == 0 or 1e-3 <= abs(value) < 1e6
+    return number(value, ".4f" if plain else ".4g")
+
+
 def percent(value: float | None) -> str:
     """A share in per cent; 0 % and 100 % are said of none and all only."""
     if value is None or math.isnan(value) or value in (0, 1):

@@ -67,9 +67,9 @@ class Work(Document):
 class RunWarning(Document):
     """What is most likely wrong with a run though it went well."""
 
-    code: Literal["nothing_missing", "mask_inverted", "truth_contradicts", "grey_values"] = Field(
-        description="which kind of warning"
-    )
+    code: Literal[
+        "nothing_missing", "mask_inverted", "truth_contradicts", "grey_values", "misfit_rate"
+    ] = Field(description="which kind of warning")
     text: str = Field(description="what was seen, and the fix")
 
 

@@ -1,7 +1,9 @@
 """What a run that seems to have gone well should be told all the same: its warnings."""
 
+import math
 from collections.abc import Mapping
 
+from vaefill.model.config import SamplerConfig
 from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD
 from vaefill.records import signs
 from vaefill.records.text import printable
@@ -29,6 +31,28 @@ def of_complete(tally: Mapping[str, int], binarize: str) -> tuple[RunWarning, ..
     """
     warning = _grey_values(tally) if binarize == "threshold" else None
     return (warning,) if warning else ()
+
+
+def of_misfits(
+    asked: SamplerConfig, used: SamplerConfig, num_calibration: int
+) -> tuple[RunWarning, ...]:
+    """The warning that misfits are not told at the default rate, if they are not.
+
+    Args:
+        asked: the configured sampler.
+        used: the same with a rate that the model allows for.
+        num_calibration: calibration records of the model.
+    """
+    if used.misfit_rate == asked.misfit_rate:
+        return ()
+    needed = math.ceil(1 / asked.misfit_rate) - 1
+    text = (
+        f"misfits are told at a rate of {used.misfit_rate:g} and not of {asked.misfit_rate:g}, "
+        f"which takes {needed:,} calibration records and not {num_calibration:,}; train with "
+        f"train.num_calibration of {needed:,} or more and twice as many validation records, or set "
+        f"sampler.misfit_rate to {used.misfit_rate:g} or more"
+    )
+    return (RunWarning(code="misfit_rate", text=text),)
 
 
 def _nothing_missing(tally: Mapping[str, int]) -> RunWarning | None:

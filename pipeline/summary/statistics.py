@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaefill.model import evaluation
+from vaefill.model.standardization import nearest_float32
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, Scalar
 from vaefill.results.documents import (
     Group,
@@ -178,7 +179,7 @@ def imputed_values(accumulator: Accumulator, shape: Sequence[int]) -> ImputedVal
         mean = total / count
         variance = np.maximum(second_moment / count - mean**2, 0)
     return ImputedValues(
-        mean.reshape(shape).astype(np.float32), np.sqrt(variance).reshape(shape).astype(np.float32)
+        nearest_float32(mean).reshape(shape), nearest_float32(np.sqrt(variance)).reshape(shape)
     )
 
 
