@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS, Field
+from vaefill.model.gaps import without
 from vaefill.records.codecs import (
     decode_mask,
     decode_with_gaps,
@@ -27,7 +28,6 @@ from vaefill.records.codecs import (
     finite_where,
     is_picture,
     mask_shapes,
-    without,
 )
 
 Scalar = int | float | bytes  # a value of a feature
