@@ -55,7 +55,7 @@ def _config_options(command: _Command) -> _Command:
             "--config",
             "path",
             metavar="FILE.yaml",
-            help="Configuration: a file, or mnist.yaml, demo.yaml.",
+            help="Configuration: a file, or mnist.yaml, demo.yaml, gaps.yaml.",
         ),
         click.option(
             "--log-json",
