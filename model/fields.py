@@ -183,7 +183,7 @@ FIELDS = (
         np.float32,
         "log p(x_mis | x_obs) of the truth, nats",
         ",.1f",
-        "estimate of log p(x_mis | x_obs) of the `truth` in nats; NaN without one",
+        "estimate of log p(x_mis | x_obs) of the `truth` in nats; NaN unless all of it is known",
         math.nan,
     ),
     Field(

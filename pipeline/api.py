@@ -89,6 +89,7 @@ def mask(
     values: np.ndarray,
     mechanism: str = "mcar",
     *,
+    observed: np.ndarray | None = None,
     ids: Sequence[str | bytes] | None = None,
     seed: int = 0,
     **parameters: Any,
@@ -96,9 +97,11 @@ def mask(
     """Chooses values to hide: `observed`, True where a value stays.
 
     Args:
-        values: [N, H, W, C] complete records.
+        values: [N, H, W, C] records, uint8, or float32 but for `mar`.
         mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half` or `mar`; see
             `vaefill.model.missingness`.
+        observed: [N, H, W, C] bool, True where the value is known, of records that are not
+            complete; what stands elsewhere is ignored, and is not observed in what is returned.
         ids: of the N records, on which a record's mask depends; by default their numbers.
         seed: another one gives other masks.
         **parameters: of the mechanism, such as `rate=0.5` of `mcar`.
@@ -107,18 +110,26 @@ def mask(
         [N, H, W, C] bool.
 
     Raises:
-        ValueError: an unknown mechanism, or parameters that it does not take.
+        ValueError: an unknown mechanism, or parameters that it does not take; `observed` of another
+            shape or type.
 
     Example:
         >>> observed = vaefill.mask(images, "mcar", rate=0.5)
+        >>> fewer = vaefill.mask(images, "mcar", observed=observed, rate=0.2)
     """
+    if observed is not None:
+        _check_mask("observed", observed, values)
+        values = np.where(observed, values, np.zeros((), values.dtype))
+    if values.dtype == np.float32 and mechanism != "mar":  # the one mechanism that looks at values
+        values = np.zeros(values.shape, np.uint8)
     masks = [
         missingness.generate(
             mechanism, record, missingness.record_generator(seed, record_id), parameters
         )
         for record, record_id in zip(values, _as_bytes(ids, len(values)))
     ]
-    return np.array(masks, np.bool_).reshape(values.shape)
+    chosen = np.array(masks, np.bool_).reshape(values.shape)
+    return chosen if observed is None else chosen & observed
 
 
 def impute(
@@ -128,6 +139,7 @@ def impute(
     ids: Sequence[str | bytes] | None = None,
     *,
     truths: Sequence[np.ndarray | None] | np.ndarray | None = None,
+    truths_observed: np.ndarray | None = None,
     sampler: SamplerConfig | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -148,6 +160,8 @@ def impute(
         ids: of the N records, str or bytes; by default their numbers, `"0"`, `"1"`, ...
         truths: the complete records where they are known, [N, H, W, C] or N of [H, W, C] or None:
             then `log_prob_missing` says how likely the model found them.
+        truths_observed: [N, H, W, C] bool, True where the truth is known; by default everywhere.
+            A record of which it is not has no `log_prob_missing`: NaN.
         sampler: the sampler and when to stop, see `sampler_config`; by default `latent_hmc` until
             it has converged.
         seed: another one gives other draws.
@@ -177,12 +191,20 @@ def impute(
         raise ValueError(
             "ids must be unique: two records of one id would have the same random numbers"
         )
+    known = () if truths is None else list(truths)
+    if truths_observed is not None and known:
+        _check_mask("truths_observed", truths_observed, values)
+        known = [truth if mask.all() else None for truth, mask in zip(known, truths_observed)]
     imputer = imputer_for(loaded, sampler or sampler_config(), binarize, seed, keep_chains)
     with tqdm.tqdm(total=len(names), unit="record", disable=not progress) as bar:
-        known = () if truths is None else list(truths)
         return imputer(
             values, observed, names, known, report=lambda converged: bar.update(len(converged))
         )
+
+
+def _check_mask(name: str, mask: np.ndarray, values: np.ndarray) -> None:
+    if mask.shape != values.shape or mask.dtype != np.bool_:
+        raise ValueError(f"{name} must be bool {values.shape}, got {mask.dtype} {mask.shape}")
 
 
 def _as_bytes(ids: Sequence[str | bytes] | None, num: int) -> list[bytes]:

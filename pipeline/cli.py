@@ -186,7 +186,8 @@ def mask(
     beam_options: tuple[str, ...],
     **parameters: Any,
 ) -> None:
-    """Hides values of complete images: writes a data set of masked records with their truth.
+    """Hides values of images, or more of those that lack some already: writes a data set of masked
+    records with what was known of them as truth.
 
     \b
     vaefill mask --input digits/test --mechanism mcar --rate 0.5 --output runs/masked

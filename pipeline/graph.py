@@ -97,7 +97,7 @@ def impute(
 
 
 def mask_files(pipeline: beam.Pipeline, reading: Reading, masks: Masks, layout: Layout) -> None:
-    """TFRecords of complete images -> data set of masked records, dead letters."""
+    """TFRecords of images -> data set of masked records, dead letters."""
     records, dead_letters, tallies = _read_files(pipeline, reading)
     tally.write(tallies, layout)
     _mask(records, dead_letters, reading.schema, reading.max_bad_bytes, masks, layout)

@@ -21,14 +21,8 @@ from vaefill.model.imputer import Imputed, Imputer, imputer_for
 from vaefill.model.parallel import StuckError, share_cores, with_timeout
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.progress import Progress
-from vaefill.records.record import (
-    DIAGNOSTICS,
-    ImputedRecord,
-    MaskedRecord,
-    Reason,
-    Schema,
-    encode_imputed,
-)
+from vaefill.records.imputed import encode_imputed
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, Reason, Schema
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.items import Item
 from vaefill.store.resume import ResumeCache
@@ -147,7 +141,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
                 np.stack([record.image for record in records]),
                 np.stack([record.observed for record in records]),
                 [record.id for record in records],
-                [record.truth for record in records],
+                [record.truth if record.truth_known.all() else None for record in records],
             )
             yield from with_timeout(calls, self._call_seconds)
         except (tf.errors.ResourceExhaustedError, MemoryError):

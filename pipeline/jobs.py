@@ -25,13 +25,8 @@ from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.misfit import check_rate
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import (
-    OWN_FEATURES,
-    CarriedFeature,
-    Schema,
-    imputed_features,
-    masked_features,
-)
+from vaefill.records.features import imputed_features, masked_features
+from vaefill.records.record import OWN_FEATURES, CarriedFeature, Schema
 from vaefill.results import acceptance, findings, incremental, integrity, provenance, staging
 from vaefill.results.documents import Counts, Manifest, Outcome, RunWarning, Times, Work
 from vaefill.store import dead_letters, sinks, tally, writers
@@ -377,13 +372,13 @@ def mask(
     beam_options: Sequence[str] = (),
     replace: bool = False,
 ) -> Outcome | None:
-    """Hides values of complete images: a tfds data set or TFRecord files -> a data set of masked
-    records.
+    """Hides values of images, or more of those that lack some already: a tfds data set or TFRecord
+    files -> a data set of masked records, with what was known of them as truth.
 
     Args:
         config: the mechanism, the seed and the shape of the data.
         source: `tfds:NAME/SPLIT`, `digits/SPLIT`, or a glob of TFRecord files of Examples with `id`
-            and `image`.
+            and `image`, and `observed` where they are not complete.
         output: the data set directory, published whole or not at all.
         beam_options, replace: as for `impute`.
 

@@ -1,8 +1,7 @@
-"""Complete images -> masked records: where they come from and which values are hidden."""
+"""Images -> masked records: where they come from and which values are hidden."""
 
 import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from vaefill.model.errors import DatasetError
 from vaefill.model.gaps import gaps_in, without
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records import signs
+from vaefill.records.masked import decode_observed, encode_masked
 from vaefill.records.record import (
     CarriedFeature,
     MaskedRecord,
@@ -23,9 +23,8 @@ from vaefill.records.record import (
     RecordError,
     Scalar,
     Schema,
-    decode_observed,
-    encode_masked,
     with_content_hash,
+    with_truth,
 )
 from vaefill.records.text import printable
 from vaefill.store import tally
@@ -230,32 +229,30 @@ def _read_masks(pattern: str, schema: Schema) -> Iterator[tuple[bytes, bytes]]:
 
 
 def complete(record: MaskedRecord) -> MaskedRecord:
-    """A record as if nothing of it had been hidden: its truth where it has one.
+    """A record as if nothing of it had been hidden: its truth where that is known.
 
-    Real values that nobody knows are missing from it, and from the truth of what is made of it.
+    What nobody knows is missing from it, and from the truth of what is made of it.
 
     Returns:
         The record without a truth; `observed` is what is known.
 
     Raises:
-        RecordError: values are missing that nobody knows, and are no real ones; or they are not
-            finite.
+        RecordError: values that are known are not finite.
     """
     image, known = record.image, record.observed
     if record.truth is not None:
-        gaps = np.isnan(record.truth)
-        image, known = np.where(gaps, image, record.truth), known | ~gaps
-    if not known.all() and image.dtype.kind != "f":
-        message = "values are missing and there is no feature 'truth'"
-        raise RecordError(Reason.BAD_TRUTH, message, record.id)
+        image = np.where(record.truth_known, record.truth, image)
+        known = known | record.truth_known
     if not np.isfinite(image[known]).all():
         raise RecordError(Reason.BAD_IMAGE, "values that are not finite", record.id)
-    return dataclasses.replace(record, image=without(image, ~known), observed=known, truth=None)
+    return dataclasses.replace(
+        record, image=without(image, ~known), observed=known, truth=None, truth_observed=None
+    )
 
 
 class MaskRecords(beam.DoFn):
-    """(frame, complete record) -> the item of a masked record with its truth; dead letters under
-    `DEAD`.
+    """(frame, record) -> the item of a masked record, whose truth is what was known of it; dead
+    letters under `DEAD`.
     """
 
     def __init__(self, masks: Masks, schema: Schema):
@@ -276,8 +273,11 @@ class MaskRecords(beam.DoFn):
             return
         # What is hidden is left out of the image itself, so that nobody can look at it by accident.
         hidden = np.where(observed, record.image, 0).astype(record.image.dtype)
-        truth = without(record.image, ~record.observed, math.nan)
-        masked = dataclasses.replace(record, image=hidden, observed=observed, truth=truth)
+        masked = with_truth(
+            dataclasses.replace(record, image=hidden, observed=observed),
+            record.image,
+            record.observed,
+        )
         example = encode_masked(masked, self._schema)
         yield Item(record.id, record.content_hash, frame.source, example)
         self._done += 1

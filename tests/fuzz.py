@@ -26,13 +26,8 @@ import PIL.Image
 import tensorflow as tf
 import tqdm
 
-from vaefill.records.record import (
-    CarriedFeature,
-    MaskedRecord,
-    Schema,
-    content_hash,
-    encode_masked,
-)
+from vaefill.records.masked import encode_masked
+from vaefill.records.record import CarriedFeature, MaskedRecord, Schema, content_hash, with_truth
 from vaefill.store.sources import decode
 from vaefill.store.tfrecord import DeadLetter, Frame, frame, read_frames
 
@@ -72,7 +67,7 @@ class Original(NamedTuple):
 
 def make_original(seed: int, num_records: int = 8) -> Original:
     """Records of noise with any ids, masks that are all, nothing or some, and truth for every
-    second one; each in another encoding.
+    second one, of which not all is known; each in another encoding.
     """
     generator = np.random.default_rng(seed)
     records, payloads = [], []
@@ -83,8 +78,10 @@ def make_original(seed: int, num_records: int = 8) -> Original:
             image = tf.io.decode_jpeg(jpeg, dct_method="INTEGER_ACCURATE").numpy()
         observed = generator.random(SCHEMA.shape) < (0, 0.5, 1)[index % 3]
         record_id = struct.pack("<IH", seed, index) + generator.bytes(int(generator.integers(0, 9)))
-        truth = image if index % 2 else None
-        record = MaskedRecord(record_id, image, observed, truth, {"label": index})
+        record = MaskedRecord(record_id, image, observed, carried={"label": index})
+        if index % 2:
+            known = generator.random(SCHEMA.shape) < (0.5, 1, 0)[index % 3]
+            record = with_truth(record, image, known)
         records.append(record)
         payloads.append(_rewritten(record, ENCODINGS[index % len(ENCODINGS)], jpeg))
     return Original(records, payloads)
@@ -123,6 +120,8 @@ def _rewritten(record: MaskedRecord, encoding: Encoding, jpeg: bytes) -> bytes:
     example = tf.train.Example.FromString(encode_masked(record, SCHEMA))
     features = example.features.feature
     written = {"observed": encoding.mask(record.observed)}
+    if record.truth is not None:  # and whatever where it is not known
+        written["truth_observed"] = encoding.mask(record.truth_known)
     for name in ("image", "truth")[: 1 if record.truth is None else 2]:
         written[name] = jpeg if encoding.values is None else encoding.values(record.image)
     for name, value in written.items():

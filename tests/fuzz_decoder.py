@@ -16,18 +16,17 @@ import atheris
 with atheris.instrument_imports(
     include=[
         "vaefill.records.record",
+        "vaefill.records.imputed",
+        "vaefill.records.masked",
         "vaefill.records.codecs",
         "vaefill.records.pictures",
         "vaefill.records.tensors",
         "vaefill.store.sources",
     ]
 ):
-    from vaefill.records.record import (
-        RecordError,
-        decode_imputed,
-        decode_masked,
-        decode_observed,
-    )
+    from vaefill.records.imputed import decode_imputed
+    from vaefill.records.masked import decode_masked, decode_observed
+    from vaefill.records.record import RecordError
     from vaefill.store.sources import decode
     from vaefill.store.tfrecord import Frame, read_frames
 

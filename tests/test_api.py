@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import vaefill
+from vaefill import api
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,22 @@ def test_masks_depend_on_the_id_and_the_seed(images, observed):
         vaefill.mask(images, "mcr", rate=0.5)
 
 
+def test_more_is_hidden_of_what_is_observed(images, observed):
+    """Whatever stands where nothing is, though the mask may depend on values."""
+    for mechanism, parameters in (("mcar", {"rate": 0.5}), ("mar", {"rate": 0.5, "slope": 4.0})):
+        more, again = (
+            vaefill.mask(values, mechanism, observed=observed, seed=1, **parameters)
+            for values in (images, np.where(observed, images, 255 - images).astype(np.uint8))
+        )
+        np.testing.assert_array_equal(more, again)
+        assert 0.1 < more.mean() < observed.mean() and not (more & ~observed).any()
+    of_real = vaefill.mask(images.astype(np.float32), "mcar", rate=0.5)
+    np.testing.assert_array_equal(of_real, observed)
+    for bad in (observed[:2], observed.astype(np.uint8)):
+        with pytest.raises(ValueError, match="observed must be bool .* got "):
+            vaefill.mask(images, "mcar", observed=bad, rate=0.5)
+
+
 def test_ids_of_any_kind_give_the_same_bits(model_directory, images, observed):
     model = vaefill.load_model(model_directory)
     one, two = (
@@ -68,6 +85,23 @@ def test_chains_are_kept_when_asked_for(model_directory, images, observed):
     assert found.chains[0] is None  # there were none
     for chains in found.chains[1:]:
         assert chains.z.shape == (4, 12, 4) and chains.log_likelihood.shape == (4, 12)
+
+
+def test_a_truth_that_is_not_known_everywhere_is_left_out(
+    model_directory, images, observed, monkeypatch
+):
+    found, known = [], observed.copy()
+    known[1] = True
+
+    def impute(values, observed, ids, truths, report):
+        found.extend(truth is not None for truth in truths)
+
+    monkeypatch.setattr(api, "imputer_for", lambda *arguments: impute)
+    given = {"truths": images, "progress": False}
+    vaefill.impute(model_directory, images, observed, truths_observed=known, **given)
+    assert found == [False, True, False]
+    with pytest.raises(ValueError, match="truths_observed must be bool .* got "):
+        vaefill.impute(model_directory, images, observed, truths_observed=known[0], **given)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from vaefill import config as config_lib
 from vaefill.errors import ConfigError
 from vaefill.model.imputer import Imputed
 from vaefill.records import record
+from vaefill.records.features import imputed_features
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -195,4 +196,4 @@ def test_every_field_of_an_imputed_record_is_described():
     schema = record.Schema((2, 2, 1), {}, num_imputations=1, dtype=np.dtype(np.uint8))
     table = (ROOT / "docs/formats.md").read_text("utf-8").split("| feature | shape and type |")[1]
     described = [row.split("|")[1] for row in table.split("\n\n")[0].splitlines()[2:]]
-    assert set(re.findall(r"`(\w+)`", " ".join(described))) >= set(record.imputed_features(schema))
+    assert set(re.findall(r"`(\w+)`", " ".join(described))) >= set(imputed_features(schema))

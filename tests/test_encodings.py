@@ -20,16 +20,10 @@ from vaefill import jobs
 from vaefill.model import training
 from vaefill.records import pictures
 from vaefill.records import record as record_lib
-from vaefill.records.record import (
-    CarriedFeature,
-    MaskedRecord,
-    Reason,
-    RecordError,
-    Schema,
-    decode_masked,
-    decode_observed,
-    encode_masked,
-)
+from vaefill.records.features import imputed_features, masked_features
+from vaefill.records.imputed import encode_imputed
+from vaefill.records.masked import decode_masked, decode_observed, encode_masked
+from vaefill.records.record import CarriedFeature, MaskedRecord, Reason, RecordError, Schema
 from vaefill.results import provenance
 
 GREY = Schema((3, 4, 1), {"label": CarriedFeature("int64")})
@@ -285,14 +279,12 @@ def test_any_number_of_channels_goes_from_mask_to_impute_to_tfds(dtype, data):
     truth, observed = data.draw(values), data.draw(arrays(np.bool_, shape))
     masked = MaskedRecord(b"a", np.where(observed, truth, 0).astype(dtype), observed, truth)
     payload = encode_masked(masked, schema)
-    read = record_lib.masked_features(schema).deserialize_example_np(payload)
+    read = masked_features(schema).deserialize_example_np(payload)
     record = decode_masked(payload, schema)
     numbers = {name: kind(1) for name, kind in record_lib.DIAGNOSTICS.items()}
     imputations, mean = np.stack([truth, truth]), truth.astype(np.float32)
     result = record_lib.ImputedRecord(record, imputations, mean, mean, numbers)
-    done = record_lib.imputed_features(schema).deserialize_example_np(
-        record_lib.encode_imputed(result, schema)
-    )
+    done = imputed_features(schema).deserialize_example_np(encode_imputed(result, schema))
     for name in ("image", "observed", "truth"):
         expected = getattr(masked, name)
         for found in (read[name], getattr(record, name), done[name]):

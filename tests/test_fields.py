@@ -8,7 +8,8 @@ import pytest
 
 from vaefill.model.fields import FIELDS, Field
 from vaefill.model.imputer import Imputed
-from vaefill.records.record import DIAGNOSTICS, Schema, imputed_features
+from vaefill.records.features import imputed_features
+from vaefill.records.record import DIAGNOSTICS, Schema
 from vaefill.summary.summarizer import arrow_schema
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -49,12 +49,20 @@ def codes(records) -> list[str]:
     return [warning.code for warning in findings.of_tally(total, "threshold")]
 
 
-def filled(images, observed, keep=None, truths=None, fill=0) -> list[MaskedRecord]:
-    """Records of which the values of `keep`, by default the observed ones, are not the filler."""
+def filled(images, observed, keep=None, truths=None, fill=0, known=None) -> list[MaskedRecord]:
+    """Records of which the values of `keep`, by default the observed ones, are not the filler, with
+    truths where these are `known`, by default everywhere.
+    """
     keep = observed if keep is None else keep
     truths = [None] * len(images) if truths is None else truths
     return [
-        MaskedRecord(b"%d" % i, np.where(keep[i], image, fill).astype(image.dtype), seen, truth)
+        MaskedRecord(
+            b"%d" % i,
+            np.where(keep[i], image, fill).astype(image.dtype),
+            seen,
+            truth,
+            truth_observed=None if known is None else known[i],
+        )
         for i, (image, seen, truth) in enumerate(zip(images, observed, truths, strict=True))
     ]
 
@@ -73,7 +81,7 @@ def test_a_real_run_as_it_should_be_is_not_warned(digits):
     truths = images.astype(np.float16).astype(np.float32)
     exact = images.copy()
     exact[:, 3] = np.nan
-    assert codes(filled(images, observed, truths=exact)) == []
+    assert codes(filled(images, observed, truths=exact, known=np.isfinite(exact))) == []
     assert codes(filled(images, observed)) == []
     assert codes(filled(images, observed, truths=truths)) == ["truth_contradicts"]
 
@@ -105,6 +113,25 @@ def test_a_truth_that_contradicts_is_counted(digits):
     total = collections.Counter(sign for record in records for sign in signs.of_record(record))
     (warning,) = findings.of_tally(total, "threshold")
     assert "in 1 of 12 records" in warning.text
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_truth_says_nothing_where_it_is_not_known(digits, dtype):
+    """It contradicts nothing there, nor tells which way round a mask is; elsewhere it does both."""
+    images, right = digits.astype(dtype), masks(digits, "mcar")
+    known = [np.indices(SHAPE)[0] % 2 == 0] * len(images)
+    truths = np.where(known, images, 255 - images).astype(dtype)
+    assert codes(filled(images, right, truths=truths, known=known)) == []
+    wrong = [255 - image for image in truths]
+    assert codes(filled(images, right, truths=wrong, known=known)) == ["truth_contradicts"]
+    noise = np.random.default_rng(0).integers(0, 255, digits.shape, np.uint8)
+    noisy = [np.where(keep, image, other) for keep, image, other in zip(right, images, noise)]
+    everything, inverted = [np.ones(SHAPE, np.bool_)] * len(images), [~keep for keep in right]
+    of_part = filled(np.array(noisy), inverted, everything, truths, known=known)
+    assert "mask_inverted" in codes(of_part)
+    nowhere = [np.zeros(SHAPE, np.bool_)] * len(images)
+    unknown = codes(filled(np.array(noisy), inverted, everything, truths, known=nowhere))
+    assert not {"mask_inverted", "truth_contradicts"} & set(unknown)
 
 
 def as_png(values: np.ndarray) -> bytes:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tests import fuzz
 from vaefill import config as config_lib
 from vaefill import jobs
-from vaefill.records.record import content_hash, decode_imputed
+from vaefill.records.imputed import decode_imputed
+from vaefill.records.record import content_hash
 from vaefill.results import integrity
 from vaefill.store import tfrecord
 from vaefill.store.tfrecord import Frame

@@ -17,17 +17,14 @@ from vaefill import imputation, jobs
 from vaefill.errors import BadInputError, ConfigError, JobError, ResultError, SourceError
 from vaefill.imputation import ImputationHandler
 from vaefill.isolation import DeviceError
-from vaefill.model import checkpoints, parallel, vae
+from vaefill.model import checkpoints, datasets, parallel, vae
 from vaefill.model.errors import ModelError
 from vaefill.model.imputer import Imputed
 from vaefill.progress import Progress
-from vaefill.records.record import (
-    MaskedRecord,
-    Reason,
-    Schema,
-    decode_imputed,
-    with_content_hash,
-)
+from vaefill.records.imputed import decode_imputed
+from vaefill.records.masked import encode_masked
+from vaefill.records.record import MaskedRecord, Reason, Schema, with_content_hash
+from vaefill.report import evaluate
 from vaefill.report.page import write_report
 from vaefill.results.reading import read_manifest, read_summary
 from vaefill.store.items import Item
@@ -226,6 +223,41 @@ def test_the_summary_agrees_with_the_data_set(result):
     assert {name: group.num_records for name, group in summary.by_label.items()} == {
         label: labels.count(label) for label in set(labels)
     }
+
+
+def test_incomplete_records_are_scored_by_what_was_hidden_of_them(
+    config, model_directory, tmp_path
+):
+    """And by nothing else: where nobody knows the value there is noise in the file."""
+    digits = datasets.load_images("digits", "test[:5]", (28, 28, 1)).reshape(-1, 28, 28, 1)
+    generator = np.random.default_rng(0)
+    known = generator.random(digits.shape) < 0.6
+    known[0] = True
+    noisy = np.where(known, digits, generator.integers(0, 256, digits.shape, np.uint8))
+    path, out = str(tmp_path / "in"), str(tmp_path / "out")
+    with tf.io.TFRecordWriter(path) as writer:
+        for index in range(len(digits)):
+            record = MaskedRecord(b"%d" % index, noisy[index], known[index])
+            writer.write(encode_masked(record, jobs.schema_of(config)))
+    hidden = config_lib.load("test.yaml", ["mask={mechanism: mcar, rate: 0.3}"])
+    assert jobs.mask(hidden, path, str(tmp_path / "masked")).counts == counts(5)
+    found = jobs.impute(config, model_directory, [str(tmp_path / "masked/*.tfrecord-*")], out)
+    builder = tfds.builder_from_directory(f"{out}/imputed")
+    examples = {e["id"]: e for e in tfds.as_numpy(builder.as_dataset(split="train"))}
+    names = ("observed", "truth", "truth_observed", "mean", "log_prob_missing")
+    values = {name: np.stack([examples[b"%d" % i][name] for i in range(5)]) for name in names}
+    scored = known & ~values["observed"]
+    assert not (values["observed"] & ~known).any() and 0 < scored.sum() < known.sum()
+    np.testing.assert_array_equal(values["truth_observed"], known)
+    np.testing.assert_array_equal(values["truth"], np.where(known, digits, 0))
+    error = (values["mean"] - (digits > 127))[scored].astype(np.float64)
+    assert found.summary.all.truth.num_values == scored.sum()
+    assert found.summary.all.truth.brier == pytest.approx(np.mean(error**2))
+    assert sum(found.summary.all.truth.reliability.counts) == scored.sum()
+    np.testing.assert_array_equal(np.isnan(values["log_prob_missing"]), [False] + [True] * 4)
+    assert f"{scored.sum():,}" in evaluate.of_result(out, found.summary)
+    assert not found.warnings
+    write_report([out], str(tmp_path / "report"))
 
 
 def test_the_manifest_says_what_was_done(config, model_directory, result):

@@ -12,7 +12,8 @@ from tests.documents import impute_identity, manifest, mask_identity, record_ide
 from vaefill import config as config_lib
 from vaefill import jobs
 from vaefill.errors import BadInputError, ResultError
-from vaefill.records.record import MaskedRecord, Schema, decode_masked, input_hash
+from vaefill.records.masked import decode_masked
+from vaefill.records.record import MaskedRecord, Schema, input_hash
 from vaefill.results import incremental, integrity
 from vaefill.results.documents import Outcome
 from vaefill.store.resume import HashIndex, SkipKnown

@@ -1,5 +1,7 @@
 """The report: what is on the page, and that nothing in the data can break it."""
 
+import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -21,15 +23,9 @@ from tests.documents import SAMPLER
 from vaefill.errors import ResultError
 from vaefill.model import evaluation
 from vaefill.model.fields import FIELDS
-from vaefill.records.record import (
-    DIAGNOSTICS,
-    CarriedFeature,
-    ImputedRecord,
-    MaskedRecord,
-    Schema,
-    encode_imputed,
-    imputed_features,
-)
+from vaefill.records.features import imputed_features
+from vaefill.records.imputed import encode_imputed
+from vaefill.records.record import DIAGNOSTICS, CarriedFeature, ImputedRecord, MaskedRecord, Schema
 from vaefill.report import evaluate, figures, pictures, text
 from vaefill.report.page import MAX_LABELS, NUM_SHOWN, choose, write_report
 from vaefill.results import documents, value_maps
@@ -328,6 +324,31 @@ def test_truth_of_some_only(tmp_path):
     result = write_result(tmp_path / "out", [make_record(0), make_record(1, truth=False)])
     page = Page(write_report([result], str(tmp_path)))
     assert len(page.pictures["truth"]) == 1 and len(page.pictures["given"]) == 2
+
+
+def half_known(shape, other: int) -> ImputedRecord:
+    """A record with a truth of which two of three values are known, and another value elsewhere."""
+    record, known = make_record(0, shape), np.arange(54).reshape(shape) % 3 > 0
+    truth = np.where(known, record.masked.truth, np.uint8(other))
+    masked = dataclasses.replace(record.masked, truth=truth, truth_observed=known)
+    return dataclasses.replace(record, masked=masked)
+
+
+def test_what_is_not_known_of_a_truth_is_painted_as_missing(tmp_path):
+    record = half_known((6, 9, 1), other=255)
+    page = Page(write_report([write_result(tmp_path / "out", [record])], str(tmp_path)))
+    painted = pixels(base64.b64decode(page.pictures["truth"][0].split(",")[1]))
+    colour = [int(pictures.MISSING[i : i + 2], 16) for i in (1, 3, 5)]
+    np.testing.assert_array_equal(
+        (painted == colour).all(axis=-1), ~record.masked.truth_known[..., 0]
+    )
+    assert "of a truth, unknown" in page.text
+
+
+def test_lines_of_a_truth_are_drawn_where_it_is_known():
+    """Whatever it is elsewhere."""
+    one, other = (pictures.lines(half_known((1, 54, 1), value), 1) for value in (0, 255))
+    assert one == other != pictures.lines(make_record(0, (1, 54, 1)), 1)
 
 
 @pytest.mark.parametrize(

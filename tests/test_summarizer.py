@@ -18,14 +18,8 @@ from tests.documents import counts
 from vaefill.model import files, samplers
 from vaefill.model.likelihoods import Bernoulli
 from vaefill.model.preprocessing import Preprocessor
-from vaefill.records.record import (
-    DIAGNOSTICS,
-    CarriedFeature,
-    ImputedRecord,
-    MaskedRecord,
-    Schema,
-    encode_imputed,
-)
+from vaefill.records.imputed import encode_imputed
+from vaefill.records.record import DIAGNOSTICS, CarriedFeature, ImputedRecord, MaskedRecord, Schema
 from vaefill.results import value_maps
 from vaefill.results.documents import Summary
 from vaefill.store import writers

@@ -36,7 +36,8 @@ from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig
 from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.parallel import cores, share_cores
-from vaefill.records.record import CarriedFeature, MaskedRecord, Schema, encode_masked
+from vaefill.records.masked import encode_masked
+from vaefill.records.record import CarriedFeature, MaskedRecord, Schema
 from vaefill.report.text import markdown_table
 
 _LOGGER = logging.getLogger("vaefill.bench")

@@ -1,38 +1,26 @@
-"""Masked and imputed records and their `tf.train.Example` codecs. Knows neither Beam nor a file.
+"""What a record is, masked or imputed, and what a `tf.train.Example` of either holds. Knows neither
+Beam nor a file.
 
-Field by field, docs/formats.md has the two formats. Examples are untrusted: types and sizes are
-checked before anything is allocated, and whatever is wrong is a `RecordError` with a reason from
-`Reason`.
+Field by field, docs/formats.md has the two formats.
 """
 
 import dataclasses
 import enum
 import hashlib
 import math
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from vaefill.model.fields import FIELDS, Field
+from vaefill.model.fields import FIELDS
 from vaefill.model.gaps import without
-from vaefill.records.codecs import (
-    decode_mask,
-    decode_with_gaps,
-    encode_values,
-    finite_where,
-    is_picture,
-    mask_shapes,
-)
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash
-_ZLIB_LEVEL = 1  # of mostly incompressible draws and means: higher levels cost time and save 2 %
 
 
 class Reason(enum.StrEnum):
@@ -105,10 +93,19 @@ class MaskedRecord:
     id: bytes
     image: np.ndarray  # [H, W, C] of the schema's dtype; any finite value where missing
     observed: np.ndarray  # [H, W, C] bool, True = observed
-    truth: np.ndarray | None = None  # [H, W, C], like image; NaN where nobody knows it
+    truth: np.ndarray | None = None  # like image; NaN, or 0 of uint8, where nobody knows it
     carried: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
     extra: bytes = b""  # a serialised tf.train.Features of everything else
     content_hash: bytes = b""  # of the record as it was read, see `with_content_hash`
+    # [H, W, C] bool, True = the truth is known; None: everywhere, if there is one
+    truth_observed: np.ndarray | None = None
+
+    @property
+    def truth_known(self) -> np.ndarray:
+        """Where the truth is known, nowhere if there is none: [H, W, C] bool."""
+        if self.truth is not None and self.truth_observed is not None:
+            return self.truth_observed
+        return np.full(self.observed.shape, self.truth is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +129,7 @@ _OF_RECORD = (
     "image",
     "observed",
     "truth",
+    "truth_observed",
     "has_truth",
     "imputations",
     "mean",
@@ -148,39 +146,60 @@ OWN_FEATURES = frozenset((*_OF_RECORD, _ABSENT, *DIAGNOSTICS, *ROW_ALONE))
 
 _TYPES = {"int64": int, "float32": float, "bytes": bytes}
 _FIELDS = {"int64": "int64_list", "float32": "float_list", "bytes": "bytes_list"}
-_NUMBERS = {"int64_list": np.int64, "float_list": np.float32}
 _FIELD_OF_TYPE = {_TYPES[kind]: field for kind, field in _FIELDS.items()}
 
 
-def _zlib(array: np.ndarray) -> bytes:
-    return zlib.compress(np.ascontiguousarray(array).tobytes(), _ZLIB_LEVEL)
+def parse_example(payload: bytes) -> Mapping[str, tf.train.Feature]:
+    """The features of a serialised tf.train.Example.
+
+    Raises:
+        RecordError: it is none, or has feature lists.
+    """
+    try:  # an Example is a SequenceExample without lists, byte for byte
+        example = tf.train.SequenceExample.FromString(payload)
+    except DecodeError:
+        raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
+    if lists := sorted(example.feature_lists.feature_list):
+        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
+        message = f"a SequenceExample, whose feature lists {names} would be lost"
+        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
+    return example.context.feature
 
 
-def _carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def carried_values(schema: Schema, carried: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Carried values as they are written, a default for one that is not there."""
     return {
         name: _TYPES[feature.kind](carried.get(name, feature.default))
         for name, feature in schema.carried.items()
     }
 
 
-def _names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+def names_absent(schema: Schema, carried: Mapping[str, Scalar]) -> list[bytes]:
+    """The carried features of which a default is written, for `serialize`."""
     return [name.encode() for name in sorted(schema.carried) if name not in carried]
 
 
-def _carried(
+def carried_of(
     features: Mapping[str, tf.train.Feature], schema: Schema, record_id: bytes = b""
 ) -> dict[str, Scalar]:
     """The carried values that are there: no default that stands for one that is not."""
     absent = set(features[_ABSENT].bytes_list.value) if _ABSENT in features else set()
     found = {
-        name: _scalar(features, name, feature.kind, record_id)
+        name: scalar(features, name, feature.kind, record_id)
         for name, feature in schema.carried.items()
         if name.encode() not in absent
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _serialize(
+def extra_of(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
+    """What a record hands on untouched: the features that are not its own, serialised."""
+    known = {"id", "image", "observed", "truth", "truth_observed", _ABSENT, *schema.carried}
+    rest = {name: feature for name, feature in features.items() if name not in known}
+    return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
+
+
+def serialize(
     values: Mapping[str, Scalar], others: bytes = b"", absent: Sequence[bytes] = ()
 ) -> bytes:
     """An Example with a feature for every value, beside those of a serialised tf.train.Features."""
@@ -193,7 +212,7 @@ def _serialize(
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def _scalar(
+def scalar(
     features: Mapping[str, tf.train.Feature], name: str, kind: str, record_id: bytes = b""
 ) -> Any:
     """The one value of a feature, None if it is absent, or an empty list.
@@ -210,158 +229,22 @@ def _scalar(
     return values[0]
 
 
-def _array(
-    features: Mapping[str, tf.train.Feature],
-    name: str,
-    shapes: Sequence[tuple[int, int, int]],
-    record_id: bytes,
-) -> bytes | np.ndarray | None:
-    """What a feature of an array holds: bytes, or the numbers of a list, flat; None if it is
-    absent, or an empty list.
+# --- what is made of a record
 
-    Raises:
-        RecordError: several bytes, or not as many numbers as one of the shapes has.
+
+def with_truth(record: MaskedRecord, truth: np.ndarray, known: np.ndarray) -> MaskedRecord:
+    """The record with a truth, whose values count where they are known alone.
+
+    Args:
+        record: its content hash stays as it is.
+        truth: [H, W, C], like its image.
+        known: [H, W, C] bool.
     """
-    feature = features.get(name)
-    found = None if feature is None else feature.WhichOneof("kind")
-    if found not in _NUMBERS:
-        return _scalar(features, name, "bytes", record_id)
-    values, sizes = getattr(feature, found).value, [math.prod(shape) for shape in shapes]
-    if len(values) not in (0, *sizes):
-        message = f"feature {name!r} must be bytes, or a list of {sizes[0]} numbers, not"
-        raise RecordError(Reason.BAD_TYPE, f"{message} {len(values)}", record_id)
-    return np.fromiter(values, _NUMBERS[found], len(values)) if values else None
-
-
-# --- masked records
-
-
-def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
-    """Reads and validates the `tf.train.Example` of a masked record.
-
-    Returns:
-        The record, with its content hash.
-
-    Raises:
-        RecordError: anything is not as declared.
-    """
-    features = _parse(payload)
-    record_id = _scalar(features, "id", "bytes")
-    if not record_id:
-        raise RecordError(Reason.NO_ID, "a record needs a non-empty feature 'id' of bytes")
-
-    def checked(name: str, reason: Reason, check: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return check(*arguments)
-        except ValueError as error:
-            raise RecordError(reason, f"feature {name!r}: {error}", record_id) from None
-
-    def decode(name: str, reason: Reason, decoder: Callable[..., Any], *kind: Any) -> Any:
-        shapes = mask_shapes(schema.shape) if name == "observed" else [schema.shape]
-        content = _array(features, name, shapes, record_id)
-        return None if content is None else checked(name, reason, decoder, content, *kind)
-
-    of_values = (decode_with_gaps, schema.shape, schema.dtype, schema.missing)
-    found = decode("image", Reason.BAD_IMAGE, *of_values)
-    if found is None:
-        raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
-    image, gaps = found
-    observed = decode("observed", Reason.BAD_OBSERVED, decode_mask, schema.shape)
-    observed = ~gaps if observed is None else _either_way(observed, schema) & ~gaps
-    truth = decode("truth", Reason.BAD_TRUTH, *of_values)
-    record = MaskedRecord(
-        id=record_id,
-        image=checked("image", Reason.BAD_IMAGE, finite_where, observed, image),
-        observed=observed,
-        truth=None if truth is None else checked("truth", Reason.BAD_TRUTH, _truth, *truth),
-        carried=_carried(features, schema, record_id),
-        extra=_extra(features, schema),
-    )
-    return with_content_hash(record, schema)
-
-
-def _truth(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """A truth [H, W, C] with NaN where it is missing.
-
-    Raises:
-        ValueError: a value is infinite, or missing where there is no NaN.
-    """
-    if gaps.any() and values.dtype.kind != "f":
-        raise ValueError(f"{np.count_nonzero(gaps)} values are missing; {values.dtype} has no NaN")
-    return without(finite_where(~gaps, values), gaps, math.nan)
-
-
-def decode_observed(payload: bytes, schema: Schema) -> tuple[bytes, np.ndarray]:
-    """Reads the Example of a mask: `observed` as in a masked record, and `id` unless it is for
-    every record.
-
-    Returns:
-        (id, empty if there is none; [H, W, C] bool).
-
-    Raises:
-        RecordError: anything is not as declared.
-    """
-    features = _parse(payload)
-    record_id = _scalar(features, "id", "bytes") or b""
-    content = _array(features, "observed", mask_shapes(schema.shape), record_id)
-    if content is None:
-        raise RecordError(Reason.BAD_OBSERVED, "a mask needs a feature 'observed'", record_id)
-    try:
-        return record_id, _either_way(decode_mask(content, schema.shape), schema)
-    except ValueError as error:
-        raise RecordError(Reason.BAD_OBSERVED, f"feature 'observed': {error}", record_id) from None
-
-
-def _parse(payload: bytes) -> Mapping[str, tf.train.Feature]:
-    try:  # an Example is a SequenceExample without lists, byte for byte
-        example = tf.train.SequenceExample.FromString(payload)
-    except DecodeError:
-        raise RecordError(Reason.NOT_AN_EXAMPLE, "not a tf.train.Example") from None
-    if lists := sorted(example.feature_lists.feature_list):
-        names = ", ".join(map(repr, lists[:3])) + (", ..." if len(lists) > 3 else "")
-        message = f"a SequenceExample, whose feature lists {names} would be lost"
-        raise RecordError(Reason.NOT_AN_EXAMPLE, f"{message}; write a tf.train.Example")
-    return example.context.feature
-
-
-def _either_way(mask: np.ndarray, schema: Schema) -> np.ndarray:
-    """What is observed, by a mask as files have it, and the other way round."""
-    return mask if schema.mask_means == "observed" else ~mask
-
-
-def _extra(features: Mapping[str, tf.train.Feature], schema: Schema) -> bytes:
-    known = {"id", "image", "observed", "truth", _ABSENT, *schema.carried}
-    rest = {name: feature for name, feature in features.items() if name not in known}
-    return tf.train.Features(feature=rest).SerializeToString(deterministic=True) if rest else b""
-
-
-def encode_masked(record: MaskedRecord, schema: Schema) -> bytes:
-    """The inverse of `decode_masked`; a record to be imputed, as `masked_features` declares it."""
-    values = {
-        "id": record.id,
-        "image": encode_values(record.image),
-        "observed": _either_way(record.observed, schema).astype(np.uint8).tobytes(),
-        **_carried_values(schema, record.carried),
-    }
-    if record.truth is not None:
-        values["truth"] = encode_values(record.truth)
-    return _serialize(values, record.extra, _names_absent(schema, record.carried))
-
-
-def masked_features(schema: Schema) -> tfds.features.FeaturesDict:
-    """features.json of a data set of masked records with truth."""
-    if is_picture(schema.shape[-1], schema.dtype):
-        values = tfds.features.Image(shape=schema.shape, encoding_format="png")
-    else:
-        values = tfds.features.Tensor(shape=schema.shape, dtype=schema.dtype.type, encoding="bytes")
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": values,
-            "observed": tfds.features.Tensor(shape=schema.shape, dtype=np.bool_, encoding="bytes"),
-            "truth": values,
-            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
-        }
+    filler = math.nan if truth.dtype.kind == "f" else 0
+    return dataclasses.replace(
+        record,
+        truth=without(truth, ~known, filler),
+        truth_observed=None if known.all() else known,
     )
 
 
@@ -375,14 +258,17 @@ def content_hash(record: MaskedRecord, schema: Schema) -> bytes:
         schema: of the record.
     """
     digest = hashlib.blake2b(digest_size=HASH_SIZE, person=b"vaefill.content")
-    for part in (
+    parts = [
         record.id,
         np.packbits(record.observed).tobytes(),
         np.where(record.observed, record.image, 0).astype(schema.dtype).tobytes(),
         b"" if record.truth is None else record.truth.astype(schema.dtype).tobytes(),
-        _serialize(_carried_values(schema, record.carried)),
+        serialize(carried_values(schema, record.carried)),
         record.extra,
-    ):
+    ]
+    if record.truth_observed is not None and schema.dtype.kind != "f":  # where no NaN says it
+        parts.append(np.packbits(record.truth_observed).tobytes())
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.digest()
@@ -412,103 +298,3 @@ def with_content_hash(record: MaskedRecord, schema: Schema) -> MaskedRecord:
         schema: of the record.
     """
     return dataclasses.replace(record, content_hash=content_hash(record, schema))
-
-
-# --- imputed records
-
-
-def encode_imputed(record: ImputedRecord, schema: Schema) -> bytes:
-    """Serialises an imputed record as `imputed_features` declares it."""
-    masked = record.masked
-    truth = np.zeros(schema.shape, schema.dtype) if masked.truth is None else masked.truth
-    diagnostics = {
-        name: (float if dtype is np.float32 else int)(record.diagnostics[name])
-        for name, dtype in DIAGNOSTICS.items()
-    }
-    return _serialize(
-        {
-            "id": masked.id,
-            "image": _zlib(np.where(masked.observed, masked.image, 0).astype(schema.dtype)),
-            "observed": _zlib(masked.observed),
-            "truth": _zlib(truth),
-            "has_truth": int(masked.truth is not None),
-            "imputations": _zlib(record.imputations),
-            "mean": _zlib(record.mean),
-            "stddev": _zlib(record.stddev),
-            "extra": masked.extra,
-            **diagnostics,
-            **_carried_values(schema, masked.carried),
-        },
-        absent=_names_absent(schema, masked.carried),
-    )
-
-
-def decode_imputed(payload: bytes, schema: Schema) -> ImputedRecord:
-    """The inverse of `encode_imputed`.
-
-    Raises:
-        RecordError: not an imputed record of this schema.
-    """
-    features = _parse(payload)
-
-    def array(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
-        expected = math.prod(shape) * np.dtype(dtype).itemsize
-        try:  # one byte more than expected is enough to see that there are too many
-            content = zlib.decompressobj().decompress(
-                _scalar(features, name, "bytes") or b"", expected + 1
-            )
-        except zlib.error as error:
-            raise RecordError(Reason.BAD_TYPE, f"feature {name!r}: {error}") from None
-        if len(content) != expected:
-            raise RecordError(Reason.BAD_TYPE, f"feature {name!r} does not hold {expected} bytes")
-        return np.frombuffer(content, dtype).reshape(shape)
-
-    shape = schema.shape
-    masked = MaskedRecord(
-        id=_scalar(features, "id", "bytes"),
-        image=array("image", shape, schema.dtype),
-        observed=array("observed", shape, np.bool_),
-        truth=array("truth", shape, schema.dtype)
-        if _scalar(features, "has_truth", "int64")
-        else None,
-        carried=_carried(features, schema),
-        extra=_scalar(features, "extra", "bytes"),
-    )
-    return ImputedRecord(
-        masked,
-        array("imputations", (schema.num_imputations, *shape), schema.dtype),
-        array("mean", shape, np.float32),
-        array("stddev", shape, np.float32),
-        {
-            name: dtype(_scalar(features, name, "float32" if dtype is np.float32 else "int64"))
-            for name, dtype in DIAGNOSTICS.items()
-        },
-    )
-
-
-def _diagnostic_feature(field: Field) -> tfds.features.Scalar:
-    return tfds.features.Scalar(dtype=field.dtype, doc=field.description)
-
-
-def imputed_features(schema: Schema) -> tfds.features.FeaturesDict:
-    """features.json of the imputed data set."""
-
-    def tensor(shape: tuple[int, ...], dtype: npt.DTypeLike) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
-
-    shape, dtype = schema.shape, schema.dtype.type
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tensor(shape, dtype),
-            "observed": tensor(shape, np.bool_),
-            "truth": tensor(shape, dtype),
-            "has_truth": tfds.features.Scalar(dtype=np.bool_),
-            "imputations": tensor((schema.num_imputations, *shape), dtype),
-            "mean": tensor(shape, np.float32),
-            "stddev": tensor(shape, np.float32),
-            "extra": tfds.features.Text(),
-            **{field.name: _diagnostic_feature(field) for field in FIELDS},
-            **{name: feature.tfds_feature for name, feature in schema.carried.items()},
-        }
-    )

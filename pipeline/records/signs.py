@@ -15,7 +15,7 @@ from vaefill.records.record import MaskedRecord
 
 DECODED = "decoded"  # a record
 COMPLETE = "complete"  # that lacks no value
-WITH_TRUTH = "with_truth"  # and observed values
+WITH_TRUTH = "with_truth"  # that says something of observed values
 CONTRADICTED = "contradicted"  # whose truth is another than what is observed
 UPRIGHT = "upright"  # whose mask is the right way round, as far as can be seen
 INVERTED = "inverted"  # whose mask seems not to be
@@ -36,9 +36,9 @@ def of_record(record: MaskedRecord) -> Iterator[str]:
         yield COMPLETE
         for name in _like_masks(record):
             yield LIKE_MASK + name
-    if record.truth is not None and observed.any():
+    if (agrees := _agrees(record, observed)) is not None:
         yield WITH_TRUTH
-        if not _same(record.image[observed], record.truth[observed]):
+        if not agrees:
             yield CONTRADICTED
     given = record.image[observed]
     if given.dtype == np.uint8 and given.size and (given != given[0]).any() and looks_grey(given):
@@ -57,22 +57,29 @@ def _direction(record: MaskedRecord) -> str | None:
     given, filler = record.image[record.observed], record.image[~record.observed]
     if given.size < 2 or filler.size < 2:
         return None
-    is_varied = (filler != filler[0]).any()
-    if record.truth is not None:
-        if _same(given, record.truth[record.observed]):
-            return UPRIGHT
-        if is_varied and _same(filler, record.truth[~record.observed]):
-            return INVERTED
-    if (given != given[0]).any():
+    if _agrees(record, record.observed):
         return UPRIGHT
-    return INVERTED if is_varied else None
+    told = record.image[~record.observed & record.truth_known]
+    if _is_varied(told) and _agrees(record, ~record.observed):
+        return INVERTED
+    if _is_varied(given):
+        return UPRIGHT
+    return INVERTED if _is_varied(filler) else None
 
 
-def _same(values: np.ndarray, truth: np.ndarray) -> bool:
-    """Whether values are the true ones, where those are numbers."""
+def _is_varied(values: np.ndarray) -> bool:
+    return bool((values != values[:1]).any())
+
+
+def _agrees(record: MaskedRecord, chosen: np.ndarray) -> bool | None:
+    """Whether chosen values are the true ones; None where the truth is not known of any."""
+    known = chosen & record.truth_known
+    if record.truth is None or not known.any():
+        return None
+    values, truth = record.image[known], record.truth[known]
     if values.dtype.kind != "f":
         return bool((values == truth).all())
-    return bool((np.isclose(values, truth, rtol=_CLOSE, atol=0) | ~np.isfinite(truth)).all())
+    return bool(np.isclose(values, truth, rtol=_CLOSE, atol=0).all())
 
 
 def _like_masks(record: MaskedRecord) -> Iterator[str]:

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 from vaefill.errors import ResultError
 from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
-from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord
+from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, with_truth
 from vaefill.report import figures, pictures
 from vaefill.report.text import number, percent, short, text_of
 from vaefill.results import value_maps
@@ -168,9 +168,10 @@ def _read_shown(directory: str, num_labels: int) -> list[ImputedRecord]:
 
 
 def _record(example: Mapping[str, Any]) -> ImputedRecord:
-    truth = example["truth"] if example["has_truth"] else None
     label = {"label": example["label"]} if "label" in example else {}
-    masked = MaskedRecord(example["id"], example["image"], example["observed"], truth, label)
+    masked = MaskedRecord(example["id"], example["image"], example["observed"], carried=label)
+    if example["has_truth"]:
+        masked = with_truth(masked, example["truth"], example["truth_observed"])
     diagnostics = {name: example[name].item() for name in DIAGNOSTICS}
     return ImputedRecord(
         masked,
@@ -255,6 +256,9 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
         "are_lines": are_lines,
         "is_real": pictures.is_real(records[0]),
         "with_truth": with_truth,
+        "with_unknown": any(
+            r.masked.truth is not None and not r.masked.truth_known.all() for r in records
+        ),
         "channels": shape[2],
         "num_panels": min(shape[2], figures.MOST_PANELS),
         "scale": scale,
@@ -268,7 +272,9 @@ def _pictures(
 ) -> list[bytes | None]:
     """In the order of the gallery's columns; None for a truth that is not known."""
     masked = record.masked
-    truth = None if masked.truth is None else pictures.picture(masked.truth, scale=scale)
+    truth = None
+    if masked.truth is not None:
+        truth = pictures.picture(masked.truth, ~masked.truth_known, scale)
     given = pictures.picture(masked.image, ~masked.observed, scale)
     imputed = [
         pictures.picture(values, scale=scale)

@@ -177,10 +177,11 @@ def lines(record: ImputedRecord, num_draws: int) -> bytes:
             axes, place, channel(mean, panel), 2 * channel(record.stddev.astype(float), panel)
         )
         if masked.truth is not None:
-            truth = channel(masked.truth, panel)
+            known = masked.truth_known[0, ::step, panel]
+            truth = np.where(known, channel(masked.truth, panel), np.nan)
             axes.plot(place, truth, color=figures.BAD, linewidth=1, linestyle=(0, (3, 2)))
-        known = np.where(observed, channel(masked.image, panel), np.nan)
-        axes.plot(place, known, color=figures.INK, linewidth=1.2, marker=".", markersize=2.5)
+        given = np.where(observed, channel(masked.image, panel), np.nan)
+        axes.plot(place, given, color=figures.INK, linewidth=1.2, marker=".", markersize=2.5)
         _tint(axes, place, ~observed)
     return figures.png_of(panels)
 

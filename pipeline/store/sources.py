@@ -13,7 +13,8 @@ from vaefill.counters import count
 from vaefill.errors import SourceError
 from vaefill.model import files
 from vaefill.records import signs
-from vaefill.records.record import MaskedRecord, Reason, RecordError, Schema, decode_masked
+from vaefill.records.masked import decode_masked
+from vaefill.records.record import MaskedRecord, Reason, RecordError, Schema
 from vaefill.store import tally
 from vaefill.store.dead_letters import DEAD
 from vaefill.store.tfrecord import (

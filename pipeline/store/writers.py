@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vaefill.records.record import ImputedRecord, Schema, decode_imputed
+from vaefill.records.imputed import decode_imputed
+from vaefill.records.record import ImputedRecord, Schema
 from vaefill.store.layout import Layout
 
 

@@ -64,8 +64,8 @@ class Summarizer:
         return ShardSummary(self, shard)
 
     def score(self, records: list[ImputedRecord]) -> evaluation.Scores:
-        """Scores of records, zero where there is no truth."""
-        has_truth = np.array([record.masked.truth is not None for record in records])
+        """Scores of records, of what is missing and whose truth is known; zero without a truth."""
+        known = np.stack([record.masked.truth_known.ravel() for record in records])
         images = np.stack(
             [np.zeros_like(r.mean) if r.masked.truth is None else r.masked.truth for r in records]
         )
@@ -73,7 +73,7 @@ class Summarizer:
         truth = self._preprocessor.truth(keys, images.astype(self.schema.dtype))
         missing = np.stack([~record.masked.observed.ravel() for record in records])
         mean = np.stack([record.mean.ravel() for record in records])
-        return self._preprocessor.score(mean, truth, missing & has_truth[:, np.newaxis])
+        return self._preprocessor.score(mean, truth, missing & known)
 
 
 class ShardSummary:
