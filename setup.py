@@ -45,6 +45,7 @@ setup(
         "python-json-logger>=3.1,<5",
         "pyyaml>=6",
         "safetensors>=0.4.5,<1",
+        "scipy>=1.10",
         "tensorboard>=2.20,<3",  # tensorflow writes no summaries without it
         "tensorflow>=2.20,<2.22",
         "tensorflow-datasets>=4.9.8,<5",
@@ -69,7 +70,6 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
-            "scipy>=1.10",
             "types-PyYAML>=6,<7",
             "types-protobuf>=6",
         ],

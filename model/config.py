@@ -4,6 +4,7 @@
 clear line.
 """
 
+import dataclasses
 import math
 from typing import Annotated, Any, Literal, Self
 
@@ -28,13 +29,40 @@ class DataConfig(Section):
     """The data set to train on."""
 
     name: str = Field(
-        "digits", description="digits, tfds:NAME, or tfds:PATH of a prepared data set"
+        "digits",
+        description="digits, tfds:NAME, tfds:PATH of a prepared data set, or TFRecord files of "
+        "masked records; records may lack values",
     )
-    train: str = Field("train", description="tfds split to train on")
+    train: str = Field("train", description="tfds split to train on; of files train[:80%]")
     validation: str = Field(
-        "validation", description="tfds split for early stopping, and to tell misfits by"
+        "validation",
+        description="tfds split for early stopping, and to tell misfits by; of files "
+        "train[80%:90%]",
     )
-    test: str = Field("test", description="tfds split scored at the end")
+    test: str = Field("test", description="tfds split scored at the end; of files train[90%:]")
+
+    @property
+    def is_files(self) -> bool:
+        """Whether the name is that of files."""
+        return _are_files(self.name)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _splits_of_files(cls, values: Any) -> Any:
+        if isinstance(values, dict) and _are_files(values.get("name", "digits")):
+            return _SPLITS_OF_FILES | values
+        return values
+
+
+_SPLITS_OF_FILES = {
+    "train": "train[:80%]",
+    "validation": "train[80%:90%]",
+    "test": "train[90%:]",
+}
+
+
+def _are_files(name: Any) -> bool:
+    return isinstance(name, str) and name != "digits" and not name.startswith("tfds:")
 
 
 class RecordConfig(Section):
@@ -128,6 +156,17 @@ class TrainConfig(Section):
         description="validation images kept in the model directory, to tell misfits, and not used "
         "for early stopping; at most half of them; 0: none, and no misfits",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that the weights depend on."""
+
+    data: DataConfig
+    record: RecordConfig
+    model: ModelConfig
+    train: TrainConfig
+    seed: int
 
 
 class SamplerConfig(Section):

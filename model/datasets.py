@@ -1,16 +1,19 @@
 """tfds data sets of images: the bundled digits, any named data set, any prepared directory."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import digits
+from vaefill.model.config import RecordConfig
 from vaefill.model.errors import DatasetError
+from vaefill.model.gaps import gaps_in, without
 
 _LARGEST_IN_MEMORY = 8 << 30  # bytes; training keeps its images in memory
 _LONGEST_REASON = 200  # characters of an error of tfds
@@ -160,10 +163,107 @@ def _kind(feature: tfds.features.FeatureConnector) -> str:
     return type(feature).__name__
 
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Records to train on or to score, in memory.
+
+    Attributes:
+        values: [N, D] uint8 or float32, D = H W C; any finite value where one is missing.
+        observed: [N, D] bool, True = observed; None if no record lacks a value.
+    """
+
+    values: np.ndarray
+    observed: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Split":
+        """Some of the records."""
+        observed = None if self.observed is None else self.observed[chosen]
+        return Split(self.values[chosen], observed)
+
+
+def whole(values: np.ndarray, observed: np.ndarray) -> Split:
+    """A split of records of which some values may be missing: zero there.
+
+    Args:
+        values: [N, D], anything where they are missing.
+        observed: [N, D] bool.
+    """
+    if observed.all():
+        return Split(values)
+    return Split(without(values, ~observed), observed)
+
+
+def load_split(name: str, split: str, record: RecordConfig) -> Split:
+    """All records of a split, in the data set's order.
+
+    Missing is what the feature `observed` says, of a data set that has one, such as `vaefill mask`
+    writes, and what `record.missing` stands for.
+
+    Args:
+        name: see `builder`.
+        split: a tfds split.
+        record: shape and type that the images must have, and what says that values are missing.
+
+    Raises:
+        DatasetError: no such split, images of another shape or type, masks of another shape, more
+            than fit in memory, or values that are infinite, or NaN where that does not mean
+            missing.
+    """
+    check_images(name, record.shape, record.dtype)
+    features = builder(name).info.features
+    has_masks = "observed" in features
+    if has_masks and math.prod(features["observed"].shape) != math.prod(record.shape):
+        raise DatasetError(
+            f"data set {name!r} has masks `observed` of shape {features['observed'].shape}, "
+            f"record.shape is {tuple(record.shape)}"
+        )
+    images = _load(name, split, "image", record.shape, np.dtype(record.dtype))
+    observed = ~gaps_in(images, record.missing)
+    if has_masks:
+        masks = _load(name, split, "observed", record.shape, np.dtype(bool))
+        observed &= masks if record.mask_means == "observed" else ~masks
+    if not np.isfinite(images, where=observed, out=np.ones(images.shape, bool)).all():
+        raise DatasetError(f"split {split!r} of data set {name!r} holds values that are not finite")
+    return whole(images, observed)
+
+
+class Source(Protocol):
+    """Where the records of a training come from."""
+
+    @property
+    def content_hash(self) -> str | None:
+        """Changes with the records; None if their name says which they are."""
+
+    def load(self, split: str) -> Split:
+        """The records of a split.
+
+        Raises:
+            DatasetError: there is no such split, or it does not fit.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSource:
+    """A data set of tfds; see `load_split`."""
+
+    name: str
+    record: RecordConfig
+    content_hash: None = None
+
+    def load(self, split: str) -> Split:
+        return load_split(self.name, split, self.record)
+
+
 def load_images(
-    name: str, split: str, shape: tuple[int, int, int], dtype: str = "uint8"
+    name: str,
+    split: str,
+    shape: tuple[int, int, int],
+    dtype: str = "uint8",
 ) -> np.ndarray:
-    """All images of a split, in the data set's order.
+    """All images of a split of complete ones, in the data set's order.
 
     Args:
         name: see `builder`.
@@ -175,40 +275,55 @@ def load_images(
         [N, H W C] of that type.
 
     Raises:
-        DatasetError: no such split, images of another shape or type, more than fit in memory, or
-            values that are not finite.
+        DatasetError: see `load_split`; or values are missing.
     """
-    check_images(name, shape, dtype)
+    record = RecordConfig.model_validate({"shape": shape, "dtype": dtype, "missing": "none"})
+    loaded = load_split(name, split, record)
+    if loaded.observed is not None:
+        raise DatasetError(f"split {split!r} of data set {name!r} lacks values: complete ones only")
+    return loaded.values
+
+
+def _load(
+    name: str, split: str, feature: str, shape: tuple[int, int, int], dtype: np.dtype
+) -> np.ndarray:
+    """A feature of all records: [N, H W C]."""
     info = split_info(name, split)
-    num_bytes = info.num_examples * math.prod(shape) * np.dtype(dtype).itemsize
-    if num_bytes > _LARGEST_IN_MEMORY:
-        raise DatasetError(
-            f"split {split!r} of {name!r} takes {num_bytes / 2**30:.1f} GiB in memory, "
-            f"more than {_LARGEST_IN_MEMORY >> 30}; train on a part of it, such as '{split}[:50%]'"
-        )
+    check_memory(f"split {split!r} of {name!r}", info.num_examples, shape, dtype)
     prepared = builder(name)
     if _is_random_access(prepared):
         source = _source(name, prepared, split)
-        images = np.empty((len(source), math.prod(shape)), dtype)
+        values = np.empty((len(source), math.prod(shape)), dtype)
         for index in range(len(source)):
-            images[index] = source[index]["image"].ravel()
-    else:
-        batches = (
-            prepared.as_dataset(split=split, shuffle_files=False)
-            .map(
-                lambda example: tf.reshape(example["image"], [-1]),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-            .batch(1024)
+            values[index] = source[index][feature].ravel()
+        return values
+    batches = (
+        prepared.as_dataset(split=split, shuffle_files=False)
+        .map(
+            lambda example: tf.reshape(example[feature], [-1]),
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
-        images = np.concatenate([batch.numpy() for batch in batches])
-    if not np.isfinite(images).all():
-        raise DatasetError(f"split {split!r} of data set {name!r} holds values that are not finite")
-    return images
+        .batch(1024)
+    )
+    return np.concatenate([batch.numpy() for batch in batches]).astype(dtype, copy=False)
+
+
+def check_memory(what: str, num: int, shape: tuple[int, int, int], dtype: np.dtype) -> None:
+    """Checks that so many records fit in memory.
+
+    Raises:
+        DatasetError: they do not; training keeps its records there.
+    """
+    num_bytes = num * math.prod(shape) * dtype.itemsize
+    if num_bytes > _LARGEST_IN_MEMORY:
+        raise DatasetError(
+            f"{what} takes {num_bytes / 2**30:.1f} GiB in memory, more than "
+            f"{_LARGEST_IN_MEMORY >> 30}; train on a part of it, such as 'train[:50%]'"
+        )
 
 
 def training_batches(
-    images: np.ndarray, batch_size: int, seed: int, first_step: int, last_step: int
+    data: Split, batch_size: int, seed: int, first_step: int, last_step: int
 ) -> tf.data.Dataset:
     """Shuffled batches, each a pure function of (seed, step), so that training resumes anywhere.
 
@@ -216,21 +331,22 @@ def training_batches(
     dropped.
 
     Args:
-        images: [N, D], N >= batch_size.
+        data: N records, N >= batch_size.
         seed: of the permutations.
         first_step, last_step: the half-open range of steps.
 
     Returns:
-        A data set of ([] int64 step, [batch_size, D] of the images' type).
+        A data set of ([] int64 step, [batch_size, D] of the records' type), and where records are
+        incomplete of [batch_size, D] bool, what is observed.
     """
-    num_images = len(images)
-    steps_per_epoch = num_images // batch_size
-    table = tf.constant(images)
+    num_records = len(data)
+    steps_per_epoch = num_records // batch_size
+    tables = [tf.constant(table) for table in (data.values, data.observed) if table is not None]
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
         place = step % steps_per_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
         epoch_seed = tf.stack([tf.constant(seed, tf.int64), step // steps_per_epoch])
-        index = tf.random.experimental.index_shuffle(place, epoch_seed, num_images - 1)
-        return step, tf.gather(table, index)
+        index = tf.random.experimental.index_shuffle(place, epoch_seed, num_records - 1)
+        return step, *(tf.gather(table, index) for table in tables)
 
     return tf.data.Dataset.range(first_step, last_step).map(batch).prefetch(4)

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from vaefill.model.errors import ExpectedError
     from vaefill.model.imputer import Imputed
     from vaefill.model.samplers import sampler_config
+    from vaefill.pooling import Pooled, pool
 
 _HOMES = {
     "ExpectedError": "vaefill.model.errors",
     "Imputed": "vaefill.model.imputer",
     "LoadedModel": "vaefill.model.checkpoints",
+    "Pooled": "vaefill.pooling",
     "Result": "vaefill.api",
     "SamplerConfig": "vaefill.model.config",
     "impute": "vaefill.api",
     "load_model": "vaefill.api",
     "mask": "vaefill.api",
+    "pool": "vaefill.pooling",
     "read_result": "vaefill.api",
     "sampler_config": "vaefill.model.samplers",
     "train": "vaefill.api",
@@ -40,11 +43,13 @@ __all__ = [
     "ExpectedError",
     "Imputed",
     "LoadedModel",
+    "Pooled",
     "Result",
     "SamplerConfig",
     "impute",
     "load_model",
     "mask",
+    "pool",
     "read_result",
     "sampler_config",
     "train",

@@ -15,7 +15,8 @@ import numpy as np
 import tqdm
 
 from vaefill import config as config_lib
-from vaefill.model import checkpoints, missingness, parallel, training
+from vaefill import training_data
+from vaefill.model import checkpoints, missingness, parallel
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, imputer_for
@@ -80,8 +81,7 @@ def train(
     loaded = config_lib.load(
         config, tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items())
     )
-    trained = training.Settings(loaded.data, loaded.record, loaded.model, loaded.train, loaded.seed)
-    training.train_and_evaluate(trained, os.fspath(directory), show_progress=progress)
+    training_data.train(loaded, os.fspath(directory), show_progress=progress)
     return load_model(directory)
 
 

@@ -55,7 +55,7 @@ def _config_options(command: _Command) -> _Command:
             "--config",
             "path",
             metavar="FILE.yaml",
-            help="Configuration: a file, or mnist.yaml, demo.yaml.",
+            help="Configuration: a file, or mnist.yaml, demo.yaml, gaps.yaml.",
         ),
         click.option(
             "--log-json",
@@ -122,7 +122,10 @@ def main() -> None:
     "--model", "directory", required=True, metavar="DIR", help="Model directory to write."
 )
 @click.option(
-    "--data", metavar="NAME", help="digits, tfds:NAME or tfds:PATH; instead of data.name."
+    "--data",
+    metavar="NAME",
+    help="digits, tfds:NAME, tfds:PATH, or TFRecord files of masked records in quotes; instead of "
+    "data.name.",
 )
 def train(path: str | None, settings: tuple[str, ...], directory: str, data: str | None) -> None:
     """Trains a VAE. Killed and started again, it goes on where it was.
@@ -130,15 +133,18 @@ def train(path: str | None, settings: tuple[str, ...], directory: str, data: str
     \b
     vaefill train --model runs/model
     vaefill train --config mnist.yaml --model runs/mnist
+    vaefill train --data 'masked/*.tfrecord*' --model runs/model
+
+    Records may lack values, those of any split: training takes what is observed.
     """
     with errors_in_one_line():
         config = _load(path, settings, {"data.name": data})
-        from vaefill.model.training import Settings, train_and_evaluate
+        from vaefill import training_data
 
-        trained = Settings(config.data, config.record, config.model, config.train, config.seed)
-        summary = train_and_evaluate(trained, directory, show_progress=not logs.is_json())
+        summary = training_data.train(config, directory, show_progress=not logs.is_json())
+    density = "log p(x)" if summary.get("test_observed_fraction", 1) == 1 else "log p(x_obs)"
     click.echo(
-        f"test bound {summary['test_bound']:.2f} nats, log p(x) {summary['test_log_prob']:.2f} "
+        f"test bound {summary['test_bound']:.2f} nats, {density} {summary['test_log_prob']:.2f} "
         f"± {summary['test_log_prob_standard_error']:.2f} nats "
         f"(k = {summary['test_log_prob_num_importance_samples']}, "
         f"{summary['num_test_images']} images)"

@@ -12,9 +12,9 @@ from vaefill.config import MaskConfig
 from vaefill.errors import ConfigError, SourceError
 from vaefill.model import datasets, missingness
 from vaefill.model.errors import DatasetError
+from vaefill.model.gaps import gaps_in, without
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.records import signs
-from vaefill.records.codecs import gaps_in, without
 from vaefill.records.masked import decode_observed, encode_masked
 from vaefill.records.record import (
     CarriedFeature,

@@ -11,9 +11,12 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from vaefill.model import checkpoints, networks, samplers, training
-from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
+from vaefill.model import checkpoints, heldout, networks, samplers, training
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, Settings, TrainConfig
+from vaefill.model.datasets import Split
+from vaefill.model.goals import Evidence
 from vaefill.model.imputer import Imputer
+from vaefill.model.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -72,10 +75,10 @@ def test_every_architecture_can_be_asked_for():
     assert {*names, "convolutional"} == set(networks.ARCHITECTURES)
 
 
-def make_settings(likelihood: str, **train) -> training.Settings:
+def make_settings(likelihood: str, **train) -> Settings:
     train = {"epochs": 3.0, "batch_size": 32, "warmup_steps": 0, "learning_rate": 0.01} | train
     kind = {} if likelihood == "bernoulli" else {"dtype": "float32", "binarize": "none"}
-    return training.Settings(
+    return Settings(
         DataConfig(),
         RecordConfig(shape=SHAPE, **kind),
         ConvolutionalConfig(latent_size=2, likelihood=likelihood),
@@ -94,10 +97,12 @@ def make_images(num: int, dtype=np.uint8) -> np.ndarray:
     return levels if dtype == np.uint8 else levels.astype(dtype) / 255
 
 
-def train(directory: str, settings: training.Settings) -> training.Trainer:
+def train(directory: str, settings: Settings) -> Trainer:
     images = make_images(160, np.dtype(settings.record.dtype))
-    trainer = training.Trainer(settings, images[:128], directory)
-    trainer.run(images[128:], show_progress=False)
+    data = Split(images)
+    goal = Evidence(training.untrained(settings, data[:128]), num_importance_samples=1)
+    trainer = Trainer(goal, settings, data[:128], directory)
+    trainer.run(data[128:], show_progress=False)
     return trainer
 
 
@@ -135,7 +140,7 @@ def test_a_convolutional_model_is_trained_saved_loaded_and_imputes(tmp_path, lik
     for network in (trainer.vae.encoder, trainer.vae.decoder):
         assert np.abs(network.get_layer("norm").moving_mean).max() > 0.01  # it was in training mode
     directory = str(tmp_path / "model")
-    checkpoints.save(directory, trainer.vae, settings.model, trainer.summary())
+    checkpoints.save(directory, trainer.vae, settings.model, {})
     saved = safetensors.numpy.load_file(os.path.join(directory, "weights.safetensors"))
     assert sum("moving_" in name for name in saved) == 4
     loaded = checkpoints.load(directory).vae
@@ -151,10 +156,9 @@ def test_the_best_weights_are_all_weights(tmp_path):
     """Training that has worsened ends with the model of its best validation, averages included."""
     settings = make_settings("bernoulli", learning_rate=1.0, epochs=50.0, patience=2)
     trainer = train(str(tmp_path), settings)
-    summary = trainer.summary()
-    assert summary["num_steps"] < 200  # the last model was not the best one
-    found = training.mean_bound(trainer.vae, make_images(160)[128:], settings, k=1)
-    assert found == summary["validation_bound"]
+    assert trainer.num_steps < 200  # the last model was not the best one
+    found = heldout.mean_bound(trainer.vae, Split(make_images(160)[128:]), settings, k=1)
+    assert found == trainer.validation_bound
 
 
 class Killed(Exception):
@@ -162,7 +166,7 @@ class Killed(Exception):
 
 
 def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path, monkeypatch):
-    settings, validate = make_settings("bernoulli"), training.Trainer._validate
+    settings, validate = make_settings("bernoulli"), Trainer._validate
     whole = train(str(tmp_path / "whole"), settings)
     calls = []
 
@@ -171,10 +175,10 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path, monkey
             raise Killed
         calls.append(validate(self, *args))
 
-    monkeypatch.setattr(training.Trainer, "_validate", kill)
+    monkeypatch.setattr(Trainer, "_validate", kill)
     with pytest.raises(Killed):
         train(str(tmp_path / "parts"), settings)
-    monkeypatch.setattr(training.Trainer, "_validate", validate)
+    monkeypatch.setattr(Trainer, "_validate", validate)
     parts = train(str(tmp_path / "parts"), settings)
     for network in ("encoder", "decoder"):
         expected = getattr(whole.vae, network).weights

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from vaefill.model import datasets, digits
+from vaefill.model.config import RecordConfig
 from vaefill.model.errors import DatasetError
 
 
@@ -78,6 +79,44 @@ def test_real_values(real):
         datasets.load_images("digits", "train", (28, 28, 1), "float32")
 
 
+def test_nan_is_missing_unless_it_is_a_fault(real):
+    name, images = real
+    record = RecordConfig(shape=(2, 3, 1), dtype="float32", binarize="none")
+    assert datasets.load_split(name, "train", record).observed is None
+    broken = datasets.load_split(name, "broken", record)
+    assert (~broken.observed).sum() == 1 and (broken.values[~broken.observed] == 0).all()
+    number = float(images[0, 0, 0, 0])
+    found = datasets.load_split(name, "train", record.model_copy(update={"missing": number}))
+    assert (~found.observed).sum() == 1
+    with pytest.raises(DatasetError, match="lacks values|values that are not finite"):
+        datasets.load_images(name, "broken", (2, 3, 1), "float32")
+
+
+@pytest.mark.parametrize("mask_means", ["observed", "missing"])
+def test_a_feature_observed_says_what_is_missing(tmp_path, mask_means):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 2, 3, 2), dtype=np.uint8)
+    masks = rng.integers(0, 2, images.shape, dtype=np.uint8)
+    feature = tfds.features.Tensor(shape=(2, 3, 2), dtype=np.uint8)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "gaps",
+        version="1.0.0",
+        split_datasets={
+            "train": tf.data.Dataset.from_tensor_slices({"image": images, "observed": masks})
+        },
+        features=tfds.features.FeaturesDict({"image": feature, "observed": feature}),
+        data_dir=tmp_path,
+    )
+    record = RecordConfig(shape=(2, 3, 2), mask_means=mask_means)
+    found = datasets.load_split(f"tfds:{tmp_path}/gaps/1.0.0", "train", record)
+    observed = masks if mask_means == "observed" else 1 - masks
+    rows = np.concatenate([found.values, found.observed], axis=1)
+    expected = np.concatenate([(images * observed).reshape(9, -1), observed.reshape(9, -1)], axis=1)
+    np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(expected, axis=0))
+    with pytest.raises(DatasetError, match="lacks values: complete ones only"):
+        datasets.load_images(f"tfds:{tmp_path}/gaps/1.0.0", "train", (2, 3, 2))
+
+
 @pytest.fixture(scope="module")
 def array_record(tmp_path_factory):
     """Images in ArrayRecord files: the directory, and the images in their order there."""
@@ -146,7 +185,7 @@ def batches(seed=1, first=0, last=6):
     images = np.arange(10, dtype=np.uint8)[:, None]
     return [
         batch.numpy().ravel()
-        for _, batch in datasets.training_batches(images, 5, seed, first, last)
+        for _, batch in datasets.training_batches(datasets.Split(images), 5, seed, first, last)
     ]
 
 

@@ -11,9 +11,12 @@ import pytest
 import tensorflow as tf
 
 from tests.oracles.scale import raw_scale
-from vaefill.model import checkpoints, datasets, training, vae
-from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, TrainConfig
+from vaefill.model import checkpoints, datasets, heldout, training, vae
+from vaefill.model import trainer as trainer_lib
+from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, Settings, TrainConfig
+from vaefill.model.datasets import Split
 from vaefill.model.errors import DatasetError, TrainingError
+from vaefill.model.goals import Evidence
 from vaefill.model.likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.slow
@@ -24,8 +27,13 @@ MODEL = ModelConfig(latent_size=2, hidden=(16,))
 TRAIN = TrainConfig(epochs=4.0, batch_size=64, warmup_steps=4, num_test_importance_samples=5)
 
 
-def settings(**changes) -> training.Settings:
-    return training.Settings(DATA, RECORD, MODEL, TRAIN.model_copy(update=changes), seed=3)
+def settings(**changes) -> Settings:
+    return Settings(DATA, RECORD, MODEL, TRAIN.model_copy(update=changes), seed=3)
+
+
+def trainer_of(settings: Settings, images: np.ndarray, directory: str) -> trainer_lib.Trainer:
+    goal = Evidence(training.untrained(settings, Split(images)), num_importance_samples=1)
+    return trainer_lib.Trainer(goal, settings, Split(images), directory)
 
 
 def train(directory, **changes):
@@ -46,7 +54,7 @@ class Killed(Exception):
 def test_killed_and_started_again_it_ends_with_the_same_model(
     finished, tmp_path, monkeypatch, validations
 ):
-    original = training.Trainer._validate
+    original = trainer_lib.Trainer._validate
     calls = []
 
     def kill(self, *args):
@@ -54,7 +62,7 @@ def test_killed_and_started_again_it_ends_with_the_same_model(
             raise Killed
         calls.append(original(self, *args))
 
-    monkeypatch.setattr(training.Trainer, "_validate", kill)
+    monkeypatch.setattr(trainer_lib.Trainer, "_validate", kill)
     with pytest.raises(Killed):
         train(tmp_path)
     assert not checkpoints.is_complete(str(tmp_path))
@@ -96,13 +104,13 @@ def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
     """A model is chosen by validation images that are not those kept in it, and by all the
     others.
     """
-    seen, original = [], training.mean_bound
+    seen, original = [], trainer_lib.Trainer.run
 
-    def bound(vae, images, *args):
-        seen.append(images)
-        return original(vae, images, *args)
+    def run(self, validation, *args):
+        seen.append(validation.values)
+        return original(self, validation, *args)
 
-    monkeypatch.setattr(training, "mean_bound", bound)
+    monkeypatch.setattr(trainer_lib.Trainer, "run", run)
     train(tmp_path, epochs=0.1, num_calibration=7)
     kept = places_of(checkpoints.load(str(tmp_path)).calibration)
     assert sorted(kept + places_of(seen[0])) == list(range(100))
@@ -120,10 +128,10 @@ def test_values_are_binarised_in_training_as_they_are_to_be_imputed(
     images = np.full((640, 6), 100, np.uint8)
     record = RecordConfig(binarize=binarize, shape=(2, 3, 1))
     train = TRAIN.model_copy(update={"epochs": 60.0, "learning_rate": 1e-2})
-    settings = training.Settings(DATA, record, MODEL, train, seed=3)
-    trainer = training.Trainer(settings, images[:512], str(tmp_path))
-    trainer.run(images[512:], show_progress=False)
-    assert least < training.mean_bound(trainer.vae, images[512:], settings, k=1) < most
+    settings = Settings(DATA, record, MODEL, train, seed=3)
+    trainer = trainer_of(settings, images[:512], str(tmp_path))
+    trainer.run(Split(images[512:]), show_progress=False)
+    assert least < heldout.mean_bound(trainer.vae, Split(images[512:]), settings, k=1) < most
 
 
 @pytest.mark.parametrize(
@@ -168,7 +176,7 @@ def test_every_image_counts_once_in_the_mean_log_prob(num, k):
     )
     signed = np.where(images > 127, logits, -logits).astype(np.float64)
     log_probs = -np.log1p(np.exp(-signed)).sum(axis=1)
-    mean, error = training.mean_log_prob(exact, images, settings(), k)
+    mean, error = heldout.mean_log_prob(exact, Split(images), settings(), k)
     np.testing.assert_allclose(mean, log_probs.mean(), rtol=1e-5)
     np.testing.assert_allclose(error, log_probs.std() / np.sqrt(num), rtol=1e-3, atol=1e-5)
 
@@ -203,7 +211,7 @@ def test_a_model_of_unknown_settings_is_not_passed_off_as_ones_own(finished, tmp
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
     training.train_and_evaluate(
-        training.Settings(DATA, RECORD, MODEL, TRAIN, seed=4), str(tmp_path), show_progress=False
+        Settings(DATA, RECORD, MODEL, TRAIN, seed=4), str(tmp_path), show_progress=False
     )
     assert checkpoints.fingerprint(str(tmp_path)) != checkpoints.fingerprint(str(finished[0]))
 
@@ -220,7 +228,7 @@ def test_importance_weighted_training(tmp_path):
 
 
 def test_diverged_training_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.Trainer, "_train_steps", lambda *args: float("nan"))
+    monkeypatch.setattr(trainer_lib.Trainer, "_train_steps", lambda *args: float("nan"))
     with pytest.raises(TrainingError, match="lower train.learning_rate"):
         train(tmp_path)
 
@@ -241,12 +249,12 @@ def test_a_grey_vae_learns(tmp_path):
     """
     record = RecordConfig(binarize="none")
     model = MODEL.model_copy(update={"likelihood": "discretized_logistic_mixture"})
-    settings = training.Settings(
+    settings = Settings(
         DATA, record, model, TRAIN.model_copy(update={"learning_rate": 5e-3}), seed=3
     )
     validation = datasets.load_images("digits", DATA.validation, record.shape)
     untrained = vae.build(model, record.shape, seed=3)
-    start = training.mean_bound(untrained, validation, settings, k=1)
+    start = heldout.mean_bound(untrained, Split(validation), settings, k=1)
     assert -784 * np.log(256) < start < 0
     summary = training.train_and_evaluate(settings, str(tmp_path), show_progress=False)
     assert summary["validation_bound"] > start / 2
@@ -268,13 +276,13 @@ def trained_on_a_line(directory, unit: float, offset: float, epochs: float):
     record = RecordConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
     model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
     train = TRAIN.model_copy(update={"epochs": epochs, "learning_rate": 1e-2})
-    settings = training.Settings(DATA, record, model, train, seed=3)
-    trainer = training.Trainer(settings, images[:512], str(directory))
-    start = training.mean_bound(trainer.vae, images[512:], settings, k=1)
-    trainer.run(images[512:], show_progress=False)
-    end = training.mean_bound(trainer.vae, images[512:], settings, k=1)
-    assert trainer.summary()["validation_bound"] >= end - 1e-6
-    log_prob, _ = training.mean_log_prob(trainer.vae, images[512:], settings, k=5)
+    settings = Settings(DATA, record, model, train, seed=3)
+    trainer = trainer_of(settings, images[:512], str(directory))
+    start = heldout.mean_bound(trainer.vae, Split(images[512:]), settings, k=1)
+    trainer.run(Split(images[512:]), show_progress=False)
+    end = heldout.mean_bound(trainer.vae, Split(images[512:]), settings, k=1)
+    assert trainer.validation_bound >= end - 1e-6
+    log_prob, _ = heldout.mean_log_prob(trainer.vae, Split(images[512:]), settings, k=5)
     return start, end, log_prob
 
 
@@ -293,7 +301,7 @@ def test_data_in_any_unit_trains_as_well_as_scaled(scaled, tmp_path, unit, offse
 def test_a_training_that_did_not_standardise_is_not_gone_on_with(tmp_path):
     record = RecordConfig(dtype="float32", binarize="none")
     model = MODEL.model_copy(update={"likelihood": "gaussian"})
-    real = training.Settings(DATA, record, model, TRAIN, seed=3)
+    real = Settings(DATA, record, model, TRAIN, seed=3)
     with pytest.raises(DatasetError):
         training.train_and_evaluate(real, str(tmp_path))  # digits are no real values
     path = tmp_path / "training" / "settings.json"
@@ -315,7 +323,7 @@ def test_grey_images_under_a_threshold_are_told(
 ):
     """Once, before training; `sample` is a choice that somebody has made, and 0 and 1 are dark."""
     images = np.random.default_rng(0).integers(0, highest, (100, 784), dtype=np.uint8)
-    monkeypatch.setattr(datasets, "load_images", lambda *args: images)
+    monkeypatch.setattr(datasets, "load_split", lambda *args: Split(images))
     monkeypatch.setattr(training, "Trainer", no_training)
     changed = dataclasses.replace(settings(), record=RecordConfig(binarize=binarize))
     with pytest.raises(Killed):
@@ -331,6 +339,106 @@ def no_training(*args):
 def test_a_likelihood_of_other_data_is_refused(tmp_path):
     gaussian = MODEL.model_copy(update={"likelihood": "gaussian"})
     with pytest.raises(ValueError, match="model.likelihood gaussian needs record.dtype float32"):
-        training.train_and_evaluate(
-            training.Settings(DATA, RECORD, gaussian, TRAIN, seed=3), str(tmp_path)
-        )
+        training.train_and_evaluate(Settings(DATA, RECORD, gaussian, TRAIN, seed=3), str(tmp_path))
+
+
+@dataclasses.dataclass(frozen=True)
+class WithGaps:
+    """Digits of which half is missing, with something else in place of it."""
+
+    filler: int = 0
+    content_hash: str = "0"
+
+    def load(self, split: str) -> Split:
+        images = datasets.load_images("digits", split, RECORD.shape)
+        observed = np.random.default_rng(len(images)).random(images.shape) < 0.5
+        return Split(np.where(observed, images, self.filler).astype(np.uint8), observed)
+
+
+def train_with_gaps(directory, source: WithGaps, **changes):
+    return training.train_and_evaluate(
+        settings(epochs=6.0, **changes), str(directory), show_progress=False, source=source
+    )
+
+
+@pytest.fixture(scope="module")
+def with_gaps(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("with_gaps")
+    return directory, train_with_gaps(directory, WithGaps())
+
+
+def test_it_learns_from_incomplete_records(with_gaps):
+    """Scores are those of the observed half, and the model's encoder knows complete records, which
+    no split has: an encoder that was not fitted to them says less than a coin.
+    """
+    directory, summary = with_gaps
+    assert summary["observed_fraction"] == pytest.approx(0.5, abs=0.01)
+    assert summary["test_observed_fraction"] == pytest.approx(0.5, abs=0.02)
+    assert summary["test_bound"] > -392 * np.log(2) + 20  # better than a coin for each pixel
+    assert summary["test_bound"] - 1 < summary["test_log_prob"] < 0
+    assert summary["num_encoder_steps"] == 10
+    model = checkpoints.load(str(directory))
+    assert model.calibration is None and summary["num_calibration"] == 0
+    complete = Split(datasets.load_images("digits", DATA.test, RECORD.shape))
+    fitted = heldout.mean_bound(model.vae, complete, settings(), k=1)
+    fresh = vae.build(MODEL, RECORD.shape, seed=3).encoder
+    other = heldout.mean_bound(
+        dataclasses.replace(model.vae, encoder=fresh), complete, settings(), k=1
+    )
+    assert fitted > other + 1
+
+
+def test_what_is_missing_is_never_seen(with_gaps, tmp_path):
+    train_with_gaps(tmp_path, WithGaps(filler=255))
+    assert checkpoints.fingerprint(str(tmp_path)) == checkpoints.fingerprint(str(with_gaps[0]))
+
+
+def test_killed_while_its_encoder_is_fitted_it_ends_with_the_same_model(
+    with_gaps, tmp_path, monkeypatch
+):
+    original = trainer_lib.Trainer._validate
+
+    def kill(self, *args):
+        original(self, *args)
+        if self._name != "train":
+            raise Killed
+
+    monkeypatch.setattr(trainer_lib.Trainer, "_validate", kill)
+    with pytest.raises(Killed):
+        train_with_gaps(tmp_path, WithGaps())
+    monkeypatch.undo()
+    train_with_gaps(tmp_path, WithGaps())
+    assert checkpoints.fingerprint(str(tmp_path)) == checkpoints.fingerprint(str(with_gaps[0]))
+
+
+def test_other_records_under_the_same_name_are_another_training(with_gaps):
+    with pytest.raises(TrainingError, match=r"other settings \(content_hash\)"):
+        train_with_gaps(with_gaps[0], WithGaps(content_hash="1"))
+
+
+def test_misfits_are_told_by_complete_records(tmp_path, caplog):
+    """Of 100 validation records 7 are complete: those, and a line that says so."""
+
+    class SomeComplete(WithGaps):
+        def load(self, split: str) -> Split:
+            loaded = super().load(split)
+            loaded.observed[: 7 * (split == DATA.validation)] = True
+            return loaded
+
+    train_with_gaps(tmp_path, SomeComplete())
+    assert len(checkpoints.load(str(tmp_path)).calibration) == 7
+    assert "7 of 100 validation records are complete: misfits are told by 7 of them" in caplog.text
+
+
+def test_real_values_with_gaps_are_standardised_by_what_is_observed(tmp_path):
+    """A value of 5 +- 2 that is -1,000 where missing."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(5, 2, (4000, 6)).astype(np.float32)
+    observed = rng.random(values.shape) < 0.5
+    record = RecordConfig(dtype="float32", binarize="none", shape=(2, 3, 1))
+    model = ModelConfig(latent_size=1, hidden=(16,), likelihood="gaussian")
+    data = Split(np.where(observed, values, np.float32(-1000)), observed)
+    found = training.untrained(Settings(DATA, record, model, TRAIN, seed=3), data)
+    standardization = found.likelihood.standardization
+    np.testing.assert_allclose(standardization.location, 5, atol=0.3)
+    np.testing.assert_allclose(standardization.scale, 2, atol=0.2)

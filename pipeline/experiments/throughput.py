@@ -21,12 +21,22 @@ from vaefill.experiments.products import Shape, network_shapes, numpy_alone
 from vaefill.model import samplers, training
 from vaefill.model import vae as vae_lib
 from vaefill.model.compiled import compile_vae
-from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, SamplerConfig, TrainConfig
+from vaefill.model.config import (
+    DataConfig,
+    ModelConfig,
+    RecordConfig,
+    SamplerConfig,
+    Settings,
+    TrainConfig,
+)
+from vaefill.model.datasets import Split
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
+from vaefill.model.goals import Evidence
 from vaefill.model.parallel import available
 from vaefill.model.samplers import latent_hmc
 from vaefill.model.samplers.base import rows_of_records
+from vaefill.model.trainer import Trainer
 from vaefill.model.vae import VAE
 
 _SHAPE = (28, 28, 1)
@@ -217,7 +227,7 @@ def training_rate(num_rounds: int = 3, batch_size: int = 256, num_steps: int = 2
 
 
 def _training_seconds(images: np.ndarray, batch_size: int, epochs: int) -> float:
-    settings = training.Settings(
+    settings = Settings(
         DataConfig(),
         RecordConfig(),
         ModelConfig(),
@@ -225,7 +235,9 @@ def _training_seconds(images: np.ndarray, batch_size: int, epochs: int) -> float
         seed=0,
     )
     with tempfile.TemporaryDirectory() as directory:
-        trainer = training.Trainer(settings, images, directory)
+        data = Split(images)
+        goal = Evidence(training.untrained(settings, data), settings.train.num_importance_samples)
+        trainer = Trainer(goal, settings, data, directory)
         began = time.perf_counter()
-        trainer.run(images[:1000], show_progress=False)
+        trainer.run(data[:1000], show_progress=False)
         return time.perf_counter() - began

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from vaefill.model.fields import FIELDS
-from vaefill.records.codecs import without
+from vaefill.model.gaps import without
 
 Scalar = int | float | bytes  # a value of a feature
 HASH_SIZE = 16  # bytes of a content hash

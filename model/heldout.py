@@ -1,0 +1,181 @@
+"""Scores of a model on records that it was not trained on: its bound and log p(x), in nats.
+
+Of records that lack values they are those of the observed values, log p(x_obs), and the model has
+an encoder for such records (`vae.gap_encoder`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from vaefill.model import objectives
+from vaefill.model import vae as vae_lib
+from vaefill.model.config import Settings
+from vaefill.model.datasets import Split
+from vaefill.model.likelihoods import Likelihood
+
+_CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
+_BOUND_ROWS = 1000  # records a call of a bound
+_EVALUATE = 2  # what a stateless seed is for; 0 and 1 are the training's
+
+# (x [N, D], observed [N, D] or None, seed [2]) -> [N], nats
+Bound = Callable[[tf.Tensor, tf.Tensor | None, tf.Tensor], tf.Tensor]
+
+
+def seed_of(settings: Settings, purpose: int, step: int | tf.Tensor) -> tf.Tensor:
+    """The seed [2] of stateless random numbers: of the training's own, a purpose and a number."""
+    return tf.random.experimental.stateless_fold_in([settings.seed, purpose], step)
+
+
+def model_values(
+    likelihood: Likelihood, binarize: str, images: tf.Tensor, seed: tf.Tensor
+) -> tf.Tensor:
+    """Images, `standardized`, on the model's scale, by the rule of `record.binarize` that records
+    are imputed by too: float32.
+
+    `sample` is dynamic binarisation (Salakhutdinov & Murray 2008): each grey value is the
+    probability of a 1, drawn anew in every step.
+    """
+    values = tf.cast(images, tf.float32) / likelihood.unit
+    if not likelihood.binary:
+        return values
+    level = tf.random.stateless_uniform(tf.shape(images), seed) if binarize == "sample" else 0.5
+    return tf.cast(values > level, tf.float32)
+
+
+def standardized(likelihood: Likelihood, images: np.ndarray) -> np.ndarray:
+    """Images [N, D] with real values as the model sees them, others as they are."""
+    return images if likelihood.standardization is None else likelihood.from_data(images)
+
+
+def mean_log_volume(likelihood: Likelihood, observed: np.ndarray | None = None) -> float:
+    """What is taken from log p(x) on the model's scale for that in the data's own units, in nats:
+    the mean over records.
+
+    Args:
+        likelihood: of the model.
+        observed: [N, D] bool, the values that the density is of; None: all.
+    """
+    standardization = likelihood.standardization
+    return 0.0 if standardization is None else float(standardization.log_volume(observed).mean())
+
+
+def _log_prob_function(
+    vae: vae_lib.VAE, settings: Settings, k: int
+) -> Callable[[tf.Tensor, tf.Tensor | None, tf.Tensor], tf.Tensor]:
+    """A function of images [N, D], what is observed of them and the first one's index: estimates of
+    log p(x) [N], in nats.
+
+    N is the same in all calls. The decoder takes `_CHUNK_ROWS` rows at a time.
+    """
+
+    @tf.function
+    def log_prob(
+        images: tf.Tensor, observed: tf.Tensor | None, batch_index: tf.Tensor
+    ) -> tf.Tensor:
+        x = model_values(
+            vae.likelihood,
+            settings.record.binarize,
+            images,
+            seed_of(settings, _EVALUATE, 2 * batch_index),
+        )
+        samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
+        total = tf.fill([images.shape[0]], -np.inf)
+        noise_seed = seed_of(settings, _EVALUATE, 2 * batch_index + 1)
+        for first in tf.range(0, k, samples_per_chunk):
+            noise = tf.random.stateless_normal(
+                [tf.minimum(samples_per_chunk, k - first), images.shape[0], vae.latent_size],
+                tf.random.experimental.stateless_fold_in(noise_seed, first),
+            )
+            log_weights = objectives.importance_log_weights(vae, x, noise, observed)
+            chunk = tf.reduce_logsumexp(log_weights, axis=0)
+            total = tf.reduce_logsumexp(tf.stack([total, chunk]), axis=0)
+            total = tf.ensure_shape(total, [images.shape[0]])
+        return total - math.log(k)
+
+    return log_prob
+
+
+def mean_log_prob(
+    vae: vae_lib.VAE, data: Split, settings: Settings, k: int, show_progress: bool = False
+) -> tuple[float, float]:
+    """Importance-weighted estimate of the mean log p(x), of values by the rule of
+    `record.binarize`; of incomplete records log p(x_obs).
+
+    For real values p is a density in the data's own units.
+
+    Args:
+        vae: the model; of incomplete records, with their encoder.
+        data: the records.
+        settings: of the training.
+        k: importance samples an image (Burda et al. 2016, eq. 8); at k = 1 the mean is the ELBO's.
+
+    Returns:
+        (mean, standard error over images), nats.
+    """
+    log_prob = _log_prob_function(vae, settings, k)
+    size = min(len(data), 100 if k > 1 else 1000)
+    batches = tqdm.tqdm(
+        range(0, len(data), size),
+        desc=f"log p(x), k = {k}",
+        unit="batch",
+        disable=not show_progress,
+    )
+    values = np.empty(len(data), np.float64)
+    for first in batches:
+        batch = data[first : first + size]
+        padding = [(0, size - len(batch)), (0, 0)]  # one shape: compiled once
+        images = np.pad(standardized(vae.likelihood, batch.values), padding)
+        observed = None if batch.observed is None else tf.constant(np.pad(batch.observed, padding))
+        found = log_prob(tf.constant(images), observed, tf.constant(first))
+        values[first : first + size] = found[: len(batch)]
+    mean = float(values.mean()) - mean_log_volume(vae.likelihood, data.observed)
+    return mean, float(values.std() / math.sqrt(len(values)))
+
+
+def mean_bound(vae: vae_lib.VAE, data: Split, settings: Settings, k: int) -> float:
+    """The mean bound of k draws, as training maximises it, with the randomness that it takes fixed:
+    nats, of real values in their own units.
+    """
+
+    def bound(x: tf.Tensor, observed: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        return _bound(vae, x, k, seed, observed)
+
+    return mean_of_bound(bound, vae.likelihood, data, settings)
+
+
+_bound = tf.function(objectives.bound, reduce_retracing=True)
+
+
+def mean_of_bound(bound: Bound, likelihood: Likelihood, data: Split, settings: Settings) -> float:
+    """The mean of any bound, as of `mean_bound`."""
+    total = 0.0
+    for first in range(0, len(data), _BOUND_ROWS):
+        batch = data[first : first + _BOUND_ROWS]
+        images = tf.constant(standardized(likelihood, batch.values))
+        seeds = (seed_of(settings, _EVALUATE, 2 * first + part) for part in range(2))
+        x = model_values(likelihood, settings.record.binarize, images, next(seeds))
+        observed = None if batch.observed is None else tf.constant(batch.observed)
+        total += float(tf.reduce_sum(bound(x, observed, next(seeds))))
+    return total / len(data) - mean_log_volume(likelihood, data.observed)
+
+
+def evaluate(
+    vae: vae_lib.VAE, test: Split, settings: Settings, show_progress: bool = False
+) -> dict[str, Any]:
+    """Scores of the finished model on test records: the bound and log p(x), in nats a record."""
+    test = test[: settings.train.num_test_images]
+    k = settings.train.num_test_importance_samples
+    mean, standard_error = mean_log_prob(vae, test, settings, k, show_progress)
+    return {
+        "num_test_images": len(test),
+        "test_observed_fraction": 1.0 if test.observed is None else float(test.observed.mean()),
+        "test_bound": mean_bound(vae, test, settings, settings.train.num_importance_samples),
+        "test_log_prob": mean,
+        "test_log_prob_standard_error": standard_error,
+        "test_log_prob_num_importance_samples": k,
+    }
