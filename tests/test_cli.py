@@ -47,7 +47,7 @@ def test_help_has_an_example(command):
         (
             ["train", "--model", "{tmp}/m", "--data", "nothing"],
             3,
-            "expected digits, tfds:NAME or tfds:PATH",
+            "no file matches nothing; expected digits, tfds:NAME, tfds:PATH, or TFRecord files",
         ),
         (
             ["mask", "--input", "digits/test", "--output", "o", "--mechanism", "mcar"],

@@ -33,6 +33,8 @@ LAYERS = [
         "progress",
         "imputation",
         "masking",
+        "pooling",
+        "training_data",
     ),
     ("graph", "jobs"),
     ("report",),
