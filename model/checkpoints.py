@@ -23,6 +23,7 @@ from vaefill.model import files
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
 from vaefill.model.errors import ModelError, TooLargeError
+from vaefill.model.gaps import Split
 from vaefill.model.standardization import Standardization
 
 FORMAT_VERSION = 2
@@ -34,7 +35,7 @@ _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
 _CALIBRATION = "calibration.safetensors"
 _FORMER_CALIBRATION = "reference.safetensors"  # its name in version 1
-_IMAGES = "images"  # the one tensor of the calibration set
+_IMAGES, _OBSERVED = "images", "observed"  # of the calibration set, the latter if it has gaps
 _SAFETENSORS_TYPES: dict[type[np.generic], str] = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
 
@@ -54,8 +55,7 @@ class LoadedModel(NamedTuple):
     vae: vae_lib.VAE
     description: Description
     fingerprint: str  # hexadecimal SHA-256 over the files
-    # [M, H, W, C] of the data's type, validation records; None if there are none
-    calibration: np.ndarray | None
+    calibration: Split | None  # validation records, of the data's type; None if there are none
 
     @property
     def num_calibration(self) -> int:
@@ -92,7 +92,7 @@ def save(
     vae: vae_lib.VAE,
     model: ModelConfig,
     training: dict[str, Any],
-    calibration: np.ndarray | None = None,
+    calibration: Split | None = None,
 ) -> str:
     """Writes a model directory; `vae.json`, written last, makes it complete.
 
@@ -100,7 +100,7 @@ def save(
         directory: made if need be; an earlier model in it is replaced.
         model: the configuration that `vae` was built from.
         training: a summary of the training, JSON values.
-        calibration: [M, H, W, C] of the data's type, records that the model was not fitted to.
+        calibration: M records of the data's type, that the model was not fitted to.
 
     Returns:
         The fingerprint.
@@ -120,8 +120,14 @@ def save(
     text = json.dumps(description.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
     contents = {_WEIGHTS: safetensors.numpy.save(weights)}
     if calibration is not None:
+        arrays = {_IMAGES: calibration.values, _OBSERVED: calibration.observed}
+        shape = (len(calibration), *vae.data_shape)
         contents[_CALIBRATION] = safetensors.numpy.save(
-            {_IMAGES: np.ascontiguousarray(calibration)}
+            {
+                name: np.ascontiguousarray(array).reshape(shape)
+                for name, array in arrays.items()
+                if array is not None
+            }
         )
     for name in {_CALIBRATION, _FORMER_CALIBRATION} - contents.keys():
         files.remove(os.path.join(directory, name))
@@ -231,15 +237,12 @@ def _load_standardization(path: str, weights: Any, vae: vae_lib.VAE) -> Standard
     return Standardization(location, scale)
 
 
-def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
+def _load_calibration(directory: str, vae: vae_lib.VAE) -> Split | None:
     """The calibration set, checked before any of it is read."""
     path = _calibration_path(directory)
     if path is None:
         return None
-    kind = _SAFETENSORS_TYPES[vae.likelihood.dtype]
-    expected = (
-        f"one tensor {_IMAGES!r} {kind} [M, {', '.join(map(str, vae.data_shape))}], M at least 1"
-    )
+    kinds = {_IMAGES: _SAFETENSORS_TYPES[vae.likelihood.dtype], _OBSERVED: "BOOL"}
     try:
         with _tensors(path) as file:
             found = {
@@ -247,20 +250,21 @@ def _load_calibration(directory: str, vae: vae_lib.VAE) -> np.ndarray | None:
                 for name in file.keys()
                 for s in [file.get_slice(name)]
             }
-            dtype, shape = found.get(_IMAGES, (None, [0]))
-            if (
-                len(found) != 1
-                or dtype != kind
-                or shape[0] < 1
-                or tuple(shape[1:]) != vae.data_shape
-            ):
-                raise ModelError(f"{path} must hold {expected}, got {found}")
-            images = file.get_tensor(_IMAGES)
+            num = found.get(_IMAGES, (None, [0]))[1][:1]
+            shape = [*num, *vae.data_shape]
+            expected = {name: (kinds[name], shape) for name in found.keys() & kinds.keys()}
+            if found != expected or _IMAGES not in found or num < [1]:
+                raise ModelError(
+                    f"{path} must hold a tensor {_IMAGES!r} {kinds[_IMAGES]} "
+                    f"[M, {', '.join(map(str, vae.data_shape))}], M at least 1, and if it has gaps "
+                    f"{_OBSERVED!r} BOOL of the same shape, got {found}"
+                )
+            flat = {name: file.get_tensor(name).reshape(*num, -1) for name in found}
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file: {error}") from None
-    if not np.isfinite(images).all():
+    if not np.isfinite(flat[_IMAGES]).all():
         raise ModelError(f"{path} holds values that are not finite")
-    return images
+    return Split(flat[_IMAGES], flat.get(_OBSERVED))
 
 
 def _check_shapes(

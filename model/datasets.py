@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from vaefill.model import digits
 from vaefill.model.config import RecordConfig
 from vaefill.model.errors import DatasetError
-from vaefill.model.gaps import gaps_in, without
+from vaefill.model.gaps import Split, gaps_in, with_gaps
 
 _LARGEST_IN_MEMORY = 8 << 30  # bytes; training keeps its images in memory
 _LONGEST_REASON = 200  # characters of an error of tfds
@@ -163,39 +163,6 @@ def _kind(feature: tfds.features.FeatureConnector) -> str:
     return type(feature).__name__
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Records to train on or to score, in memory.
-
-    Attributes:
-        values: [N, D] uint8 or float32, D = H W C; any finite value where one is missing.
-        observed: [N, D] bool, True = observed; None if no record lacks a value.
-    """
-
-    values: np.ndarray
-    observed: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, chosen: slice | np.ndarray) -> "Split":
-        """Some of the records."""
-        observed = None if self.observed is None else self.observed[chosen]
-        return Split(self.values[chosen], observed)
-
-
-def whole(values: np.ndarray, observed: np.ndarray) -> Split:
-    """A split of records of which some values may be missing: zero there.
-
-    Args:
-        values: [N, D], anything where they are missing.
-        observed: [N, D] bool.
-    """
-    if observed.all():
-        return Split(values)
-    return Split(without(values, ~observed), observed)
-
-
 def load_split(name: str, split: str, record: RecordConfig) -> Split:
     """All records of a split, in the data set's order.
 
@@ -227,7 +194,7 @@ def load_split(name: str, split: str, record: RecordConfig) -> Split:
         observed &= masks if record.mask_means == "observed" else ~masks
     if not np.isfinite(images, where=observed, out=np.ones(images.shape, bool)).all():
         raise DatasetError(f"split {split!r} of data set {name!r} holds values that are not finite")
-    return whole(images, observed)
+    return with_gaps(images, observed)
 
 
 class Source(Protocol):

@@ -15,7 +15,7 @@ import tqdm
 from vaefill.model import objectives
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import Settings
-from vaefill.model.datasets import Split
+from vaefill.model.gaps import Split
 from vaefill.model.likelihoods import Likelihood
 
 _CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated

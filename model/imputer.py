@@ -20,6 +20,7 @@ from vaefill.model.engine.collection import DrawCollector
 from vaefill.model.engine.rows import even_slots, lanes_in_memory, slots_in_memory
 from vaefill.model.engine.slots import Finished, Records, Slots, Waiting
 from vaefill.model.fields import FIELDS
+from vaefill.model.gaps import Split
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.misfit import FitTest, is_misfit
 from vaefill.model.parallel import available, side_by_side
@@ -73,7 +74,7 @@ class Imputer:
         vae: VAE,
         config: SamplerConfig,
         preprocessor: Preprocessor | None = None,
-        calibration: np.ndarray | None = None,
+        calibration: Split | None = None,
         num_lanes: int | None = None,
         keep_chains: bool = False,
     ):
@@ -84,7 +85,7 @@ class Imputer:
             config: the sampler's configuration.
             preprocessor: of the model's likelihood, with the run's seed; by default one that
                 thresholds, and seed 0.
-            calibration: [M, H, W, C] that misfits are told by, if any.
+            calibration: M records that misfits are told by, if any.
             keep_chains: whether results have the draws of every kept sweep in `chains`.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has
                 made room for; fewer of large images.
@@ -98,7 +99,8 @@ class Imputer:
         self._num_lanes = lanes_in_memory(vae, slots, num_lanes or available())
         self._fit_test = None
         if calibration is not None:
-            self._fit_test = FitTest(vae, self._preprocessor.calibration(calibration), config.slots)
+            seen = self._preprocessor.calibration(calibration.values)
+            self._fit_test = FitTest(vae, seen, config.slots, calibration.observed)
         self._kernel = samplers.build(vae, config)
         self._bands = Bands(vae.data_shape)
         self._slots = {WHOLE: Slots(vae, self._kernel, config)}

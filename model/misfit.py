@@ -9,6 +9,12 @@ for every a and whatever T is: a conformal p-value (Vovk, Gammerman & Shafer 200
 Learning in a Random World"). T decides which other records are found out. The probability is over
 the calibration set too: the share of a <= 1 that a given one calls misfits under a mask has the
 distribution Beta(k, M + 1 - k), k = floor(a (M + 1)).
+
+Calibration records may lack values. Then a record is compared with each of them by what is observed
+of both, and the same p-value is at most a with probability at most 2 a, if masks do not depend on
+values and are those of the calibration records: of M + 1 records that are compared in pairs, fewer
+than 2 a (M + 1) win against so few others (as for the jackknife+, Barber, Candes, Ramdas &
+Tibshirani 2021, theorem 1). In practice it is close to a.
 """
 
 import decimal
@@ -94,16 +100,14 @@ def with_rate_in_reach(config: SamplerConfig, num_calibration: int) -> SamplerCo
     return config.model_copy(update={"misfit_rate": smallest})
 
 
-def p_value(value: float, calibration: np.ndarray) -> np.float32:
+def p_value(value: float | np.ndarray, calibration: np.ndarray) -> np.float32:
     """(1 + #{calibration <= value}) / (M + 1), from 1 / (M + 1) to 1; float32, as it is published.
 
     Args:
-        value: T of a record.
-        calibration: T of the M calibration records [M], sorted.
+        value: T of a record, or [M], as it is compared with each.
+        calibration: T of the M calibration records [M].
     """
-    return np.float32(
-        (1 + np.searchsorted(calibration, value, side="right")) / (len(calibration) + 1)
-    )
+    return np.float32((1 + np.count_nonzero(calibration <= value)) / (len(calibration) + 1))
 
 
 def is_misfit(p_values: np.ndarray | np.float32, rate: float) -> np.ndarray:
@@ -126,14 +130,17 @@ class FitTest:
         vae: the model.
         calibration: [M, D] float32, validation records on the model's scale.
         slots: rows of a device call.
+        known: [M, D] bool, what is observed of them; None: everything.
     """
 
-    def __init__(self, vae: VAE, calibration: np.ndarray, slots: int):
-        self._calibration, self._slots = calibration, slots
+    def __init__(
+        self, vae: VAE, calibration: np.ndarray, slots: int, known: np.ndarray | None = None
+    ):
+        self._calibration, self._slots, self._known = calibration, slots, known
         self._statistic = tf.function(
             lambda x, observed: approximate_log_evidence(vae, x, observed), autograph=False
         )
-        # Mask -> statistics of the calibration [M], sorted
+        # Mask -> statistics of the calibration [M]
         self._remembered: dict[bytes, np.ndarray] = {}
 
     def __call__(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -143,12 +150,25 @@ class FitTest:
             x: [N, D] float32 on the model's scale; values where missing are ignored.
             observed: [N, D] bool.
         """
-        own = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
+        own = self._own(x, observed)
         masks = [np.packbits(mask).tobytes() for mask in observed]
         calibration = self._of_calibration(dict(zip(masks, observed)))
         return np.array(
             [p_value(value, calibration[mask]) for mask, value in zip(masks, own)], np.float32
         )
+
+    def _own(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """T of N records [N], or beside calibration records that lack values, by what is observed
+        of both: [N, M].
+        """
+        if self._known is None:
+            return self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
+        size, known = len(self._calibration), self._known
+        values = self._statistics(
+            len(x) * size,
+            lambda rows: (x[rows // size], observed[rows // size] & known[rows % size]),
+        )
+        return values.reshape(len(x), size)
 
     def _of_calibration(self, masks: Mapping[bytes, np.ndarray]) -> dict[bytes, np.ndarray]:
         """The calibration set's statistics under each mask."""
@@ -156,10 +176,15 @@ class FitTest:
         found = {key: self._remembered[key] for key in masks if key in self._remembered}
         new = [key for key in masks if key not in found]
         observed = np.array([masks[key] for key in new])
-        values = self._statistics(
-            len(new) * size, lambda rows: (self._calibration[rows % size], observed[rows // size])
-        )
-        found |= zip(new, np.sort(values.reshape(len(new), size), axis=1))
+
+        def rows_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            seen = observed[rows // size]
+            return self._calibration[rows % size], (
+                seen if self._known is None else seen & self._known[rows % size]
+            )
+
+        values = self._statistics(len(new) * size, rows_of)
+        found |= zip(new, values.reshape(len(new), size))
         others = {key: value for key, value in self._remembered.items() if key not in found}
         self._remembered = dict(list((others | found).items())[-_MASKS_KEPT:])
         return found

@@ -16,8 +16,8 @@ import tqdm
 
 from vaefill.model import datasets, heldout
 from vaefill.model.config import Settings
-from vaefill.model.datasets import Split
 from vaefill.model.errors import TrainingError
+from vaefill.model.gaps import Split
 from vaefill.model.goals import Goal
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.vae import VAE

@@ -13,9 +13,9 @@ import tensorflow as tf
 from vaefill.model import checkpoints, files, heldout
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import RecordConfig, Settings, check_likelihood
-from vaefill.model.datasets import DatasetSource, Source, Split
+from vaefill.model.datasets import DatasetSource, Source
 from vaefill.model.errors import TrainingError
-from vaefill.model.gaps import without
+from vaefill.model.gaps import Split, without
 from vaefill.model.goals import CompleteEncoder, Evidence
 from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, looks_grey
 from vaefill.model.standardization import estimate
@@ -178,34 +178,21 @@ def _summary(trainer: Trainer, train: Split, settings: Settings) -> dict[str, An
     return summary
 
 
-def _split_validation(validation: Split, settings: Settings) -> tuple[Split, np.ndarray | None]:
-    """Validation records for early stopping, and others [M, H, W, C] that misfits are told by, if
-    any.
+def _split_validation(validation: Split, settings: Settings) -> tuple[Split, Split | None]:
+    """Validation records for early stopping, and others that misfits are told by, if any.
 
     No record is in both: a model is chosen for what it says of the former, and of those it has
     chosen itself it would think better than of new ones. The calibration set is drawn without
-    replacement, as a data set may be sorted, and is at most half of all. Its records are complete,
-    as a statistic of theirs is compared under any mask.
+    replacement, as a data set may be sorted, and is at most half of all.
     """
-    complete = np.arange(len(validation))
-    if validation.observed is not None:
-        complete = np.flatnonzero(validation.observed.all(axis=1))
-    num = min(settings.train.num_calibration, len(validation) // 2, len(complete))
-    if num < min(settings.train.num_calibration, len(validation) // 2):
-        _LOGGER.warning(
-            "%d of %d validation records are complete: misfits are told by %s",
-            len(complete),
-            len(validation),
-            f"{num} of them" if num else "none, that is not at all",
-        )
+    num = min(settings.train.num_calibration, len(validation) // 2)
     if not num:
         return validation, None
     place = tf.random.experimental.index_shuffle(
-        tf.range(num, dtype=tf.int64), [settings.seed, _CALIBRATION], len(complete) - 1
+        tf.range(num, dtype=tf.int64), [settings.seed, _CALIBRATION], len(validation) - 1
     )
-    chosen = complete[np.sort(place.numpy())]
-    others = np.delete(np.arange(len(validation)), chosen)
-    return validation[others], validation.values[chosen].reshape(num, *settings.record.shape)
+    chosen = np.sort(place.numpy())
+    return validation[np.delete(np.arange(len(validation)), chosen)], validation[chosen]
 
 
 def _claim(directory: str, settings: Settings, content_hash: str | None) -> None:

@@ -14,8 +14,8 @@ from vaefill.config import Config
 from vaefill.errors import BadInputError, SourceError
 from vaefill.model import datasets, training
 from vaefill.model.config import Settings
-from vaefill.model.datasets import Split
 from vaefill.model.errors import DatasetError
+from vaefill.model.gaps import Split, with_gaps
 from vaefill.records.record import MaskedRecord, Schema
 from vaefill.store.sources import decode, expand
 from vaefill.store.tfrecord import DeadLetter, read_frames
@@ -65,7 +65,7 @@ class MaskedFiles:
         found = self._read(schema, config)
         ordered = sorted(found)
         self.content_hash = hashlib.sha256(b"".join(ordered)).hexdigest()
-        self._records = datasets.whole(
+        self._records = with_gaps(
             np.stack([found[key].image.ravel() for key in ordered]),
             np.stack([found[key].observed.ravel() for key in ordered]),
         )

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from vaefill.model import checkpoints, heldout, networks, samplers, training
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, Settings, TrainConfig
-from vaefill.model.datasets import Split
+from vaefill.model.gaps import Split
 from vaefill.model.goals import Evidence
 from vaefill.model.imputer import Imputer
 from vaefill.model.trainer import Trainer

@@ -15,6 +15,7 @@ import tensorflow as tf
 from vaefill.model import checkpoints, vae
 from vaefill.model.config import ModelConfig
 from vaefill.model.errors import ModelError
+from vaefill.model.gaps import Split
 from vaefill.model.standardization import Standardization
 
 CONFIG = ModelConfig(latent_size=2, hidden=(6, 5))
@@ -48,6 +49,11 @@ def test_the_fingerprint_is_of_both_files(directory, tmp_path):
 
 
 CALIBRATION = np.arange(24, dtype=np.uint8).reshape(4, 3, 2, 1)
+GAPS = np.arange(24).reshape(4, 3, 2, 1) % 5 > 0
+
+
+def split(images: np.ndarray, observed: np.ndarray | None = None) -> Split:
+    return Split(images.reshape(4, 6), None if observed is None else observed.reshape(4, 6))
 
 
 def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
@@ -55,12 +61,25 @@ def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
     assert checkpoints.load(directory).calibration is None
     found = [
         checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}, r)
-        for r in (CALIBRATION, CALIBRATION + 1)
+        for r in (split(CALIBRATION), split(CALIBRATION, GAPS), split(CALIBRATION + 1))
     ]
     loaded = checkpoints.load(directory)
-    np.testing.assert_array_equal(loaded.calibration, CALIBRATION + 1, strict=True)
-    assert loaded.fingerprint == found[1] and len({without, *found}) == 3
+    assert_same(loaded.calibration, split(CALIBRATION + 1))
+    assert loaded.fingerprint == found[2] and len({without, *found}) == 4
     assert checkpoints.save(directory, model, CONFIG, {"test_log_prob": -1.5}) == without
+
+
+def assert_same(found: Split, expected: Split) -> None:
+    np.testing.assert_array_equal(found.values, expected.values, strict=True)
+    if expected.observed is None:
+        assert found.observed is None
+    else:
+        np.testing.assert_array_equal(found.observed, expected.observed, strict=True)
+
+
+def test_a_calibration_may_have_gaps(directory):
+    checkpoints.save(directory, vae.build(CONFIG, (3, 2, 1)), CONFIG, {}, split(CALIBRATION, GAPS))
+    assert_same(checkpoints.load(directory).calibration, split(CALIBRATION, GAPS))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +87,21 @@ def test_a_calibration_comes_back_and_is_part_of_the_fingerprint(directory):
     [
         (
             {"images": CALIBRATION.astype(np.float32)},
-            r"must hold one tensor 'images' U8 \[M, 3, 2, 1\].*'F32'",
+            r"must hold a tensor 'images' U8 \[M, 3, 2, 1\].*'F32'",
         ),
         (
             {"images": CALIBRATION.reshape(4, 2, 3, 1)},
             r"got \{'images': \('U8', \[4, 2, 3, 1\]\)\}",
         ),
         ({"images": CALIBRATION[:0]}, "M at least 1"),
-        ({"images": CALIBRATION, "more": CALIBRATION}, "must hold one tensor"),
-        ({}, "must hold one tensor"),
+        ({"images": CALIBRATION, "more": CALIBRATION}, "must hold a tensor"),
+        ({"images": CALIBRATION, "observed": CALIBRATION}, "'observed' BOOL of the same shape"),
+        ({"images": CALIBRATION, "observed": GAPS[:3]}, "'observed' BOOL of the same shape"),
+        ({"observed": GAPS}, "must hold a tensor"),
+        ({}, "must hold a tensor"),
         (b"no header", "is not a safetensors file"),
     ],
-    ids=["type", "shape", "empty", "two", "none", "broken"],
+    ids=["type", "shape", "empty", "two", "mask_type", "mask_shape", "mask", "none", "broken"],
 )
 def test_what_is_not_a_calibration_is_refused(directory, tensors, message):
     with open(os.path.join(directory, "calibration.safetensors"), "wb") as file:
@@ -90,12 +112,11 @@ def test_what_is_not_a_calibration_is_refused(directory, tensors, message):
 
 def test_a_calibration_of_real_values_is_finite(tmp_path):
     config, path = CONFIG.model_copy(update={"likelihood": "gaussian"}), str(tmp_path)
-    calibration = CALIBRATION.astype(np.float32)
-    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, calibration)
-    np.testing.assert_array_equal(checkpoints.load(path).calibration, calibration, strict=True)
-    checkpoints.save(
-        path, vae.build(config, (3, 2, 1)), config, {}, np.full_like(calibration, np.nan)
-    )
+    real = split(CALIBRATION.astype(np.float32))
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, real)
+    assert_same(checkpoints.load(path).calibration, real)
+    nan = split(np.full(CALIBRATION.shape, np.nan, np.float32))
+    checkpoints.save(path, vae.build(config, (3, 2, 1)), config, {}, nan)
     with pytest.raises(ModelError, match="values that are not finite"):
         checkpoints.load(path)
 
@@ -103,7 +124,7 @@ def test_a_calibration_of_real_values_is_finite(tmp_path):
 def test_version_1_is_read(directory):
     """It had another name for the calibration set, and the fingerprint was over the same files."""
     model = vae.build(CONFIG, (3, 2, 1), seed=4)
-    checkpoints.save(directory, model, CONFIG, {}, CALIBRATION)
+    checkpoints.save(directory, model, CONFIG, {}, split(CALIBRATION))
     edit(directory, format_version=1, training={"num_reference": 4, "seed": 3})
     known = checkpoints.fingerprint(directory)
     former = os.path.join(directory, "reference.safetensors")
@@ -111,7 +132,7 @@ def test_version_1_is_read(directory):
     loaded = checkpoints.load(directory)
     z = tf.ones([2, 2])
     np.testing.assert_array_equal(loaded.vae.decoder(z), model.decoder(z))
-    np.testing.assert_array_equal(loaded.calibration, CALIBRATION, strict=True)
+    assert_same(loaded.calibration, split(CALIBRATION))
     assert loaded.description.training == {"num_calibration": 4, "seed": 3}
     assert loaded.fingerprint == known
     checkpoints.save(directory, model, CONFIG, {})

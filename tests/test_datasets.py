@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from vaefill.model import datasets, digits
 from vaefill.model.config import RecordConfig
 from vaefill.model.errors import DatasetError
+from vaefill.model.gaps import Split
 
 
 def test_bundled_digits_by_name_and_by_directory():
@@ -185,7 +186,7 @@ def batches(seed=1, first=0, last=6):
     images = np.arange(10, dtype=np.uint8)[:, None]
     return [
         batch.numpy().ravel()
-        for _, batch in datasets.training_batches(datasets.Split(images), 5, seed, first, last)
+        for _, batch in datasets.training_batches(Split(images), 5, seed, first, last)
     ]
 
 

@@ -14,8 +14,8 @@ from tests.oracles.scale import raw_scale
 from vaefill.model import checkpoints, datasets, heldout, training, vae
 from vaefill.model import trainer as trainer_lib
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, Settings, TrainConfig
-from vaefill.model.datasets import Split
 from vaefill.model.errors import DatasetError, TrainingError
+from vaefill.model.gaps import Split
 from vaefill.model.goals import Evidence
 from vaefill.model.likelihoods import LIKELIHOODS
 
@@ -87,7 +87,7 @@ def test_some_validation_images_are_kept(finished, tmp_path):
     """
     train(tmp_path, epochs=0.1, num_calibration=7)
     for directory, num in ((finished[0], 50), (tmp_path, 7)):
-        places = places_of(checkpoints.load(str(directory)).calibration)
+        places = places_of(checkpoints.load(str(directory)).calibration.values)
         assert len(set(places)) == num and places != list(range(num))
         assert checkpoints.describe(str(directory)).training["num_calibration"] == num
 
@@ -112,7 +112,7 @@ def test_what_stops_training_early_tells_no_misfits(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer_lib.Trainer, "run", run)
     train(tmp_path, epochs=0.1, num_calibration=7)
-    kept = places_of(checkpoints.load(str(tmp_path)).calibration)
+    kept = places_of(checkpoints.load(str(tmp_path)).calibration.values)
     assert sorted(kept + places_of(seen[0])) == list(range(100))
 
 
@@ -378,7 +378,8 @@ def test_it_learns_from_incomplete_records(with_gaps):
     assert summary["test_bound"] - 1 < summary["test_log_prob"] < 0
     assert summary["num_encoder_steps"] == 10
     model = checkpoints.load(str(directory))
-    assert model.calibration is None and summary["num_calibration"] == 0
+    assert len(model.calibration) == summary["num_calibration"] == 50
+    assert 0.4 < model.calibration.observed.mean() < 0.6
     complete = Split(datasets.load_images("digits", DATA.test, RECORD.shape))
     fitted = heldout.mean_bound(model.vae, complete, settings(), k=1)
     fresh = vae.build(MODEL, RECORD.shape, seed=3).encoder
@@ -414,20 +415,6 @@ def test_killed_while_its_encoder_is_fitted_it_ends_with_the_same_model(
 def test_other_records_under_the_same_name_are_another_training(with_gaps):
     with pytest.raises(TrainingError, match=r"other settings \(content_hash\)"):
         train_with_gaps(with_gaps[0], WithGaps(content_hash="1"))
-
-
-def test_misfits_are_told_by_complete_records(tmp_path, caplog):
-    """Of 100 validation records 7 are complete: those, and a line that says so."""
-
-    class SomeComplete(WithGaps):
-        def load(self, split: str) -> Split:
-            loaded = super().load(split)
-            loaded.observed[: 7 * (split == DATA.validation)] = True
-            return loaded
-
-    train_with_gaps(tmp_path, SomeComplete())
-    assert len(checkpoints.load(str(tmp_path)).calibration) == 7
-    assert "7 of 100 validation records are complete: misfits are told by 7 of them" in caplog.text
 
 
 def test_real_values_with_gaps_are_standardised_by_what_is_observed(tmp_path):

@@ -2,16 +2,19 @@
 
 import gzip
 
+import click.testing
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import vaefill
+from vaefill import cli, training_data
 from vaefill import config as config_lib
-from vaefill import training_data
 from vaefill.errors import BadInputError, SourceError
 from vaefill.model.errors import DatasetError
 
 NUM = 50
+SMALL = ("--config", "test.yaml", "--set", "train.epochs=1", "--set", "sampler.name=pseudo_gibbs")
 
 
 def payloads(num: int = NUM) -> list[bytes]:
@@ -113,3 +116,27 @@ def test_data_sets_of_tfds_keep_their_splits(name):
     data = config_lib.load(None, (f"data.name={name}",)).data
     assert (data.train, data.validation, data.test) == ("train", "validation", "test")
     assert not data.is_files
+
+
+@pytest.mark.slow
+def test_without_a_complete_record_a_model_is_trained_and_scored(tmp_path):
+    """The commands of README.md: what the second mask hid is scored, and nothing else."""
+
+    def run(*arguments: str) -> str:
+        result = click.testing.CliRunner().invoke(cli.main, list(arguments))
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def files(name: str) -> str:
+        return f"{tmp_path}/{name}/*.tfrecord-*"
+
+    run("mask", *SMALL, "--input", "digits/train[:300]", "--output", f"{tmp_path}/data")
+    model = f"{tmp_path}/model"
+    assert "log p(x_obs)" in run("train", *SMALL, "--data", files("data"), "--model", model)
+    run("mask", *SMALL, "--input", "digits/test[:6]", "--output", f"{tmp_path}/new")
+    run("mask", "--rate", "0.2", "--input", files("new"), "--output", f"{tmp_path}/held_out")
+    out = f"{tmp_path}/imputed"
+    run("impute", *SMALL, "--model", model, "--input", files("held_out"), "--output", out)
+    score = vaefill.read_result(out).summary.all.truth
+    assert 0.05 < score.num_values / (6 * 784) < 0.15  # a fifth of the half that was observed
+    assert str(score.num_values) in run("evaluate", out)

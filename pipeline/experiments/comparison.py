@@ -245,7 +245,10 @@ def fit(model: LoadedModel, records: Task, observed: np.ndarray) -> dict[str, An
     assert model.calibration is not None  # see `Comparison.fits`
     config = with_rate_in_reach(samplers.sampler_config(), len(model.calibration))
     test = FitTest(
-        compile_vae(model.vae, config.precision), see.calibration(model.calibration), config.slots
+        compile_vae(model.vae, config.precision),
+        see.calibration(model.calibration.values),
+        config.slots,
+        model.calibration.observed,
     )
     images = {name: corrupt(records.images) for name, corrupt in CORRUPTIONS.items()}
     images = {

@@ -29,9 +29,9 @@ from vaefill.model.config import (
     Settings,
     TrainConfig,
 )
-from vaefill.model.datasets import Split
 from vaefill.model.engine import chain
 from vaefill.model.engine.stopping import BLOCK
+from vaefill.model.gaps import Split
 from vaefill.model.goals import Evidence
 from vaefill.model.parallel import available
 from vaefill.model.samplers import latent_hmc
