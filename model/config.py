@@ -6,6 +6,7 @@ clear line.
 
 import dataclasses
 import math
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -93,18 +94,45 @@ class RecordConfig(Section):
     )
 
 
+BUILT_IN_ARCHITECTURES = ("mlp", "conv_resnet")
+ARCHITECTURES_GROUP = "vaefill.architectures"  # of entry points, by which packages bring others
+
+
 class ModelConfig(Section):
     """The architecture of the VAE."""
 
-    architecture: Literal["mlp"] = "mlp"
+    architecture: str = Field(
+        "mlp",
+        description="mlp, conv_resnet, or one that an installed package brings: an entry point of "
+        "the group vaefill.architectures",
+    )
     likelihood: Literal["bernoulli", "discretized_logistic_mixture", "gaussian"] = "bernoulli"
     latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
     hidden: tuple[Width, ...] = Field(
-        (512, 512), strict=False, min_length=1, description="widths, encoder's order"
+        (512, 512),
+        strict=False,
+        min_length=1,
+        description="widths, encoder's order; of conv_resnet channels, each at half the height and "
+        "width, by default (32, 64)",
     )
     activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = Field(
         "silu", description="a smooth one lets Hamiltonian samplers take larger steps"
     )
+
+    @pydantic.field_validator("architecture")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        known = [*BUILT_IN_ARCHITECTURES, *entry_points(group=ARCHITECTURES_GROUP).names]
+        if name not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return name
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _channels_of_convolutions(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("architecture") == "conv_resnet":
+            return {"hidden": (32, 64)} | values
+        return values
 
 
 _RECORDS_OF_LIKELIHOOD = {  # record.dtype, record.binarize

@@ -1,20 +1,23 @@
 """Architectures: pairs of Keras networks between values [N, D] and latents [N, K].
 
-A new architecture is a function as `Architecture` describes it, an entry in `ARCHITECTURES`, and
-its name in `vaefill.model.config.ModelConfig.architecture`. A VAE needs no architecture: any pair
-of callables of these shapes makes one (`vaefill.model.vae`).
+A new architecture is a function as `Architecture` describes it: here, with an entry in
+`_ARCHITECTURES` and its name in `config.BUILT_IN_ARCHITECTURES`, or in any installed package, as an
+entry point of the group `vaefill.architectures`. A VAE needs no architecture: any pair of callables
+of these shapes makes one (`vaefill.model.vae`).
 """
 
 import math
+from importlib.metadata import entry_points
 from typing import Protocol
 
 import keras
 
-from vaefill.model.config import ModelConfig
+from vaefill.model.config import ARCHITECTURES_GROUP, ModelConfig
+from vaefill.model.errors import ModelError
 
 
 class Architecture(Protocol):
-    """What `ARCHITECTURES` holds: a function that makes an encoder and a decoder."""
+    """A function that makes an encoder and a decoder."""
 
     def __call__(
         self, config: ModelConfig, data_shape: tuple[int, int, int], num_outputs: int, seed: int
@@ -75,4 +78,117 @@ def _dense_stack(name: str, sizes: tuple[int, ...], activation: str, seed: int) 
     return keras.Sequential(layers, name=name)
 
 
-ARCHITECTURES: dict[str, Architecture] = {"mlp": mlp}
+def conv_resnet(
+    config: ModelConfig, data_shape: tuple[int, int, int], num_outputs: int, seed: int
+) -> tuple[keras.Model, keras.Model]:
+    """Convolutional networks with residual blocks (He et al. 2016, with activations first), for
+    images of any size.
+
+    The encoder has a level for each of `hidden`, so many channels at half the height and width of
+    the level before, rounded up, and two blocks a level; the decoder goes the same way back, by
+    nearest neighbours. A block begins as the identity: its last kernel is zero.
+
+    Args:
+        config: `hidden`, channels by level, `activation`, and the latents' number K.
+        data_shape: (H, W, C) of a record.
+        num_outputs: P H W C, of P parameters a value.
+        seed: of the initial weights.
+
+    Returns:
+        (encoder, decoder): [N, D] -> [N, 2 K], and [N, K] -> [N, num_outputs].
+    """
+    layers = _Convolutions(config.activation, 1_000 * seed)
+    height, width, channels = data_shape
+    sides = [(height, width)]
+    for _ in config.hidden[1:]:
+        sides.append((-(-sides[-1][0] // 2), -(-sides[-1][1] // 2)))
+
+    inputs = keras.Input((math.prod(data_shape),))
+    x = layers.convolution(keras.layers.Reshape(data_shape)(inputs), config.hidden[0])
+    for level, num_channels in enumerate(config.hidden):
+        if level:
+            x = layers.convolution(layers.activated(x), num_channels, strides=2)
+        x = layers.blocks(x)
+    x = keras.layers.Flatten()(layers.activated(x))
+    encoder = keras.Model(inputs, layers.dense(x, 2 * config.latent_size), name="encoder")
+
+    layers = _Convolutions(config.activation, 1_000 * seed + 500)
+    inputs = keras.Input((config.latent_size,))
+    x = layers.dense(inputs, math.prod(sides[-1]) * config.hidden[-1])
+    x = keras.layers.Reshape((*sides[-1], config.hidden[-1]))(x)
+    for level in reversed(range(len(sides))):
+        x = layers.blocks(x)
+        if level:
+            x = keras.layers.UpSampling2D(2)(layers.activated(x))
+            rows, columns = (2 * s - t for s, t in zip(sides[level], sides[level - 1]))
+            x = keras.layers.Cropping2D(((0, rows), (0, columns)))(x)
+            x = layers.convolution(x, config.hidden[level - 1])
+    per_value = num_outputs // math.prod(data_shape)
+    x = layers.convolution(layers.activated(x), per_value * channels)
+    x = keras.layers.Reshape((height * width, per_value, channels))(x)
+    x = keras.layers.Flatten()(keras.layers.Permute((2, 1, 3))(x))  # parameter by parameter
+    return encoder, keras.Model(inputs, x, name="decoder")
+
+
+class _Convolutions:
+    """The layers of a convolutional network, with weights by a seed and names by their order."""
+
+    def __init__(self, activation: str, seed: int):
+        self._activation, self._seed, self._num = activation, seed, 0
+
+    def activated(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.layers.Activation(self._activation)(x)
+
+    def convolution(
+        self, x: keras.KerasTensor, channels: int, strides: int = 1, is_zero: bool = False
+    ) -> keras.KerasTensor:
+        """A 3 x 3 convolution."""
+        return keras.layers.Conv2D(
+            channels,
+            3,
+            strides,
+            padding="same",
+            kernel_initializer="zeros" if is_zero else self._initializer(),
+            name=self._name("convolution"),
+        )(x)
+
+    def dense(self, x: keras.KerasTensor, width: int) -> keras.KerasTensor:
+        return keras.layers.Dense(
+            width, kernel_initializer=self._initializer(), name=self._name("dense")
+        )(x)
+
+    def blocks(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """Two residual blocks of as many channels as there are."""
+        channels = x.shape[-1]
+        for _ in range(2):
+            inner = self.convolution(self.activated(x), channels)
+            inner = self.convolution(self.activated(inner), channels, is_zero=True)
+            x = keras.layers.Add()([x, inner])
+        return x
+
+    def _name(self, kind: str) -> str:
+        self._num += 1
+        return f"{kind}_{self._num}"
+
+    def _initializer(self) -> keras.Initializer:
+        return keras.initializers.GlorotUniform(seed=self._seed + self._num)
+
+
+_ARCHITECTURES: dict[str, Architecture] = {"mlp": mlp, "conv_resnet": conv_resnet}
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of a name that `ModelConfig` has checked.
+
+    Raises:
+        ModelError: the package that brings it has not got it.
+    """
+    if name in _ARCHITECTURES:
+        return _ARCHITECTURES[name]
+    (found, *_) = entry_points(group=ARCHITECTURES_GROUP, name=name)
+    try:
+        return found.load()
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"model.architecture {name}: {found.value} is not there: {error}"
+        ) from None

@@ -15,7 +15,7 @@ from tensorflow_probability import distributions as tfd
 
 from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
-from vaefill.model.networks import ARCHITECTURES
+from vaefill.model.networks import architecture
 from vaefill.model.standardization import Standardization
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
@@ -92,7 +92,7 @@ def build(
     likelihood = LIKELIHOODS[config.likelihood]()
     likelihood.standardization = standardization
     num_outputs = likelihood.num_outputs(math.prod(data_shape))
-    encoder, decoder = ARCHITECTURES[config.architecture](config, data_shape, num_outputs, seed)
+    encoder, decoder = architecture(config.architecture)(config, data_shape, num_outputs, seed)
     return VAE(encoder, decoder, likelihood, data_shape, config.latent_size)
 
 
@@ -105,8 +105,9 @@ def gap_encoder(
     Args: as for `build`.
     """
     height, width, channels = data_shape
-    architecture = ARCHITECTURES[config.architecture]
-    return architecture(config, (height, width, 2 * channels), 1, seed)[0]
+    doubled = (height, width, 2 * channels)
+    make = architecture(config.architecture)
+    return make(config, doubled, math.prod(doubled), seed)[0]
 
 
 def keras_networks(vae: VAE) -> tuple[keras.Model, keras.Model]:

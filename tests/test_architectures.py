@@ -2,8 +2,6 @@
 
 import math
 import os
-import typing
-from typing import Literal
 
 import keras
 import numpy as np
@@ -13,6 +11,7 @@ import tensorflow as tf
 
 from vaefill.model import checkpoints, heldout, networks, samplers, training
 from vaefill.model.config import DataConfig, ModelConfig, RecordConfig, Settings, TrainConfig
+from vaefill.model.errors import ModelError
 from vaefill.model.gaps import Split
 from vaefill.model.goals import Evidence
 from vaefill.model.imputer import Imputer
@@ -52,36 +51,65 @@ def convolutional(config, data_shape, num_outputs, seed):
     return keras.Sequential(encoder, name="encoder"), keras.Sequential(decoder, name="decoder")
 
 
-class ConvolutionalConfig(ModelConfig):
-    """The name that the section of the configuration would have to know."""
-
-    architecture: Literal["convolutional"] = "convolutional"
-
-
-class Description(checkpoints.Description):
-    """Likewise of `vae.json`."""
-
-    model: ConvolutionalConfig
-
-
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(networks.ARCHITECTURES, "convolutional", convolutional)
-    monkeypatch.setattr(checkpoints, "Description", Description)
+def registered(tmp_path, monkeypatch):
+    """An installed package that brings the architecture."""
+    package = tmp_path / "convolutional-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: convolutional\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[vaefill.architectures]\n"
+        f"convolutional = {__name__}:convolutional\nbroken = {__name__}:nothing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_every_architecture_can_be_asked_for():
-    names = typing.get_args(ModelConfig.model_fields["architecture"].annotation)
-    assert {*names, "convolutional"} == set(networks.ARCHITECTURES)
+def test_an_architecture_that_nobody_brings_is_refused():
+    with pytest.raises(ValueError, match="must be one of mlp, conv_resnet, .*convolutional"):
+        ModelConfig(architecture="transformer")
+    with pytest.raises(ModelError, match="architecture broken: .*:nothing is not there"):
+        networks.architecture("broken")
 
 
-def make_settings(likelihood: str, **train) -> Settings:
+@pytest.mark.parametrize("shape", [(28, 28, 1), (7, 5, 3), (1, 24, 2), (1, 1, 1)])
+def test_convolutions_of_any_size(shape):
+    """Outputs lie parameter by parameter, each like the values; every name of a weight is one, and
+    the same seed gives the same weights.
+    """
+    config = ModelConfig(architecture="conv_resnet", latent_size=3, hidden=(4, 6, 8))
+    num_values = math.prod(shape)
+    first, second = (networks.conv_resnet(config, shape, 3 * num_values, seed=5) for _ in range(2))
+    encoder, decoder = first
+    assert encoder(tf.ones([2, num_values])).shape == (2, 6)
+    assert decoder(tf.ones([2, 3])).shape == (2, 3 * num_values)
+    for network, same in zip(first, second):
+        paths = [weight.path for weight in network.weights]
+        assert len(set(paths)) == len(paths) == len({path.split("/")[0] for path in paths}) * 2
+        for weight, other in zip(network.weights, same.weights):
+            assert weight.path == other.path
+            np.testing.assert_array_equal(weight, other)
+
+
+def test_outputs_of_convolutions_are_where_their_values_are():
+    """With the last kernel's centre alone, output channel p C + c of a pixel is that of parameter p
+    of channel c.
+    """
+    config = ModelConfig(architecture="conv_resnet", latent_size=3, hidden=(4,))
+    _, decoder = networks.conv_resnet(config, SHAPE, 2 * math.prod(SHAPE), seed=5)
+    last = next(layer for layer in reversed(decoder.layers) if layer.weights)
+    last.set_weights([np.zeros_like(last.kernel), np.array([10.0, 20, 30, 40])])
+    outputs = decoder(tf.ones([1, 3])).numpy().reshape(2, *SHAPE)
+    np.testing.assert_array_equal(outputs[0, 0, 0], [10, 20])
+    np.testing.assert_array_equal(outputs[1, 3, 2], [30, 40])
+
+
+def make_settings(likelihood: str, architecture: str = "convolutional", **train) -> Settings:
     train = {"epochs": 3.0, "batch_size": 32, "warmup_steps": 0, "learning_rate": 0.01} | train
     kind = {} if likelihood == "bernoulli" else {"dtype": "float32", "binarize": "none"}
     return Settings(
         DataConfig(),
         RecordConfig(shape=SHAPE, **kind),
-        ConvolutionalConfig(latent_size=2, likelihood=likelihood),
+        ModelConfig(architecture=architecture, latent_size=2, likelihood=likelihood, hidden=(4,)),
         TrainConfig(**train),
         seed=1,
     )
@@ -131,18 +159,21 @@ def assert_same_bits(first, second):
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "sampler"),
-    [("bernoulli", "latent_hmc"), ("gaussian", "pseudo_gibbs")],
+    ("architecture", "likelihood", "sampler"),
+    [("convolutional", "bernoulli", "latent_hmc"), ("conv_resnet", "gaussian", "pseudo_gibbs")],
 )
-def test_a_convolutional_model_is_trained_saved_loaded_and_imputes(tmp_path, likelihood, sampler):
-    settings = make_settings(likelihood)
+def test_a_convolutional_model_is_trained_saved_loaded_and_imputes(
+    tmp_path, architecture, likelihood, sampler
+):
+    settings = make_settings(likelihood, architecture)
     trainer = train(str(tmp_path / "training"), settings)
-    for network in (trainer.vae.encoder, trainer.vae.decoder):
+    has_norm = architecture == "convolutional"
+    for network in (trainer.vae.encoder, trainer.vae.decoder) if has_norm else ():
         assert np.abs(network.get_layer("norm").moving_mean).max() > 0.01  # it was in training mode
     directory = str(tmp_path / "model")
     checkpoints.save(directory, trainer.vae, settings.model, {})
     saved = safetensors.numpy.load_file(os.path.join(directory, "weights.safetensors"))
-    assert sum("moving_" in name for name in saved) == 4
+    assert sum("moving_" in name for name in saved) == 4 * has_norm
     loaded = checkpoints.load(directory).vae
     ours = impute(loaded, sampler)
     assert_same_bits(ours, impute(trainer.vae, sampler))
