@@ -407,21 +407,50 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("result", metavar="OUT")
-def evaluate(result: str) -> None:
+@click.argument("result", metavar="[OUT]", required=False)
+@click.option("--model", metavar="DIR", help="A model to score instead, on complete records.")
+@click.option("--data", metavar="NAME", help="Of the model: digits, tfds:NAME or tfds:PATH.")
+@click.option("--split", default="test", metavar="SPLIT", help="Of the data.")
+@click.option(
+    "--k",
+    "ks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 1000),
+    help="Importance samples behind log p(x), 1 for the ELBO; repeatable.",
+)
+def evaluate(
+    result: str | None, model: str | None, data: str | None, split: str, ks: tuple[int, ...]
+) -> None:
     """Prints how far the chains of a result came, and its scores against the truth, overall and by
-    label.
+    label. Or how probable a model finds complete records.
 
     \b
     vaefill evaluate runs/imputed
+    vaefill evaluate --model runs/mnist --data tfds:mnist --split test --k 1 --k 5000
     """
+    if (result is None) == (model is None) or (model is None) != (data is None):
+        raise click.UsageError("expected a result, or --model and --data")
+    if model is not None and data is not None:
+        _evaluate_model(model, data, split, ks)
+        return
     with errors_in_one_line():
         start()
         from vaefill.report import evaluate
         from vaefill.results.reading import read_summary
 
-        summary = read_summary(result)
-    click.echo(evaluate.of_result(result, summary))
+        summary = read_summary(str(result))
+    click.echo(evaluate.of_result(str(result), summary))
+
+
+def _evaluate_model(model: str, data: str, split: str, ks: tuple[int, ...]) -> None:
+    with errors_in_one_line():
+        start()
+        from vaefill.experiments import model_scores
+        from vaefill.model import checkpoints
+
+        scores = model_scores.model_scores(checkpoints.load(model), data, split, ks)
+    click.echo(model_scores.table(scores))
 
 
 @main.command()
