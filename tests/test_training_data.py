@@ -141,4 +141,4 @@ def test_without_a_complete_record_a_model_is_trained_and_scored(tmp_path):
     run("impute", *SMALL, "--model", model, "--input", files("new"), "--output", out)
     score = vaefill.read_result(out).summary.all.truth
     assert 0.4 < score.num_values / (6 * 784) < 0.6
-    assert str(score.num_values) in run("evaluate", out)
+    assert f"{score.num_values:,}" in run("evaluate", out)
