@@ -43,26 +43,26 @@ class DataConfig(Section):
     test: str = Field("test", description="tfds split scored at the end; of files train[90%:]")
 
     @property
-    def is_files(self) -> bool:
-        """Whether the name is that of files."""
-        return _are_files(self.name)
+    def has_one_split(self) -> bool:
+        """Whether the name is that of files or arrays, of which all splits are parts of one."""
+        return _has_one_split(self.name)
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _splits_of_files(cls, values: Any) -> Any:
-        if isinstance(values, dict) and _are_files(values.get("name", "digits")):
-            return _SPLITS_OF_FILES | values
+    def _parts_of_one(cls, values: Any) -> Any:
+        if isinstance(values, dict) and _has_one_split(values.get("name", "digits")):
+            return _PARTS_OF_ONE | values
         return values
 
 
-_SPLITS_OF_FILES = {
+_PARTS_OF_ONE = {
     "train": "train[:80%]",
     "validation": "train[80%:90%]",
     "test": "train[90%:]",
 }
 
 
-def _are_files(name: Any) -> bool:
+def _has_one_split(name: Any) -> bool:
     return isinstance(name, str) and name != "digits" and not name.startswith("tfds:")
 
 

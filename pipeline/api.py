@@ -48,19 +48,25 @@ def load_model(directory: str | os.PathLike) -> LoadedModel:
 
 def train(
     directory: str | os.PathLike,
-    data: str = "digits",
+    data: str | np.ndarray = "digits",
+    observed: np.ndarray | None = None,
     *,
     config: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> LoadedModel:
-    """Trains a VAE on complete records. Interrupted and called again, it goes on where it was.
+    """Trains a VAE, on complete records or on such as lack values. Interrupted and called again, it
+    goes on where it was.
 
     Args:
         directory: the model directory to write. One that holds the finished model of the same
             settings is read.
-        data: `digits` (10,000 MNIST digits that come with the package), `tfds:NAME`, or `tfds:PATH`
-            of a data set that tfds has prepared.
+        data: `digits` (10,000 MNIST digits that come with the package), `tfds:NAME`, `tfds:PATH` of
+            a data set that tfds has prepared, or TFRecord files of masked records. Or an array
+            [N, H, W, C]: bytes, or real numbers, whose likelihood is by default `gaussian`; NaN is
+            missing. A tenth of it is for validation, a tenth for the test.
+        observed: of an array, [N, H, W, C] bool, True = observed; by default everything is, but
+            for NaN.
         config: a YAML file, or the name of one that comes with the package, such as `mnist.yaml`.
         settings: single values by their keys, such as `{"train.epochs": 10, "model.latent_size":
             8}`.
@@ -72,17 +78,52 @@ def train(
     Raises:
         ConfigError: an unknown key or a value out of range.
         DatasetError: the data set is not there, or its records are not as `record` says.
-        TrainingError: the directory holds a training of other settings, or the loss is not finite.
+        TrainingError: the directory holds a training of other settings, or of other data, or the
+            loss is not finite.
+        ValueError: an array of another kind.
 
     Example:
         >>> model = vaefill.train("runs/model", settings={"train.epochs": 10})
+        >>> table = np.genfromtxt("table.csv", delimiter=",")  # [N, D], NaN where missing
+        >>> model = vaefill.train("runs/table", table[:, np.newaxis, :, np.newaxis])
     """
-    chosen = {"data.name": data, **(settings or {})}
+    arrays, implied = None, {"data.name": data}
+    if isinstance(data, np.ndarray):
+        arrays, implied = _as_training_data(data, observed, of_config=config is not None)
+    elif observed is not None:
+        raise ValueError("observed goes with an array; of files and data sets a feature says it")
+    chosen = {**implied, **(settings or {})}
     loaded = config_lib.load(
         config, tuple(f"{key}={json.dumps(value)}" for key, value in chosen.items())
     )
-    training_data.train(loaded, os.fspath(directory), show_progress=progress)
+    training_data.train(loaded, os.fspath(directory), progress, arrays)
     return load_model(directory)
+
+
+def _as_training_data(
+    values: np.ndarray, observed: np.ndarray | None, of_config: bool
+) -> tuple[tuple[np.ndarray, np.ndarray | None], dict[str, Any]]:
+    """An array of a type that records have, and the settings that go with it, the likelihood too
+    unless a configuration says it.
+
+    Raises:
+        ValueError: no such type, or not of four dimensions.
+    """
+    if values.ndim != 4 or not (values.dtype == np.uint8 or values.dtype.kind == "f"):
+        raise ValueError(
+            f"data must be [N, H, W, C] of uint8 or of floats, got {values.dtype} {values.shape}; "
+            "a table [N, D] is data[:, np.newaxis, :, np.newaxis]"
+        )
+    is_real = values.dtype.kind == "f"
+    implied: dict[str, Any] = {
+        "data.name": "arrays",
+        "record.shape": list(values.shape[1:]),
+        "record.dtype": "float32" if is_real else "uint8",
+    }
+    if is_real and not of_config:
+        implied |= {"record.binarize": "none", "model.likelihood": "gaussian"}
+    known = None if observed is None else np.asarray(observed)
+    return (values.astype(np.float32) if is_real else values, known), implied
 
 
 def mask(

@@ -96,7 +96,12 @@ def test_what_is_bad_is_told_and_too_much_of_it_refused(one_file, tmp_path, capl
     ("name", "split", "error", "message"),
     [
         ("mnist", "train", SourceError, "no file matches mnist; expected digits, tfds:NAME"),
-        ("{one_file}", "test", DatasetError, "no split 'test': .* such as 'train.:80%.'"),
+        (
+            "{one_file}",
+            "test",
+            DatasetError,
+            "no split 'test': .* such as 'train.:80%.'",
+        ),
         ("{one_file}", "train[", DatasetError, "no split 'train.'"),
         ("{one_file}", "train[:1%]", DatasetError, "split 'train.:1%.' .* is empty"),
     ],
@@ -116,7 +121,7 @@ def test_an_empty_file_is_one_line(tmp_path):
 def test_data_sets_of_tfds_keep_their_splits(name):
     data = config_lib.load(None, (f"data.name={name}",)).data
     assert (data.train, data.validation, data.test) == ("train", "validation", "test")
-    assert not data.is_files
+    assert not data.has_one_split
 
 
 @pytest.mark.slow
@@ -142,3 +147,73 @@ def test_without_a_complete_record_a_model_is_trained_and_scored(tmp_path):
     score = vaefill.read_result(out).summary.all.truth
     assert 0.4 < score.num_values / (6 * 784) < 0.6
     assert f"{score.num_values:,}" in run("evaluate", out)
+
+
+def array_config(shape: tuple[int, ...]):
+    return config_lib.load(None, ("data.name=arrays", f"record.shape={list(shape)}")).record
+
+
+def test_arrays_are_split_by_chance_and_known_by_their_contents():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (50, 2, 3, 1), dtype=np.uint8)
+    observed = rng.random(values.shape) < 0.5
+    source = training_data.of_arrays(array_config((2, 3, 1)), values, observed)
+    first, rest = source.load("train[:80%]"), source.load("train[80%:]")
+    rows = np.concatenate([first.values, rest.values])
+    assert {row.tobytes() for row in rows} == {
+        row.tobytes() for row in np.where(observed, values, 0).reshape(50, 6)
+    }
+    assert not np.array_equal(rows, np.where(observed, values, 0).reshape(50, 6))
+    same = training_data.of_arrays(
+        array_config((2, 3, 1)), np.where(observed, values, 9).astype(np.uint8), observed
+    )
+    assert same.content_hash == source.content_hash
+    complete = training_data.of_arrays(array_config((2, 3, 1)), values)
+    assert complete.content_hash != source.content_hash
+    assert complete.load("train").observed is None
+
+
+@pytest.mark.slow
+def test_a_table_with_nan_is_learnt_from_and_filled_in(tmp_path):
+    """Two columns that are the same but for a little: what is missing of one is that of the other.
+    Units of 1e3 and offsets of 1e5.
+    """
+    rng = np.random.default_rng(0)
+    column = rng.normal(size=(1000, 1))
+    table = 1e5 + 1e3 * (column + 0.05 * rng.normal(size=(1000, 4)))
+    holes = rng.random(table.shape) < 0.3
+    values = np.where(holes, np.nan, table)[:, np.newaxis, :, np.newaxis]
+    settings = {
+        "train.epochs": 60,
+        "train.batch_size": 50,
+        "train.learning_rate": 1e-2,
+        "train.num_test_importance_samples": 10,
+        "model.latent_size": 1,
+        "model.hidden": [16],
+    }
+    model = vaefill.train(tmp_path / "model", values, settings=settings, progress=False)
+    sampler = vaefill.sampler_config(
+        num_start=2, num_warmup=8, max_sweeps=40, num_evidence_draws=0, slots=256
+    )
+    first, seen = np.float32(table[:60, np.newaxis, :, np.newaxis]), ~holes[:60]
+    seen[:, 0] |= ~seen.any(axis=1)  # of each at least one value
+    found = vaefill.impute(
+        model, first, seen[:, np.newaxis, :, np.newaxis], sampler=sampler, progress=False
+    )
+    error = (found.mean[:, 0, :, 0] - table[:60])[~seen]
+    assert np.sqrt(np.mean(error**2)) < 250  # of 1,000 that a column varies by
+
+
+@pytest.mark.parametrize(
+    ("values", "observed", "message"),
+    [
+        (np.zeros((5, 6), np.uint8), None, "a table .N, D. is data"),
+        (np.zeros((5, 1, 6, 1), np.int64), None, "of uint8 or of floats, got int64"),
+        (np.zeros((5, 1, 6, 1), np.uint8), np.ones((5, 6), bool), "observed must be bool"),
+        (np.full((5, 1, 6, 1), np.inf), None, "values that are not finite"),
+        ("digits", np.ones((5, 1, 6, 1), bool), "observed goes with an array"),
+    ],
+)
+def test_arrays_of_another_kind(tmp_path, values, observed, message):
+    with pytest.raises(ValueError, match=message):
+        vaefill.train(tmp_path / "model", values, observed, progress=False)
