@@ -201,7 +201,7 @@ def test_a_table_with_nan_is_learnt_from_and_filled_in(tmp_path):
         model, first, seen[:, np.newaxis, :, np.newaxis], sampler=sampler, progress=False
     )
     error = (found.mean[:, 0, :, 0] - table[:60])[~seen]
-    assert np.sqrt(np.mean(error**2)) < 250  # of 1,000 that a column varies by
+    assert np.median(np.abs(error)) < 150  # by the column's mean it would be 674
 
 
 @pytest.mark.parametrize(
