@@ -15,7 +15,7 @@ from vaefill.model import vae as vae_lib
 from vaefill.model.config import RecordConfig, Settings, check_likelihood
 from vaefill.model.datasets import DatasetSource, Source
 from vaefill.model.errors import TrainingError
-from vaefill.model.gaps import Split, without
+from vaefill.model.gaps import Split, with_gaps, without
 from vaefill.model.goals import CompleteEncoder, Evidence
 from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, looks_grey
 from vaefill.model.standardization import estimate
@@ -192,7 +192,10 @@ def _split_validation(validation: Split, settings: Settings) -> tuple[Split, Spl
         tf.range(num, dtype=tf.int64), [settings.seed, _CALIBRATION], len(validation) - 1
     )
     chosen = np.sort(place.numpy())
-    return validation[np.delete(np.arange(len(validation)), chosen)], validation[chosen]
+    calibration = validation[chosen]
+    if calibration.observed is not None:  # what is kept says nothing of what is missing
+        calibration = with_gaps(calibration.values, calibration.observed)
+    return validation[np.delete(np.arange(len(validation)), chosen)], calibration
 
 
 def _claim(directory: str, settings: Settings, content_hash: str | None) -> None:

@@ -9,6 +9,7 @@ from pytest import approx
 from vaefill.experiments import comparison
 from vaefill.model import checkpoints, datasets, samplers, vae
 from vaefill.model.config import ModelConfig
+from vaefill.model.gaps import Split
 from vaefill.model.imputer import Imputer
 from vaefill.model.standardization import estimate
 
@@ -108,7 +109,7 @@ def test_records_of_a_real_model_are_read_and_scored_in_their_own_units(monkeypa
     description = checkpoints.Description(
         format_version=3, model=config, data_shape=(2, 3, 1), training={}
     )
-    model = checkpoints.LoadedModel(real, description, "", kelvin[:20].reshape(20, 2, 3, 1))
+    model = checkpoints.LoadedModel(real, description, "", Split(kelvin[:20]))
     asked = []
     monkeypatch.setattr(datasets, "load_images", lambda *args: asked.append(args[-1]) or kelvin)
     records = comparison.task(model, "tfds:any", "test", 30)

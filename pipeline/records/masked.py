@@ -56,8 +56,6 @@ def decode_masked(payload: bytes, schema: Schema) -> MaskedRecord:
     if found is None:
         raise RecordError(Reason.BAD_IMAGE, "a record needs a feature 'image'", record_id)
     truth = arrays.known("truth", Reason.BAD_TRUTH, "truth_observed", Reason.BAD_TRUTH)
-    if truth is None and arrays.mask("truth_observed", Reason.BAD_TRUTH) is not None:
-        raise RecordError(Reason.BAD_TRUTH, "feature 'truth_observed' without a 'truth'", record_id)
     record = MaskedRecord(
         id=record_id,
         image=found[0],
