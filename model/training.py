@@ -70,8 +70,7 @@ def train_and_evaluate(
     vae = untrained(settings, train)
     selection, calibration = _split_validation(validation, settings)
     workdir = os.path.join(directory, "training")
-    fit = _fit if _are_complete(train, validation, test) else _fit_to_incomplete
-    summary = fit(vae, train, selection, test, settings, workdir, show_progress)
+    summary = _fit(vae, train, selection, test, settings, workdir, show_progress)
     summary["num_calibration"] = 0 if calibration is None else len(calibration)
     checkpoints.save(directory, vae, settings.model, summary, calibration)
     return summary
@@ -94,13 +93,11 @@ def untrained(settings: Settings, train: Split) -> vae_lib.VAE:
     """
     standardization = None
     if settings.record.dtype == "float32":
-        gaps = np.zeros(train.values.shape, bool) if train.observed is None else ~train.observed
-        standardization = estimate(without(train.values, gaps, np.nan))
+        known = train.values
+        if train.observed is not None:
+            known = without(known, ~train.observed, np.nan)
+        standardization = estimate(known)
     return vae_lib.build(settings.model, settings.record.shape, settings.seed, standardization)
-
-
-def _are_complete(*splits: Split) -> bool:
-    return all(split.observed is None for split in splits)
 
 
 def _fit(
@@ -112,47 +109,32 @@ def _fit(
     workdir: str,
     show_progress: bool,
 ) -> dict[str, Any]:
-    """Trains on complete records; returns the summary."""
-    goal = Evidence(vae, settings.train.num_importance_samples)
-    trainer = Trainer(goal, settings, train, workdir)
-    trainer.run(validation, show_progress)
-    return _summary(trainer, train, settings) | heldout.evaluate(vae, test, settings, show_progress)
-
-
-def _fit_to_incomplete(
-    vae: vae_lib.VAE,
-    train: Split,
-    validation: Split,
-    test: Split,
-    settings: Settings,
-    workdir: str,
-    show_progress: bool,
-) -> dict[str, Any]:
-    """Trains on records that lack values: the decoder with an encoder of such, then the encoder of
-    complete ones. Returns the summary.
+    """Trains a VAE and scores it. Where records lack values its decoder learns with an encoder of
+    such, and then its encoder, which sees complete ones. Returns the summary.
     """
-    train, validation = (_with_masks(split) for split in (train, validation))
-    of_gaps = dataclasses.replace(
-        vae, encoder=vae_lib.gap_encoder(settings.model, settings.record.shape, settings.seed)
-    )
-    goal = Evidence(of_gaps, settings.train.num_importance_samples)
+    has_gaps = any(split.observed is not None for split in (train, validation, test))
+    trained = vae
+    if has_gaps:
+        train, validation = _with_masks(train), _with_masks(validation)
+        encoder = vae_lib.gap_encoder(settings.model, settings.record.shape, settings.seed)
+        trained = dataclasses.replace(vae, encoder=encoder)
+    goal = Evidence(trained, settings.train.num_importance_samples)
     trainer = Trainer(goal, settings, train, workdir)
     trainer.run(validation, show_progress)
-    of_encoder = Trainer(
-        CompleteEncoder(vae, of_gaps),
-        settings,
-        train,
-        os.path.join(workdir, "encoder"),
-        epochs=_ENCODER_SHARE * settings.train.epochs,
-        name="encoder of complete records",
-    )
-    of_encoder.run(validation, show_progress)
-    of_test = vae if test.observed is None else of_gaps
-    return (
-        _summary(trainer, train, settings)
-        | {"num_encoder_steps": of_encoder.num_steps}
-        | heldout.evaluate(of_test, test, settings, show_progress)
-    )
+    summary = _summary(trainer, train, settings)
+    if has_gaps:
+        of_encoder = Trainer(
+            CompleteEncoder(vae, trained),
+            settings,
+            train,
+            os.path.join(workdir, "encoder"),
+            epochs=_ENCODER_SHARE * settings.train.epochs,
+            name="encoder of complete records",
+        )
+        of_encoder.run(validation, show_progress)
+        summary["num_encoder_steps"] = of_encoder.num_steps
+    scored = vae if test.observed is None else trained
+    return summary | heldout.evaluate(scored, test, settings, show_progress)
 
 
 def _with_masks(split: Split) -> Split:
