@@ -124,6 +124,17 @@ class LimitsConfig(Section):
         False, description="whether a set of files such as x-00000-of-00004 may lack some"
     )
 
+    def exceeded_by(self, bad: int, found: int) -> str | None:
+        """The limit, as a message names it, that so many bad records of all exceed, if any."""
+        allowed = {
+            "max_bad_fraction": self.max_bad_fraction * found,
+            "max_bad_records": self.max_bad_records,
+        }
+        for name, most in allowed.items():
+            if most is not None and bad > most:
+                return f"limits.{name} = {getattr(self, name)}"
+        return None
+
 
 class Config(Section):
     """Everything there is to set."""

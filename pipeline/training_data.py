@@ -140,8 +140,7 @@ class MaskedFiles(OneSplit):
     """
 
     def __init__(self, config: Config):
-        record = config.record
-        self._name = config.data.name
+        record, self._name = config.record, config.data.name
         schema = Schema(
             record.shape,
             {},
@@ -156,7 +155,7 @@ class MaskedFiles(OneSplit):
             np.stack([found[key].observed.ravel() for key in ordered]),
         )
         content_hash = hashlib.sha256(b"".join(ordered)).hexdigest()
-        super().__init__(config.data.name, records, content_hash)
+        super().__init__(self._name, records, content_hash)
 
     def _read(self, schema: Schema, config: Config) -> dict[bytes, MaskedRecord]:
         """All records by their content hashes."""
@@ -185,19 +184,18 @@ class MaskedFiles(OneSplit):
 
     def _judge(self, bad: list[DeadLetter], num_good: int, config: Config) -> None:
         """Raises BadInputError if more records are bad than `limits` allows, or all are."""
-        if not bad and num_good:
-            return
-        if not num_good and not bad:
+        num_found = num_good + len(bad)
+        if not num_found:
             raise SourceError(f"no record is in {self._name}")
-        first = bad[0]
+        if not bad:
+            return
         text = (
-            f"{len(bad):,} of {num_good + len(bad):,} records cannot be read; the first, at "
-            f"{first.frame.file}, offset {first.frame.offset}: {first.message}"
+            f"{len(bad):,} of {num_found:,} records cannot be read; the first, at "
+            f"{bad[0].frame.file}, offset {bad[0].frame.offset}: {bad[0].message}"
         )
-        limits = config.limits
-        most = limits.max_bad_fraction * (num_good + len(bad))
-        if limits.max_bad_records is not None:
-            most = min(most, limits.max_bad_records)
-        if not num_good or len(bad) > most:
+        exceeded = config.limits.exceeded_by(len(bad), num_found)
+        if exceeded:
+            raise BadInputError(f"{text}; more than {exceeded} allows")
+        if not num_good:
             raise BadInputError(text)
         _LOGGER.warning("%s", text)

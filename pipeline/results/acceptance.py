@@ -59,17 +59,12 @@ def check(
             "the input holds no records; a data set of none cannot be read, so none is written",
             outcome,
         )
-    allowed = {
-        "max_bad_fraction": limits.max_bad_fraction * found,
-        "max_bad_records": limits.max_bad_records,
-    }
-    for name, most in allowed.items():
-        if most is not None and bad > most:
-            raise BadInputError(
-                f"{said}, more than limits.{name} = {getattr(limits, name)} allows; "
-                f"nothing was published, see `vaefill dead-letters {shlex.quote(dead_letters)}`",
-                outcome,
-            )
+    if exceeded := limits.exceeded_by(bad, found):
+        raise BadInputError(
+            f"{said}, more than {exceeded} allows; "
+            f"nothing was published, see `vaefill dead-letters {shlex.quote(dead_letters)}`",
+            outcome,
+        )
     if not counts.written + skipped:
         raise BadInputError(f"{said}; tfds cannot read a data set of none", outcome)
 
