@@ -73,7 +73,7 @@ class Trainer:
         self._best = [tf.Variable(weight.value) for weight in self._weights]
         self._bound = tf.function(goal.bound, reduce_retracing=True)
         state = tf.train.Checkpoint(
-            **dict(zip(("encoder", "decoder"), goal.networks)),
+            **{network.name: network for network in goal.networks},
             optimizer=self._optimizer,
             step=self._step,
             best_bound=self._best_bound,

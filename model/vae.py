@@ -1,7 +1,8 @@
 """The variational autoencoder: prior, encode, decode.
 
-p(z) = N(0, I), p(x | z) = prod_d p(x_d | z), and the encoder's q(z | x) = N(loc(x),
-diag(scale(x)^2)), an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al. 2014).
+p(z) = N(0, I) or a learnt density, p(x | z) = prod_d p(x_d | z), and the encoder's q(z | x) =
+N(loc(x), diag(scale(x)^2)), an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al.
+2014).
 """
 
 import dataclasses
@@ -13,9 +14,11 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from vaefill.model import priors
 from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.networks import architecture
+from vaefill.model.priors import Prior
 from vaefill.model.standardization import Standardization
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
@@ -31,6 +34,7 @@ class VAE:
         likelihood: decoder outputs -> distribution of x.
         data_shape: (H, W, C) with H W C = D.
         latent_size: K.
+        prior: p(z).
     """
 
     encoder: Callable[[tf.Tensor], tf.Tensor]
@@ -38,16 +42,12 @@ class VAE:
     likelihood: Likelihood
     data_shape: tuple[int, int, int]
     latent_size: int
+    prior: Prior = priors.STANDARD_NORMAL
 
     @property
     def num_values(self) -> int:
         """D, the values of a record."""
         return math.prod(self.data_shape)
-
-    @property
-    def prior(self) -> tfd.Distribution:
-        """p(z), event shape [K]."""
-        return tfd.MultivariateNormalDiag(loc=tf.zeros(self.latent_size))
 
     def encode(self, x: tf.Tensor) -> tfd.MultivariateNormalDiag:
         """q(z | x) for x [N, D]: batch shape [N], event shape [K]."""
@@ -93,7 +93,8 @@ def build(
     likelihood.standardization = standardization
     num_outputs = likelihood.num_outputs(math.prod(data_shape))
     encoder, decoder = architecture(config.architecture)(config, data_shape, num_outputs, seed)
-    return VAE(encoder, decoder, likelihood, data_shape, config.latent_size)
+    prior = priors.build(config, seed)
+    return VAE(encoder, decoder, likelihood, data_shape, config.latent_size, prior)
 
 
 def gap_encoder(
@@ -110,6 +111,9 @@ def gap_encoder(
     return make(config, doubled, math.prod(doubled), seed)[0]
 
 
-def keras_networks(vae: VAE) -> tuple[keras.Model, keras.Model]:
-    """The encoder and the decoder of a VAE whose networks are of Keras, as `build` makes them."""
-    return cast(keras.Model, vae.encoder), cast(keras.Model, vae.decoder)
+def keras_networks(vae: VAE) -> tuple[keras.Model, ...]:
+    """The encoder, the decoder, and those of a learnt prior, of a VAE whose networks are of Keras,
+    as `build` makes them.
+    """
+    encoder, decoder = cast(keras.Model, vae.encoder), cast(keras.Model, vae.decoder)
+    return encoder, decoder, *priors.networks(vae.prior)
