@@ -41,6 +41,11 @@ class DataConfig(Section):
         "train[80%:90%]",
     )
     test: str = Field("test", description="tfds split scored at the end; of files train[90%:]")
+    exclude: str | None = Field(
+        None,
+        description="a data set, digits or tfds:NAME: what training and validation have of its "
+        "records, by their values, is left out",
+    )
 
     @property
     def has_one_split(self) -> bool:
