@@ -14,9 +14,12 @@ from vaefill.config import Config, MaskConfig, load
 from vaefill.console import echo_lines, errors_in_one_line, exit_code, start
 from vaefill.errors import ConfigError
 from vaefill.metrics import RunMetrics
+from vaefill.model import pretrained
+from vaefill.model.errors import ModelError
 from vaefill.results.documents import DOCUMENTS, json_schema
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_MODEL = "Model directory, or pretrained:NAME of a model that comes with the package."
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -35,6 +38,14 @@ def _load(
     config = load(path, settings)
     start()
     return config
+
+
+def _resolved(context: click.Context, parameter: click.Parameter, model: str | None) -> str | None:
+    """The directory of a model, which may be one that comes with the package."""
+    try:
+        return model if model is None else pretrained.resolve(model)
+    except ModelError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _set_log_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -213,7 +224,7 @@ def mask(
 
 @main.command()
 @_config_options
-@click.option("--model", required=True, metavar="DIR", help="Model directory.")
+@click.option("--model", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
 @click.option(
     "--input",
     "patterns",
@@ -295,7 +306,7 @@ def _echo_copies(num: int) -> None:
 
 
 @main.command()
-@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
+@click.option("--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
 @click.option(
     "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
 )
@@ -379,6 +390,7 @@ def compare(
 @click.option(
     "--model",
     metavar="DIR",
+    callback=_resolved,
     help="A model trained on MNIST; without one `converged` and `adaptive` are left out.",
 )
 @click.option(
@@ -408,7 +420,12 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("result", metavar="[OUT]", required=False)
-@click.option("--model", metavar="DIR", help="A model to score instead, on complete records.")
+@click.option(
+    "--model",
+    metavar="DIR",
+    callback=_resolved,
+    help="A model to score instead, on complete records.",
+)
 @click.option("--data", metavar="NAME", help="Of the model: digits, tfds:NAME or tfds:PATH.")
 @click.option("--split", default="test", metavar="SPLIT", help="Of the data.")
 @click.option(
@@ -525,32 +542,53 @@ def report(outputs: tuple[str, ...], output: str | None) -> None:
     click.echo(f"report in {page}")
 
 
+_PRETRAINED, _PRETRAINED_BINARIZE = "pretrained:mnist_mlp", "sample"
+_DIGITS, _PRETRAINED_DIGITS = 300, 60
+
+
 @main.command()
 @_config_options
 @click.option("--output", default="runs/demo", metavar="DIR", help="Where everything goes.")
+@click.option(
+    "--pretrained",
+    "is_pretrained",
+    is_flag=True,
+    help="Instead of training, take a model that comes with the package; fewer digits too.",
+)
 @click.pass_context
-def demo(context: click.Context, path: str | None, settings: tuple[str, ...], output: str) -> None:
+def demo(
+    context: click.Context,
+    path: str | None,
+    settings: tuple[str, ...],
+    output: str,
+    is_pretrained: bool,
+) -> None:
     """The whole story on bundled digits: train, mask, impute, evaluate, report.
 
     \b
     vaefill demo --output runs/demo
+    vaefill demo --output runs/demo --pretrained
     """
+    if is_pretrained:
+        settings = (f"record.binarize={_PRETRAINED_BINARIZE}", *settings)
     config: dict[str, Any] = {"path": path or "demo.yaml", "settings": settings}
     common: dict[str, Any] = {"replace": True, "metrics": None, "beam_options": ()}
-    model = os.path.join(output, "model")
+    model = pretrained.resolve(_PRETRAINED) if is_pretrained else os.path.join(output, "model")
+    digits = f"digits/test[:{_PRETRAINED_DIGITS if is_pretrained else _DIGITS}]"
     hidden: dict[str, dict[str, Any]] = {
         "mcar": {"mechanism": "mcar", "rate": 0.5},
         "top_three_quarters": {"mechanism": "top_three_quarters"},
     }
     masked = {name: os.path.join(output, "masked", name) for name in hidden}
     imputed = {name: os.path.join(output, "imputed", name) for name in hidden}
-    click.echo("1. train a VAE on the bundled digits")
-    context.invoke(train, **config, directory=model)
+    if is_pretrained:
+        click.echo("1. take a VAE that has learnt from MNIST, but not from these digits")
+    else:
+        click.echo("1. train a VAE on the bundled digits")
+        context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():
         click.echo(f"\n2. mask other digits: {name}")
-        context.invoke(
-            mask, **config, **common, source="digits/test[:300]", output=masked[name], **mechanism
-        )
+        context.invoke(mask, **config, **common, source=digits, output=masked[name], **mechanism)
     for name in hidden:
         click.echo(f"\n3. impute what is missing: {name}")
         pattern = os.path.join(masked[name], "*.tfrecord-*")
