@@ -22,6 +22,7 @@ _LOG_PROB_IMAGES = 100  # images a call when log p(x) is estimated
 _CHUNK_ROWS = 10_000  # decoder rows a call there
 _BOUND_ROWS = 1000  # records a call of a bound
 _EVALUATE = 2  # what a stateless seed is for; 0 and 1 are the training's
+SHOW = 3  # likewise: draws of the prior that people look at
 
 # (x [N, D], observed [N, D] or None, seed [2]) -> [N], nats
 Bound = Callable[[tf.Tensor, tf.Tensor | None, tf.Tensor], tf.Tensor]
