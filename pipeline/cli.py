@@ -521,7 +521,7 @@ def dead_letters(place: str, reasons: tuple[str, ...], output: str | None) -> No
 @main.command()
 @click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
 def schema(document: str) -> None:
-    """Prints the JSON schema of a document of a result: its keys, their types and meanings.
+    """Prints the JSON schema of a document: its keys, their types and meanings.
 
     \b
     vaefill schema manifest
