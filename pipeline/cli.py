@@ -436,8 +436,18 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
     default=(1, 1000),
     help="Importance samples behind log p(x), 1 for the ELBO; repeatable.",
 )
+@click.option(
+    "--output",
+    metavar="DIR",
+    help="Of a model: where to write a page of pictures, index.html, and scores.json.",
+)
 def evaluate(
-    result: str | None, model: str | None, data: str | None, split: str, ks: tuple[int, ...]
+    result: str | None,
+    model: str | None,
+    data: str | None,
+    split: str,
+    ks: tuple[int, ...],
+    output: str | None,
 ) -> None:
     """Prints how far the chains of a result came, and its scores against the truth, overall and by
     label. Or how probable a model finds complete records.
@@ -445,12 +455,17 @@ def evaluate(
     \b
     vaefill evaluate runs/imputed
     vaefill evaluate --model runs/mnist --data tfds:mnist --split test --k 1 --k 5000
+    vaefill evaluate --model runs/mnist --data tfds:mnist --output runs/model_page
     """
     if (result is None) == (model is None) or (model is None) != (data is None):
         raise click.UsageError("expected a result, or --model and --data")
     if model is not None and data is not None:
-        _evaluate_model(model, data, split, ks)
+        _evaluate_model(model, data, split, ks, output)
         return
+    if output is not None:
+        raise click.UsageError(
+            "--output is of a model; `vaefill report` writes the page of a result"
+        )
     with errors_in_one_line():
         start()
         from vaefill.report import evaluate
@@ -460,14 +475,20 @@ def evaluate(
     click.echo(evaluate.of_result(str(result), summary))
 
 
-def _evaluate_model(model: str, data: str, split: str, ks: tuple[int, ...]) -> None:
+def _evaluate_model(
+    directory: str, data: str, split: str, ks: tuple[int, ...], output: str | None
+) -> None:
     with errors_in_one_line():
         start()
-        from vaefill.experiments import model_scores
-        from vaefill.model import checkpoints
+        from vaefill.model import checkpoints, model_scores
+        from vaefill.report import evaluate, model_page
 
-        scores = model_scores.model_scores(checkpoints.load(model), data, split, ks)
-    click.echo(model_scores.table(scores))
+        held = model_scores.held_out(checkpoints.load(directory), data, split)
+        scores = model_scores.model_scores(held, ks)
+        click.echo(evaluate.of_model(scores))
+        if output is not None:
+            page = model_page.write_model_page(held, scores, directory, output)
+            click.echo(f"page in {page}")
 
 
 @main.command()
@@ -517,7 +538,7 @@ def dead_letters(place: str, reasons: tuple[str, ...], output: str | None) -> No
 @main.command()
 @click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
 def schema(document: str) -> None:
-    """Prints the JSON schema of a document of a result: its keys, their types and meanings.
+    """Prints the JSON schema of a document: its keys, their types and meanings.
 
     \b
     vaefill schema manifest

@@ -181,6 +181,20 @@ def test_every_image_counts_once_in_the_mean_log_prob(num, k):
     np.testing.assert_allclose(error, log_probs.std() / np.sqrt(num), rtol=1e-3, atol=1e-5)
 
 
+def test_what_is_said_at_one_k_does_not_depend_on_the_others():
+    """At the end of a chunk of draws, within one and beyond; of a model that has learnt nothing,
+    where importance samples differ.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (130, 6), dtype=np.uint8)
+    model = vae.build(MODEL, (2, 3, 1))
+    together = heldout.mean_log_probs(model, Split(images), settings(), (100, 7, 250, 7))
+    assert list(together) == [100, 7, 250]
+    for k, found in together.items():
+        alone = heldout.mean_log_prob(model, Split(images), settings(), k)
+        np.testing.assert_allclose(found, alone, rtol=1e-5)
+    assert len({mean for mean, _ in together.values()}) == 3
+
+
 def test_no_image_is_kept_unless_asked_for(tmp_path):
     assert train(tmp_path, epochs=0.1, num_calibration=0)["num_calibration"] == 0
     assert checkpoints.load(str(tmp_path)).calibration is None
