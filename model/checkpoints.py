@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from vaefill.model import vae as vae_lib
 from vaefill.model.config import ModelConfig, Positive, Section
 from vaefill.model.errors import ModelError, TooLargeError
 from vaefill.model.gaps import Split
+from vaefill.model.likelihoods import Likelihood
 from vaefill.model.standardization import Standardization
 
 FORMAT_VERSION = 2
@@ -38,6 +39,8 @@ _FORMER_CALIBRATION = "reference.safetensors"  # its name in version 1
 _IMAGES, _OBSERVED = "images", "observed"  # of the calibration set, the latter if it has gaps
 _SAFETENSORS_TYPES: dict[type[np.generic], str] = {np.uint8: "U8", np.float32: "F32"}
 _LARGEST_DESCRIPTION = 1 << 20  # bytes
+ENSEMBLE_DESCRIPTION = "ensemble.json"  # of a directory of several models; see `ensembles`
+_Kind = TypeVar("_Kind", bound="Description")
 
 
 class Description(Section):
@@ -56,6 +59,11 @@ class LoadedModel(NamedTuple):
     description: Description
     fingerprint: str  # hexadecimal SHA-256 over the files
     calibration: Split | None  # validation records, of the data's type; None if there are none
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Of the VAE."""
+        return self.vae.likelihood
 
     @property
     def num_calibration(self) -> int:
@@ -157,16 +165,38 @@ def describe(directory: str) -> Description:
     """Reads and checks `vae.json` alone.
 
     Raises:
-        ModelError: no model there, or not one of this format.
+        ModelError: no model there, not one of this format, or an ensemble of several.
     """
+    if files.is_file(os.path.join(directory, ENSEMBLE_DESCRIPTION)):
+        member = os.path.join(directory, "member-00")
+        raise ModelError(
+            f"{directory} is an ensemble, and a single model is needed: take a member, as {member}"
+        )
     if not is_complete(directory):
         raise ModelError(
             f"{directory} is not a model directory: it needs {_DESCRIPTION} and {_WEIGHTS}"
         )
     path = os.path.join(directory, _DESCRIPTION)
+    description = read_description(path, Description, _READABLE)
+    if description.format_version == 1 and "num_reference" in description.training:
+        description.training["num_calibration"] = description.training.pop("num_reference")
+    return description
+
+
+def read_description(path: str, kind: type[_Kind], readable: Collection[int]) -> _Kind:
+    """Reads and checks a file such as `vae.json`.
+
+    Args:
+        path: of the file.
+        kind: what it must hold.
+        readable: the format versions that are.
+
+    Raises:
+        ModelError: it holds something else.
+    """
     try:
         text = files.read_at_most(path, _LARGEST_DESCRIPTION).decode()
-        description = Description.model_validate_json(text)
+        description = kind.model_validate_json(text)
     except TooLargeError as error:
         raise ModelError(str(error)) from None
     except (pydantic.ValidationError, UnicodeDecodeError) as error:
@@ -177,11 +207,9 @@ def describe(directory: str) -> Description:
         )
         raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     version = description.format_version
-    if version not in _READABLE:
-        known = ", ".join(map(str, _READABLE))
+    if version not in readable:
+        known = ", ".join(map(str, readable))
         raise ModelError(f"{path} has format version {version}; this program reads {known}")
-    if version == 1 and "num_reference" in description.training:
-        description.training["num_calibration"] = description.training.pop("num_reference")
     return description
 
 

@@ -16,6 +16,7 @@ from vaefill.model.counter_random import MAX_CHAINS, MAX_SWEEPS
 
 Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
+MAX_MEMBERS = 100  # of an ensemble
 
 
 class Section(pydantic.BaseModel):
@@ -179,6 +180,12 @@ def check_likelihood(likelihood: str, record: RecordConfig) -> None:
 class TrainConfig(Section):
     """How the VAE is trained."""
 
+    num_members: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
+        1,
+        description="models to train, each on a bootstrap resample of the training split: an "
+        "ensemble, whose imputations know that weights are uncertain; 1: one model, on the split "
+        "itself",
+    )
     epochs: Annotated[float, Field(gt=0)] = 100.0
     batch_size: Positive = 256
     num_importance_samples: Positive = Field(

@@ -2,8 +2,9 @@
 
 A new diagnostic is a row here, a field of `vaefill.model.imputer.Imputed` and what computes it.
 From the table follow the features of the imputed data set and their documentation, the columns of
-records.parquet, the quantiles in summary.json, what `vaefill evaluate` and the report show, and
-the rows that the documentation must have.
+records.parquet, the quantiles in summary.json, what `vaefill evaluate` and the report show, what
+an ensemble makes of its members' (`vaefill.model.ensemble_imputer`), and the rows that the
+documentation must have.
 """
 
 import dataclasses
@@ -21,6 +22,18 @@ class Worse(enum.Enum):
     NEITHER = ""
 
 
+class OverMembers(enum.Enum):
+    """What a diagnostic of an ensemble is of those of its members, which count equally."""
+
+    LARGEST = "the largest"
+    SMALLEST = "the smallest"
+    MEAN = "the mean"
+    SUM = "the sum"
+    ALL = "whether all are"
+    LOG_MEAN = "that of the mixture: the log of the mean of the probabilities"
+    ERROR = "that of the mixture's, by the delta method"
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """A diagnostic of a record."""
@@ -31,6 +44,7 @@ class Field:
     format: str  # for people, a format specification
     meaning: str  # a sentence, without its full stop
     complete: float  # the value for a record of which nothing is missing
+    over_members: OverMembers
     worse: Worse = Worse.NEITHER
     has_quantiles: bool = True  # in summary.json, `vaefill evaluate` and the report
     is_listed: bool = False  # for each of the report's records to trust least
@@ -50,6 +64,7 @@ FIELDS = (
         "R-hat of split chains and ranks, the largest over latent dimensions and log p(x_obs | z); "
         "NaN of weighted draws",
         math.nan,
+        OverMembers.LARGEST,
         Worse.LARGER,
         is_listed=True,
     ),
@@ -60,6 +75,7 @@ FIELDS = (
         ",.0f",
         "effective sample size, the smallest over the same; of weighted draws that of the weights",
         math.nan,
+        OverMembers.SMALLEST,
         Worse.SMALLER,
         is_listed=True,
     ),
@@ -70,6 +86,7 @@ FIELDS = (
         ",.0f",
         "effective sample size in the tails, the smallest; of weighted draws that of the weights",
         math.nan,
+        OverMembers.SMALLEST,
         Worse.SMALLER,
         is_listed=True,
     ),
@@ -80,6 +97,7 @@ FIELDS = (
         ".3f",
         "accepted share of proposals, mean over chains and kept sweeps",
         math.nan,
+        OverMembers.MEAN,
     ),
     Field(
         "num_sweeps",
@@ -88,6 +106,7 @@ FIELDS = (
         ",.0f",
         "sweeps of a chain until the record stopped, start and warm-up included",
         0,
+        OverMembers.SUM,
     ),
     Field(
         "num_network_passes",
@@ -96,6 +115,7 @@ FIELDS = (
         ",.0f",
         "network passes summed over the chains: the cost",
         0,
+        OverMembers.SUM,
     ),
     Field(
         "num_non_finite",
@@ -104,6 +124,7 @@ FIELDS = (
         ",.0f",
         "acceptance ratios and weights that were not finite: rejected, or of weight 0",
         0,
+        OverMembers.SUM,
         Worse.LARGER,
         has_quantiles=False,
     ),
@@ -115,6 +136,7 @@ FIELDS = (
         "of `sampler.num_scouts` climbs from draws of the prior, those that ended at a peak of "
         "p(z | x_obs) that matters and that no chain has been near",
         0,
+        OverMembers.SUM,
         Worse.LARGER,
         is_listed=True,
     ),
@@ -126,6 +148,7 @@ FIELDS = (
         "different latents that the imputations were drawn from: fewer than `num_imputations` "
         "where chains stuck or few draws had the weight; 0 where nothing is missing",
         0,
+        OverMembers.SUM,
         Worse.SMALLER,
     ),
     Field(
@@ -136,6 +159,7 @@ FIELDS = (
         "`r_hat` < 1.01 and both ESS ≥ 400, as configured, no peak is left unvisited, and all "
         "numbers are finite; a record stops when it has, or at `sampler.max_sweeps`",
         True,
+        OverMembers.ALL,
         Worse.SMALLER,
         has_quantiles=False,
     ),
@@ -147,6 +171,7 @@ FIELDS = (
         "rank of an approximate log p(x_obs) among those of validation records under the same "
         "mask, from 1 / (M + 1) to 1; NaN where the model has none",
         math.nan,
+        OverMembers.LARGEST,
         Worse.SMALLER,
         is_listed=True,
     ),
@@ -157,6 +182,7 @@ FIELDS = (
         "",
         "whether `fit_p_value` is at most `sampler.misfit_rate`",
         False,
+        OverMembers.ALL,
         Worse.LARGER,
         has_quantiles=False,
     ),
@@ -168,6 +194,7 @@ FIELDS = (
         "estimate of log p(x_obs) in nats, by importance sampling; of real data a density; NaN "
         "where nothing is missing",
         math.nan,
+        OverMembers.LOG_MEAN,
     ),
     Field(
         "log_prob_observed_error",
@@ -176,6 +203,7 @@ FIELDS = (
         ",.3f",
         "standard error of `log_prob_observed` in nats; 0 where nothing is observed",
         math.nan,
+        OverMembers.ERROR,
         Worse.LARGER,
     ),
     Field(
@@ -185,6 +213,7 @@ FIELDS = (
         ",.1f",
         "estimate of log p(x_mis | x_obs) of the `truth` in nats; NaN unless all of it is known",
         math.nan,
+        OverMembers.LOG_MEAN,
     ),
     Field(
         "log_prob_missing_error",
@@ -193,6 +222,7 @@ FIELDS = (
         ",.3f",
         "standard error of `log_prob_missing` in nats",
         math.nan,
+        OverMembers.ERROR,
         Worse.LARGER,
     ),
     Field(
@@ -203,6 +233,7 @@ FIELDS = (
         "of the weights behind these estimates, the larger: above 0.7 neither they nor their "
         "errors are to be relied on; NaN where there are too few draws",
         math.nan,
+        OverMembers.LARGEST,
         Worse.LARGER,
     ),
 )

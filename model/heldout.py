@@ -131,6 +131,24 @@ def mean_log_probs(
     Returns:
         k -> (mean, standard error over images), nats.
     """
+    values = log_probs(vae, data, settings, ks, show_progress)
+    volume, scale = mean_log_volume(vae.likelihood, data.observed), math.sqrt(len(data))
+    return {
+        k: (float(each.mean() - volume), float(each.std() / scale)) for k, each in values.items()
+    }
+
+
+def log_probs(
+    vae: vae_lib.VAE,
+    data: Split,
+    settings: Settings,
+    ks: Sequence[int],
+    show_progress: bool = False,
+) -> dict[int, np.ndarray]:
+    """Those of each record, k -> [N] float64, nats; of real values on the model's scale.
+
+    Args: as of `mean_log_probs`.
+    """
     ks = tuple(dict.fromkeys(ks))
     log_prob = _log_prob_function(vae, settings, ks)
     size = min(len(data), _LOG_PROB_IMAGES)
@@ -148,9 +166,7 @@ def mean_log_probs(
         observed = None if batch.observed is None else tf.constant(np.pad(batch.observed, padding))
         found = log_prob(tf.constant(images), observed, tf.constant(first))
         values[:, first : first + size] = found[:, : len(batch)]
-    means = values.mean(axis=1) - mean_log_volume(vae.likelihood, data.observed)
-    errors = values.std(axis=1) / math.sqrt(len(data))
-    return {k: (float(mean), float(error)) for k, mean, error in zip(ks, means, errors)}
+    return dict(zip(ks, values))
 
 
 def mean_log_prob(

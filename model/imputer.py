@@ -14,6 +14,7 @@ from vaefill.model import samplers
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.compiled import compile_vae
 from vaefill.model.config import SamplerConfig
+from vaefill.model.counter_random import derived_keys
 from vaefill.model.engine import chain
 from vaefill.model.engine.bands import WHOLE, Bands
 from vaefill.model.engine.collection import DrawCollector
@@ -58,7 +59,8 @@ class Imputed(NamedTuple):
     log_prob_missing: np.ndarray
     log_prob_missing_error: np.ndarray
     pareto_k: np.ndarray
-    # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None
+    # [N] of `engine.stopping.Trace` where they were to be kept and there were any, else None; of an
+    # ensemble tuples of its members'
     chains: np.ndarray
 
 
@@ -77,6 +79,7 @@ class Imputer:
         calibration: Split | None = None,
         num_lanes: int | None = None,
         keep_chains: bool = False,
+        member: int | None = None,
     ):
         """Compiles nothing yet.
 
@@ -89,12 +92,15 @@ class Imputer:
             keep_chains: whether results have the draws of every kept sweep in `chains`.
             num_lanes: device programs side by side, by default as many as `lanes.share_cores` has
                 made room for; fewer of large images.
+            member: the model's number in an ensemble, if it is of one: its chains share no random
+                numbers with those of the others.
         """
         vae = compile_vae(vae, config.precision)
         slots = slots_in_memory(vae, config.slots, config.slots_unit)
         slots = even_slots(vae, slots, config.slots_unit)
         config = config.model_copy(update={"slots": slots})
-        self._vae, self._config, self._keep_chains = vae, config, keep_chains
+        self._vae, self._config = vae, config
+        self._keep_chains, self._member = keep_chains, member
         self._preprocessor = preprocessor or Preprocessor(vae.likelihood)
         self._num_lanes = lanes_in_memory(vae, slots, num_lanes or available())
         self._fit_test = None
@@ -151,7 +157,7 @@ class Imputer:
         Raises:
             ValueError: see `stream`.
         """
-        self._check(images, observed, ids)
+        self.check(images, observed, ids)
         unknown = np.full(len(ids), np.nan)
         results = self._blank(images, unknown)
         for places, part in self.stream(images, observed, ids, truths):
@@ -184,7 +190,7 @@ class Imputer:
         Raises:
             ValueError: shapes that do not fit each other or the model.
         """
-        self._check(images, observed, ids)
+        self.check(images, observed, ids)
         if not len(ids):
             return
         records = self._records(images, observed, ids)
@@ -198,7 +204,7 @@ class Imputer:
             results = self._blank(images[chosen], self._fit(records, chosen))
             if batch:
                 truth = self._truth(
-                    records.keys[chosen], [truths[i] for i in chosen] if len(truths) else []
+                    [ids[i] for i in chosen], [truths[i] for i in chosen] if len(truths) else []
                 )
                 for name, rows in self._result(
                     records, batch, images[chosen], observed[chosen], truth
@@ -215,7 +221,12 @@ class Imputer:
     def _blank(self, images: np.ndarray, fit: np.ndarray) -> Imputed:
         return _untouched(images, self._config, self._vae.likelihood.unit, fit)
 
-    def _check(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> None:
+    def check(self, images: np.ndarray, observed: np.ndarray, ids: Sequence[bytes]) -> None:
+        """Checks that arrays are what `stream` takes.
+
+        Raises:
+            ValueError: shapes or types that do not fit each other or the model.
+        """
         shape, dtype = (len(ids), *self._vae.data_shape), self._vae.likelihood.dtype
         for name, array, expected in (("images", images, dtype), ("observed", observed, np.bool_)):
             if array.shape != shape or array.dtype != expected:
@@ -233,18 +244,24 @@ class Imputer:
             part = slice(first, first + size)
             x[part] = self._preprocessor.to_model(keys[part], images[part])
         x[~known] = 0
-        return Records(keys, x, known)
+        return Records(self._of_chains(keys), x, known)
 
-    def _truth(self, keys: np.ndarray, truths: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    def _of_chains(self, keys: np.ndarray) -> np.ndarray:
+        """The keys of records' chains. What is binarised by chance is the same for all members."""
+        return keys if self._member is None else derived_keys(keys, b"member %d" % self._member)
+
+    def _truth(
+        self, ids: Sequence[bytes], truths: Sequence[np.ndarray | None]
+    ) -> np.ndarray | None:
         """Complete records on the model's scale [n, D], NaN for those without; None if no record
         has one.
         """
         known = {i: truth for i, truth in enumerate(truths) if truth is not None}
         if not known:
             return None
-        places = list(known)
-        values = np.full((len(keys), self._vae.num_values), np.nan, np.float32)
-        values[places] = self._preprocessor.to_model(keys[places], np.stack(list(known.values())))
+        places, keys = list(known), self._preprocessor.keys([ids[i] for i in known])
+        values = np.full((len(ids), self._vae.num_values), np.nan, np.float32)
+        values[places] = self._preprocessor.to_model(keys, np.stack(list(known.values())))
         return values
 
     def _bands_of(self, observed: np.ndarray) -> np.ndarray:
@@ -377,14 +394,14 @@ def _untouched(images: np.ndarray, config: SamplerConfig, unit: float, fit: np.n
 
 
 @dataclasses.dataclass(frozen=True)
-class _Weights:
+class Weights:
     """A model as a key: equal to another where files, weights and functions are the same."""
 
     model: LoadedModel = dataclasses.field(compare=False)
     identity: tuple[Any, ...]
 
     @classmethod
-    def of(cls, model: LoadedModel) -> "_Weights":
+    def of(cls, model: LoadedModel) -> "Weights":
         """Those that the model has now, which may no longer be those of its files."""
         digest = hashlib.blake2b()
         for network in keras_networks(model.vae):
@@ -414,12 +431,12 @@ def imputer_for(
         seed: of the run.
         keep_chains: see `Imputer`.
     """
-    return _kept(_Weights.of(model), config, binarize, seed, keep_chains)
+    return _kept(Weights.of(model), config, binarize, seed, keep_chains)
 
 
 @functools.lru_cache(maxsize=4)
 def _kept(
-    weights: _Weights, config: SamplerConfig, binarize: str, seed: int, keep_chains: bool
+    weights: Weights, config: SamplerConfig, binarize: str, seed: int, keep_chains: bool
 ) -> Imputer:
     model = weights.model
     preprocessor = Preprocessor(model.vae.likelihood, binarize, seed)

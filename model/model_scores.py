@@ -1,14 +1,17 @@
 """What a model says of complete records that it was not trained on: `vaefill evaluate --model`."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 import tensorflow as tf
 
 from vaefill.model import datasets, heldout
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import DataConfig, RecordConfig, Settings, TrainConfig
+from vaefill.model.ensembles import LoadedEnsemble
 from vaefill.model.errors import ModelError
 from vaefill.model.gaps import Split
 from vaefill.model.latents import AggregatedPosterior, aggregated_posterior
@@ -85,6 +88,54 @@ def model_scores(held: HeldOut, ks: Sequence[int], show_progress: bool = True) -
         heldout.mean_log_probs(vae, held.records, held.settings, ks, show_progress),
         aggregated_posterior(vae, _batches(held)),
     )
+
+
+class EnsembleScores(NamedTuple):
+    """Of N records, in nats a record, as those of a model: k -> mean and standard error."""
+
+    num_records: int
+    members: tuple[dict[int, tuple[float, float]], ...]
+    mixture: dict[int, tuple[float, float]]  # of the density that is the mean of the members'
+
+
+def ensemble_scores(
+    ensemble: LoadedEnsemble, data: str, split: str, ks: Sequence[int], show_progress: bool = True
+) -> EnsembleScores:
+    """Scores the members of an ensemble, and their mixture, on the same complete records.
+
+    Args:
+        ensemble: the models.
+        data, split: see `held_out`.
+        ks: importance samples a record and member. At k = 1 the mixture is a bound on its log p(x),
+            of as many draws as there are members.
+        show_progress: whether to show bars.
+
+    Raises: as `held_out`.
+    """
+    first = held_out(ensemble.members[0], data, split)
+    # One seed for all: they are scored on the same binary values
+    settings = dataclasses.replace(
+        first.settings, seed=ensemble.description.training.get("seed", 0)
+    )
+    of_members = []
+    for member in ensemble.members:
+        found = heldout.log_probs(member.vae, first.records, settings, ks, show_progress)
+        volume = heldout.mean_log_volume(member.likelihood)  # of complete records, all the same
+        of_members.append({k: values - volume for k, values in found.items()})
+    num = np.log(len(of_members))
+    mixture = {
+        k: scipy.special.logsumexp([each[k] for each in of_members], axis=0) - num
+        for k in of_members[0]
+    }
+    return EnsembleScores(len(first.records), tuple(map(_means, of_members)), _means(mixture))
+
+
+def _means(log_probs: dict[int, np.ndarray]) -> dict[int, tuple[float, float]]:
+    """k -> [N] as k -> mean and standard error."""
+    return {
+        k: (float(values.mean()), float(values.std() / np.sqrt(len(values))))
+        for k, values in log_probs.items()
+    }
 
 
 def _batches(held: HeldOut) -> Iterator[tf.Tensor]:

@@ -5,12 +5,13 @@ killed and started again at any moment.
 import dataclasses
 import logging
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from vaefill.model import checkpoints, files, heldout
+from vaefill.model import checkpoints, ensembles, files, heldout
 from vaefill.model import vae as vae_lib
 from vaefill.model.config import (
     DataConfig,
@@ -40,8 +41,16 @@ _DEFAULTS = {
         ("train", TrainConfig),
     )
 }
-_CALIBRATION = 3  # what a stateless seed is for; see `heldout` and `trainer`
+_CALIBRATION, _RESAMPLE = 3, 4  # what a stateless seed is for; see `heldout` and `trainer`
 _ENCODER_SHARE = 0.2  # of the epochs: as many again for the encoder of complete records
+
+
+class Splits(NamedTuple):
+    """The records of a training."""
+
+    train: Split
+    validation: Split
+    test: Split
 
 
 def train_and_evaluate(
@@ -50,7 +59,8 @@ def train_and_evaluate(
     show_progress: bool = True,
     source: Source | None = None,
 ) -> dict[str, Any]:
-    """Trains a VAE and leaves it, with its scores, in a model directory.
+    """Trains a VAE, or with `train.num_members` an ensemble of several, and leaves it, with its
+    scores, in a model directory.
 
     Any record of any split may lack values. Then the bound is that of the observed values, with an
     encoder of its own for such records (MIWAE, Mattei & Frellsen 2019), and afterwards the model's
@@ -59,6 +69,7 @@ def train_and_evaluate(
 
     Checkpoints and TensorBoard logs go to `DIRECTORY/training`; a training that was stopped goes on
     from there. A directory that holds the finished model of the same settings is left as it is.
+    Each member of an ensemble lies in a directory of its own, with its checkpoints.
 
     Args:
         settings: of the training.
@@ -67,7 +78,7 @@ def train_and_evaluate(
         source: of the splits' records; by default the data set of tfds that `data.name` is.
 
     Returns:
-        The training summary that `vae.json` holds.
+        The training summary that `vae.json` holds, or `ensemble.json`.
 
     Raises:
         TrainingError: the directory holds a training of other settings, or the loss is not finite.
@@ -77,15 +88,69 @@ def train_and_evaluate(
     check_likelihood(settings.model.likelihood, settings.record)
     source = source or DatasetSource(settings.data.name, settings.record)
     _claim(directory, settings, source.content_hash)
-    if checkpoints.is_complete(directory):
-        return checkpoints.describe(directory).training
+    if ensembles.is_complete(directory):
+        return ensembles.describe(directory).training
+    splits = _load(source, settings)
+    _check(splits.train, settings)
+    if settings.train.num_members > 1:
+        return _train_members(settings, directory, splits, show_progress)
+    return _train(settings, directory, splits, show_progress)
+
+
+def _load(source: Source, settings: Settings) -> Splits:
+    """All records, less those to exclude."""
     data = settings.data
     train, validation, test = map(source.load, (data.train, data.validation, data.test))
     if data.exclude is not None:
         train, validation = (
             excluding(split, data.exclude, settings.record) for split in (train, validation)
         )
-    _check(train, settings)
+    return Splits(train, validation, test)
+
+
+def _train_members(
+    settings: Settings, directory: str, splits: Splits, show_progress: bool
+) -> dict[str, Any]:
+    """Trains the members of an ensemble that are not finished, one after another.
+
+    Returns:
+        What the members' summaries agree in, and of their other numbers the means.
+    """
+    num, summaries = settings.train.num_members, []
+    for number in range(num):
+        place = ensembles.member_directory(directory, number)
+        if not checkpoints.is_complete(place):
+            _LOGGER.info("member %d of %d", number + 1, num)
+            own = dataclasses.replace(settings, seed=ensembles.member_seed(settings.seed, number))
+            resampled = splits._replace(train=_resampled(splits.train, own.seed))
+            _train(own, place, resampled, show_progress)
+        summaries.append(checkpoints.describe(place).training)
+    summary = _in_the_mean(summaries) | {"seed": settings.seed}
+    ensembles.save(directory, num, settings.model, settings.record.shape, summary)
+    return summary
+
+
+def _resampled(split: Split, seed: int) -> Split:
+    """A bootstrap resample (Efron 1979): as many records, drawn with replacement."""
+    num = len(split)
+    places = tf.random.stateless_uniform([num], [seed, _RESAMPLE], 0, num, tf.int64)
+    return split[places.numpy()]
+
+
+def _in_the_mean(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What summaries agree in, and of what they do not the means, numbers or lists of them."""
+    values = {name: [each[name] for each in summaries] for name in summaries[0]}
+    return {
+        name: each[0] if each.count(each[0]) == len(each) else np.mean(each, axis=0).tolist()
+        for name, each in values.items()
+    }
+
+
+def _train(
+    settings: Settings, directory: str, splits: Splits, show_progress: bool
+) -> dict[str, Any]:
+    """Trains a model and leaves it in its directory; returns its summary."""
+    train, validation, test = splits
     vae = untrained(settings, train)
     selection, calibration = _split_validation(validation, settings)
     workdir = os.path.join(directory, "training")
@@ -210,7 +275,7 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
         "data": settings.data.model_dump(mode="json"),
         "record": settings.record.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
         "model": settings.model.model_dump(mode="json"),
-        "train": settings.train.model_dump(mode="json"),
+        "train": settings.train.model_dump(mode="json", exclude=_unsaid(settings)),
         "seed": settings.seed,
     }
     if settings.record.dtype == "float32":
@@ -219,8 +284,7 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
         ours["standardized"] = True
     if content_hash is not None:
         ours["content_hash"] = content_hash
-    started = files.exists(os.path.join(directory, "training", "checkpoints", "checkpoint"))
-    if started or checkpoints.is_complete(directory):
+    if ensembles.is_complete(directory) or _has_begun(directory):
         different = _different_sections(path, ours)
         if different:
             raise TrainingError(
@@ -230,6 +294,19 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
         return
     files.make_directory(os.path.dirname(path))
     files.write_json(path, ours)
+
+
+def _unsaid(settings: Settings) -> set[str]:
+    """What the training of a single model need not say: it was always so."""
+    return {"num_members"} if settings.train.num_members == 1 else set()
+
+
+def _has_begun(directory: str) -> bool:
+    """Whether there are checkpoints, of a model or of the first member of an ensemble."""
+    return any(
+        files.exists(os.path.join(place, "training", "checkpoints", "checkpoint"))
+        for place in (directory, ensembles.member_directory(directory, 0))
+    )
 
 
 def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:

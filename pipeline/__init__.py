@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vaefill.api import Result, impute, load_model, mask, read_result, train, verify
     from vaefill.model.checkpoints import LoadedModel
     from vaefill.model.config import SamplerConfig
+    from vaefill.model.ensembles import LoadedEnsemble
     from vaefill.model.errors import ExpectedError
     from vaefill.model.imputer import Imputed
     from vaefill.model.samplers import sampler_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ExpectedError": "vaefill.model.errors",
     "Imputed": "vaefill.model.imputer",
+    "LoadedEnsemble": "vaefill.model.ensembles",
     "LoadedModel": "vaefill.model.checkpoints",
     "Pooled": "vaefill.pooling",
     "Result": "vaefill.api",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "ExpectedError",
     "Imputed",
+    "LoadedEnsemble",
     "LoadedModel",
     "Pooled",
     "Result",

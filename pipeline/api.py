@@ -16,10 +16,12 @@ import tqdm
 
 from vaefill import config as config_lib
 from vaefill import training_data
-from vaefill.model import checkpoints, missingness, parallel, pretrained
+from vaefill.model import ensembles, missingness, parallel, pretrained
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
-from vaefill.model.imputer import Imputed, imputer_for
+from vaefill.model.ensemble_imputer import imputer_for
+from vaefill.model.ensembles import LoadedEnsemble
+from vaefill.model.imputer import Imputed
 from vaefill.model.samplers import sampler_config
 from vaefill.results import integrity, reading, value_maps
 from vaefill.results.documents import Manifest, Summary
@@ -28,15 +30,16 @@ if TYPE_CHECKING:
     import pandas
 
 
-def load_model(directory: str | os.PathLike) -> LoadedModel:
-    """Reads a model directory, as `train` and `vaefill train` leave it. No file in it can run code.
+def load_model(directory: str | os.PathLike) -> LoadedModel | LoadedEnsemble:
+    """Reads a model directory, as `train` and `vaefill train` leave it, or the directory of an
+    ensemble. No file in it can run code.
 
     Args:
         directory: or `pretrained:NAME`, of a model that comes with the package.
 
     Returns:
         The model: `vae`, `description`, `fingerprint`, and the calibration records by which misfits
-        are told.
+        are told. Or the ensemble: `members`, models each, `description`, `fingerprint`.
 
     Raises:
         ModelError: no model is there, or not one that fits its own description.
@@ -46,7 +49,7 @@ def load_model(directory: str | os.PathLike) -> LoadedModel:
         >>> model.description.model.latent_size
         32
     """
-    return checkpoints.load(pretrained.resolve(os.fspath(directory)))
+    return ensembles.load(pretrained.resolve(os.fspath(directory)))
 
 
 def train(
@@ -57,9 +60,9 @@ def train(
     config: str | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> LoadedModel:
-    """Trains a VAE, on complete records or on such as lack values. Interrupted and called again, it
-    goes on where it was.
+) -> LoadedModel | LoadedEnsemble:
+    """Trains a VAE, or an ensemble of `train.num_members`, on complete records or on such as lack
+    values. Interrupted and called again, it goes on where it was.
 
     Args:
         directory: the model directory to write. One that holds the finished model of the same
@@ -76,7 +79,7 @@ def train(
         progress: whether to show a bar.
 
     Returns:
-        The trained model.
+        The trained model, or ensemble.
 
     Raises:
         ConfigError: an unknown key or a value out of range.
@@ -177,7 +180,7 @@ def mask(
 
 
 def impute(
-    model: LoadedModel | str | os.PathLike,
+    model: LoadedModel | LoadedEnsemble | str | os.PathLike,
     values: np.ndarray,
     observed: np.ndarray,
     ids: Sequence[str | bytes] | None = None,
@@ -197,7 +200,8 @@ def impute(
     sampler and seed compiles them, which takes some seconds; the last few are kept.
 
     Args:
-        model: a model, or its directory.
+        model: a model or an ensemble, or its directory. Imputation j is of member j modulo their
+            number.
         values: [N, H, W, C] in the model's data type; what stands where values are missing is
             ignored.
         observed: [N, H, W, C] bool, True = observed.
@@ -219,16 +223,16 @@ def impute(
     Raises:
         ModelError: the directory holds no model.
         ValueError: arrays whose shapes or types do not fit each other or the model; ids that are
-            not unique.
+            not unique; fewer imputations than an ensemble has members.
 
     Example:
         >>> result = vaefill.impute(model, images, observed)
         >>> result.imputations.shape, result.converged.mean()
     """
     parallel.share_cores()
-    loaded = model if isinstance(model, LoadedModel) else load_model(model)
+    loaded = model if isinstance(model, LoadedModel | LoadedEnsemble) else load_model(model)
     # Models that do not say so were trained on sampled values.
-    unsaid = "sample" if loaded.vae.likelihood.binary else "none"
+    unsaid = "sample" if loaded.likelihood.binary else "none"
     binarize = loaded.description.training.get("binarize", unsaid)
     names = _as_bytes(ids, len(values))
     if len(set(names)) < len(names):

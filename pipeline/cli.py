@@ -480,10 +480,23 @@ def _evaluate_model(
 ) -> None:
     with errors_in_one_line():
         start()
-        from vaefill.model import checkpoints, model_scores
+        from vaefill.model import ensembles, model_scores
+        from vaefill.model.ensembles import LoadedEnsemble
+        from vaefill.model.errors import ModelError
         from vaefill.report import evaluate, model_page
 
-        held = model_scores.held_out(checkpoints.load(directory), data, split)
+        model = ensembles.load(directory)
+        if isinstance(model, LoadedEnsemble):
+            if output is not None:
+                member = ensembles.member_directory(directory, 0)
+                raise ModelError(
+                    f"--output is of a single model, and {directory} is an ensemble: take a "
+                    f"member, such as {member}"
+                )
+            found = model_scores.ensemble_scores(model, data, split, ks)
+            click.echo(evaluate.of_ensemble(found))
+            return
+        held = model_scores.held_out(model, data, split)
         scores = model_scores.model_scores(held, ks)
         click.echo(evaluate.of_model(scores))
         if output is not None:

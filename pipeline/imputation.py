@@ -1,4 +1,6 @@
-"""The RunInference `ModelHandler` around `vaefill.model.imputer`."""
+"""The RunInference `ModelHandler` around `vaefill.model.imputer` and
+`vaefill.model.ensemble_imputer`.
+"""
 
 import functools
 import math
@@ -14,10 +16,11 @@ from apache_beam.ml.inference.base import ModelHandler
 from vaefill import counters, logs
 from vaefill.counters import count
 from vaefill.isolation import DeviceError, isolate_failures, one_line
-from vaefill.model import checkpoints
+from vaefill.model import ensembles
 from vaefill.model.config import SamplerConfig
+from vaefill.model.ensemble_imputer import EnsembleImputer, imputer_for
 from vaefill.model.errors import ModelError
-from vaefill.model.imputer import Imputed, Imputer, imputer_for
+from vaefill.model.imputer import Imputed, Imputer
 from vaefill.model.parallel import StuckError, share_cores, with_timeout
 from vaefill.model.preprocessing import Preprocessor
 from vaefill.progress import Progress
@@ -34,13 +37,14 @@ _DEVICE_BATCHES = 64  # of records at once: the last ones of a batch leave slots
 _BATCH_BYTES = 256 << 20  # but no more than so many, with their results
 
 Read = tuple[Frame, MaskedRecord]
+AnyImputer = Imputer | EnsembleImputer
 
 
-class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
+class ImputationHandler(ModelHandler[Read, Item | DeadLetter, AnyImputer]):
     """Imputes batches of masked records, and leaves the results where the next attempt finds them.
 
     Args:
-        model: the model directory, readable by every worker.
+        model: the directory of the model or the ensemble, readable by every worker.
         fingerprint: of that model; a worker that finds another refuses to work.
         sampler: the sampler's configuration.
         preprocessor: of the model's likelihood, with the run's seed.
@@ -71,7 +75,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         self._call_seconds = call_seconds
         self._progress = progress or Progress()
 
-    def load_model(self) -> Imputer:
+    def load_model(self) -> AnyImputer:
         """Loads the model, once a process.
 
         Raises:
@@ -79,14 +83,17 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
         """
         logs.start_worker()
         share_cores()
-        loaded = checkpoints.load(self._model)
+        loaded = ensembles.load(self._model)
         if loaded.fingerprint != self._fingerprint:
             raise ModelError(f"{self._model} has changed since the job was started")
         see = self._preprocessor
         return imputer_for(loaded, self._sampler, see.binarize, see.seed)
 
     def run_inference(
-        self, batch: Sequence[Read], model: Imputer, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[Read],
+        model: AnyImputer,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Item | DeadLetter]:
         """Imputes a batch, save what an earlier attempt has imputed.
 
@@ -120,7 +127,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
             found.append(DeadLetter(frame, Reason.NOT_IMPUTED, one_line(error), record.id, 0))
         return found
 
-    def _impute(self, model: Imputer, reads: Sequence[Read]) -> Iterator[tuple[int, Place]]:
+    def _impute(self, model: AnyImputer, reads: Sequence[Read]) -> Iterator[tuple[int, Place]]:
         """Imputes records; yields where each one among them has its result, as they are done."""
         records = [record for _, record in reads]
         for places, results in self._calls(records, model):
@@ -133,7 +140,7 @@ class ImputationHandler(ModelHandler[Read, Item | DeadLetter, Imputer]):
     def _calls(
         self,
         records: Sequence[MaskedRecord],
-        model: Imputer,
+        model: AnyImputer,
     ) -> Iterator[tuple[np.ndarray, Imputed]]:
         """What the device hands over, with its own kinds of trouble told from the records'."""
         try:

@@ -18,8 +18,10 @@ from vaefill.config import Config
 from vaefill.errors import BadInputError, ConfigError, JobError
 from vaefill.graph import Reading
 from vaefill.imputation import ImputationHandler
-from vaefill.model import checkpoints, parallel
+from vaefill.model import ensembles, parallel
 from vaefill.model.config import check_likelihood
+from vaefill.model.ensemble_imputer import draws_of_members
+from vaefill.model.ensembles import AnyModel, LoadedEnsemble
 from vaefill.model.errors import ModelError
 from vaefill.model.files import FileInfo, describe
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
@@ -169,17 +171,18 @@ class _Clock:
         return Times(started=self._started.isoformat(), seconds=seconds)
 
 
-def _load_model(directory: str, config: Config) -> tuple[checkpoints.LoadedModel, Config]:
-    """Loads a model that is for the data of a configuration.
+def _load_model(directory: str, config: Config) -> tuple[AnyModel, Config]:
+    """Loads a model, or an ensemble, that is for the data of a configuration.
 
     Returns:
         The model, and the configuration with the rate at which it can tell misfits, if at all.
 
     Raises:
-        ConfigError: it is not, or the rate that was chosen is out of reach.
+        ConfigError: it is not, the rate that was chosen is out of reach, or there are fewer
+            imputations than members.
         ModelError: it is not usable.
     """
-    loaded = checkpoints.load(directory)
+    loaded = ensembles.load(directory)
     description, shape = loaded.description, tuple(config.record.shape)
     if description.data_shape != shape:
         raise ModelError(
@@ -188,8 +191,10 @@ def _load_model(directory: str, config: Config) -> tuple[checkpoints.LoadedModel
         )
     try:
         check_likelihood(description.model.likelihood, config.record)
-        if loaded.calibration is not None:
-            sampler = with_rate_in_reach(config.sampler, len(loaded.calibration))
+        if isinstance(loaded, LoadedEnsemble):
+            draws_of_members(config.sampler.num_imputations, len(loaded.members))
+        if loaded.num_calibration:
+            sampler = with_rate_in_reach(config.sampler, loaded.num_calibration)
             config = config.model_copy(update={"sampler": sampler})
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from None
@@ -249,7 +254,7 @@ def _work(counted: Mapping[str, int], tallied: Mapping[str, int]) -> Work:
 
 
 def _handler(
-    config: Config, directory: str, model: checkpoints.LoadedModel, schema: Schema, computed: str
+    config: Config, directory: str, model: AnyModel, schema: Schema, computed: str
 ) -> ImputationHandler:
     """The handler of a run, which goes on from what earlier attempts computed."""
     num_reused = ResumeCache(computed).take_over()
@@ -261,7 +266,7 @@ def _handler(
         directory,
         model.fingerprint,
         config.sampler,
-        preprocessor_of(config, model.vae.likelihood),
+        preprocessor_of(config, model.likelihood),
         schema,
         computed,
         config.limits.device_call_seconds,
@@ -281,7 +286,7 @@ def impute(
 
     Args:
         config: the configuration; its `data` section must fit the model.
-        model: the model directory.
+        model: the directory of a model or an ensemble.
         patterns: globs of the input.
         output: the result directory, published whole or not at all.
         beam_options: for Beam's PipelineOptions.
@@ -330,7 +335,7 @@ def impute(
         if not counts.written:
             staging.discard(staged)
             return Outcome(counts=counts, work=work, warnings=warnings)
-        binary = loaded.vae.likelihood.binary
+        binary = loaded.likelihood.binary
         summary = summarizer.combine(layout, schema, config.sampler, binary, counts, warnings)
         work = work.model_copy(update={"complete": summarizer.num_complete(layout)})
         manifest = Manifest(
@@ -356,9 +361,9 @@ def _logged(warnings: tuple[RunWarning, ...]) -> tuple[RunWarning, ...]:
 
 
 def _summarizer(
-    config: Config, model: checkpoints.LoadedModel, schema: Schema, layout: Layout
+    config: Config, model: AnyModel, schema: Schema, layout: Layout
 ) -> summarizer.Summarizer:
-    preprocessor = preprocessor_of(config, model.vae.likelihood)
+    preprocessor = preprocessor_of(config, model.likelihood)
     return summarizer.Summarizer(layout, schema, config.sampler.num_chains, preprocessor)
 
 

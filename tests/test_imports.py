@@ -14,7 +14,7 @@ LAYERS = [
     ("model",),
     ("model.samplers",),
     ("model.engine",),
-    ("model.misfit", "model.imputer"),
+    ("model.misfit", "model.imputer", "model.ensemble_imputer"),
     (
         "results.documents",
         "errors",

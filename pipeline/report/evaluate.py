@@ -5,7 +5,7 @@ a model finds records.
 from collections.abc import Iterator, Mapping
 
 from vaefill.model.fields import FIELDS
-from vaefill.model.model_scores import ModelScores
+from vaefill.model.model_scores import EnsembleScores, ModelScores
 from vaefill.report.text import markdown_table, number, percent, score
 from vaefill.results.documents import Group, Reliability, Summary
 
@@ -86,6 +86,17 @@ def of_model(scores: ModelScores) -> str:
     active = f"{scores.num_active} of {len(scores.latents.mean)} latents are active"
     title = f"{scores.num_records:,} records"
     return "\n".join([*markdown_table([title, "nats a record"], rows), "", active])
+
+
+def of_ensemble(scores: EnsembleScores) -> str:
+    """The scores of the members of an ensemble, and of their mixture."""
+    named = {f"member {number}": found for number, found in enumerate(scores.members)}
+    columns = [f"{name_of_log_prob(k)}, nats" for k in scores.mixture]
+    rows = [
+        [name, *(f"{mean:.2f} ± {error:.2f}" for mean, error in found.values())]
+        for name, found in (named | {"mixture": scores.mixture}).items()
+    ]
+    return "\n".join(markdown_table([f"{scores.num_records:,} records", *columns], rows))
 
 
 def name_of_log_prob(k: int) -> str:

@@ -168,7 +168,9 @@ class Manifest(Document):
     counts: Counts
     work: Work | None = Field(None, description="of `vaefill impute`")
     warnings: Warnings = ()
-    model: Json | None = Field(None, description="of `vaefill impute`: the model's vae.json")
+    model: Json | None = Field(
+        None, description="of `vaefill impute`: the model's vae.json, or ensemble.json"
+    )
     times: Times
     files: dict[str, str] = Field({}, description="SHA-256 of every other file, by its path")
     manifest_sha256: str = Field("", description="SHA-256 of the rest of the manifest")
