@@ -170,7 +170,7 @@ def describe(directory: str) -> Description:
     if files.is_file(os.path.join(directory, ENSEMBLE_DESCRIPTION)):
         member = os.path.join(directory, "member-00")
         raise ModelError(
-            f"{directory} is an ensemble, and a single model is needed: take a member, as {member}"
+            f"{directory} is an ensemble, and this takes a single model: a member, such as {member}"
         )
     if not is_complete(directory):
         raise ModelError(

@@ -147,8 +147,11 @@ def load(directory: str) -> AnyModel:
     Raises:
         ModelError: neither is there; or a member is missing, damaged, or of another kind.
     """
-    if not is_ensemble(directory):
-        return checkpoints.load(directory)
+    return load_ensemble(directory) if is_ensemble(directory) else checkpoints.load(directory)
+
+
+def load_ensemble(directory: str) -> LoadedEnsemble:
+    """Loads the directory of an ensemble; see `load`."""
     description = _describe(directory)
     paths = [member_directory(directory, number) for number in range(description.num_members)]
     members = tuple(map(checkpoints.load, paths))

@@ -480,23 +480,15 @@ def _evaluate_model(
 ) -> None:
     with errors_in_one_line():
         start()
-        from vaefill.model import ensembles, model_scores
-        from vaefill.model.ensembles import LoadedEnsemble
-        from vaefill.model.errors import ModelError
+        from vaefill.model import checkpoints, ensembles, model_scores
         from vaefill.report import evaluate, model_page
 
-        model = ensembles.load(directory)
-        if isinstance(model, LoadedEnsemble):
-            if output is not None:
-                member = ensembles.member_directory(directory, 0)
-                raise ModelError(
-                    f"--output is of a single model, and {directory} is an ensemble: take a "
-                    f"member, such as {member}"
-                )
-            found = model_scores.ensemble_scores(model, data, split, ks)
+        if output is None and ensembles.is_ensemble(directory):
+            ensemble = ensembles.load_ensemble(directory)
+            found = model_scores.ensemble_scores(ensemble, data, split, ks)
             click.echo(evaluate.of_ensemble(found))
             return
-        held = model_scores.held_out(model, data, split)
+        held = model_scores.held_out(checkpoints.load(directory), data, split)
         scores = model_scores.model_scores(held, ks)
         click.echo(evaluate.of_model(scores))
         if output is not None:

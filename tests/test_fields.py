@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vaefill.model.fields import FIELDS, Field
+from vaefill.model.fields import FIELDS, Field, OverMembers
 from vaefill.model.imputer import Imputed
 from vaefill.records.features import imputed_features
 from vaefill.records.record import DIAGNOSTICS, Schema
@@ -50,3 +50,10 @@ def row_of(field: Field) -> str:
     """The row of the table of a result's features."""
     meaning = field.meaning.replace("|", "\\|")
     return f"| `{field.name}` | {np.dtype(field.dtype).name} | {meaning} |"
+
+
+def test_the_documentation_says_what_diagnostics_of_an_ensemble_are():
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    for rule in OverMembers:
+        names = ", ".join(f"`{field.name}`" for field in FIELDS if field.over_members is rule)
+        assert names and f"\n| {names} | {rule.value} |\n" in page
