@@ -251,8 +251,28 @@ def load_images(
     return loaded.values
 
 
+def load_labels(name: str, split: str) -> np.ndarray | None:
+    """The feature `label` of all records of a split, in the data set's order: [N] int64; None where
+    there is none, or it is not a single integer.
+
+    Args:
+        name: see `builder`.
+        split: a tfds split.
+
+    Raises:
+        DatasetError: no such split.
+    """
+    features = builder(name).info.features
+    label = features["label"] if "label" in features else None
+    if not isinstance(label, tfds.features.Tensor) or label.shape != ():
+        return None
+    if not np.issubdtype(label.np_dtype, np.integer):
+        return None
+    return _load(name, split, "label", (), np.dtype(np.int64))[:, 0]
+
+
 def _load(
-    name: str, split: str, feature: str, shape: tuple[int, int, int], dtype: np.dtype
+    name: str, split: str, feature: str, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """A feature of all records: [N, H W C]."""
     info = split_info(name, split)
@@ -275,7 +295,7 @@ def _load(
     return np.concatenate([batch.numpy() for batch in batches]).astype(dtype, copy=False)
 
 
-def check_memory(what: str, num: int, shape: tuple[int, int, int], dtype: np.dtype) -> None:
+def check_memory(what: str, num: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Checks that so many records fit in memory.
 
     Raises:
