@@ -431,12 +431,12 @@ def compare_peers(
     """
     with errors_in_one_line():
         start()
-        from vaefill.experiments import comparison, peers
+        from vaefill.experiments import comparison, fillings, peers
         from vaefill.model import checkpoints, parallel
 
         _check_names("method", methods, peers.METHODS)
         _check_names("mask", masks, comparison.MASKS)
-        peers.check_installed(methods or tuple(peers.METHODS))
+        fillings.check_installed(methods or tuple(peers.METHODS))
         parallel.share_cores()
         runner = peers.Peers(checkpoints.load(directory), peers.Settings(**settings), output)
         runner.run(methods or tuple(peers.METHODS), masks or peers.MASKS)

@@ -1,6 +1,4 @@
-"""What people use beside the samplers: each method fills in what is missing, cells are kept, and
-the tables say what is in them.
-"""
+"""What people use beside the samplers: cells are kept, and the tables say what is in them."""
 
 import json
 import pathlib
@@ -13,12 +11,8 @@ from pytest import approx
 
 from vaefill import cli
 from vaefill.errors import ConfigError
-from vaefill.experiments import classifier, comparison, peers
+from vaefill.experiments import classifier, comparison, fillings, peers
 from vaefill.model import checkpoints, datasets
-from vaefill.model import vae as vae_lib
-from vaefill.model.config import ModelConfig
-from vaefill.model.preprocessing import Preprocessor
-from vaefill.model.standardization import estimate
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +26,6 @@ SETTINGS = peers.Settings(
     max_sweeps=150,
 )
 MASK = "mcar_50"
-FILLINGS = ("zeros", "mean", "knn", "iterative")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +40,7 @@ def directory(model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier, "NUM_EPOCHS", 2)
         patch.setattr(classifier, "NUM_NETWORKS", 2)
-        patch.setattr(peers, "_ITERATIVE", {"n_nearest_features": 5, "max_iter": 1})
+        patch.setattr(fillings, "ITERATIVE", {"n_nearest_features": 5, "max_iter": 1})
         peers.Peers(model, SETTINGS, directory).run(tuple(peers.METHODS), [MASK])
     return directory
 
@@ -55,54 +48,6 @@ def directory(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cells(directory):
     return {cell["row"].removeprefix("peers-"): cell for cell in comparison.load_cells(directory)}
-
-
-def patterns(model) -> tuple[comparison.Task, np.ndarray, np.ndarray]:
-    """Records that are one of two digits, half observed, and complete ones to learn from."""
-    digits = comparison.task(model, "digits", "test", 2)
-    which = np.random.default_rng(0).integers(0, 2, 40)
-    records = comparison.Task(
-        digits.images[which],
-        [b"%d" % index for index in range(40)],
-        digits.truth[which],
-        digits.preprocessor,
-    )
-    return records, records.observed(MASK), digits.truth[np.arange(60) % 2]
-
-
-@pytest.mark.parametrize("method", FILLINGS[:-1])
-def test_a_filling_leaves_what_is_observed_and_is_right_where_it_can_be(model, method):
-    records, observed, complete = patterns(model)
-    filled = peers.fill(method, records, observed, complete)
-    known = observed.reshape(40, -1)
-    np.testing.assert_array_equal(filled.values[:, 0][known], records.truth[known])
-    missing = filled.values[:, 0][~known]
-    if method == "zeros":
-        assert not missing.any()
-    elif method == "mean":
-        assert set(np.unique(missing)) <= {0, 0.5, 1} and 0.5 in missing
-    else:
-        np.testing.assert_allclose(missing, records.truth[~known], atol=0.2)
-    assert filled.seconds > 0 and np.array_equal(filled.mean, filled.values[:, 0])
-
-
-@pytest.mark.parametrize("method", FILLINGS)
-def test_real_values_are_filled_in_in_their_own_units(method):
-    generator = np.random.default_rng(0)
-    common = generator.normal(size=(80, 1))
-    kelvin = (290 + 5 * common + generator.normal(0, 0.1, (80, 6))).astype(np.float32)
-    config = ModelConfig(latent_size=1, hidden=(2,), likelihood="gaussian")
-    likelihood = vae_lib.build(config, (2, 3, 1), 0, estimate(kelvin)).likelihood
-    see = Preprocessor(likelihood)
-    ids = [b"%d" % index for index in range(20)]
-    records = comparison.Task(kelvin[:20].reshape(-1, 2, 3, 1), ids, kelvin[:20], see)
-    complete = likelihood.from_data(kelvin[20:], None)
-    filled = peers.fill(method, records, records.observed(MASK), complete)
-    scores = peers.scores(filled, records, records.observed(MASK))
-    assert set(scores) == {"num_unscored", "brier"}
-    # 5 K about the mean, and a tenth of one about what the others say; of few records
-    limit = {"zeros": 10, "mean": 10}.get(method, 2)
-    assert np.sqrt(scores["brier"]) < limit and abs(filled.mean.mean() - 290) < 5
 
 
 def test_a_filling_is_clipped_as_suits_it_best(model):
@@ -128,7 +73,7 @@ def test_every_method_has_a_cell_with_scores_seconds_and_accuracy(cells):
         assert cell["num_records"] == 6 and cell["num_learned"] == 12 and cell["mask"] == MASK
         assert 0 < cell["nll"] < 1.5 and 0 < cell["brier"] < 0.5 and 0 <= cell["f1"] < 1
         assert cell["seconds"] > 0 and len(cell["num_correct"]) == 40
-        assert ("clip" in cell) == (method in FILLINGS)
+        assert ("clip" in cell) == (method in fillings.FILLINGS)
         assert cell["accuracy"] == approx(np.mean(cell["num_correct"]) / 2)
     assert cells["zeros"]["f1"] == 0
     assert min(cells[method]["brier"] for method in ("knn", "iterative")) < cells["mean"]["brier"]
@@ -219,4 +164,4 @@ def test_without_scikit_learn_it_says_how_to_install_it(model_directory, tmp_pat
     result = run("--model", model_directory, "--output", str(tmp_path))
     assert result.exit_code == 2 and "pip install 'vaefill[peers]'" in result.output
     assert len(result.output.splitlines()) == 1
-    peers.check_installed(["mean", "latent_hmc"])
+    fillings.check_installed(["mean", "latent_hmc"])

@@ -4,6 +4,7 @@ them, seen on complete records.
 
 import keras
 import numpy as np
+import tqdm
 
 NUM_NETWORKS = 3  # that differ in their seeds alone
 NUM_EPOCHS = 16
@@ -35,7 +36,7 @@ def num_correct(
         num_steps = NUM_EPOCHS * -(-len(drawn) // _BATCH)
         network = _network(images.shape[1:], len(classes), num_steps, seed)
         generator = np.random.default_rng(seed)
-        for epoch in range(NUM_EPOCHS):
+        for epoch in tqdm.trange(NUM_EPOCHS, unit="epoch", leave=False):
             chosen = generator.permutation(len(drawn))
             draws = drawn[chosen, epoch % drawn.shape[1]]
             network.fit(draws, target[chosen], _BATCH, shuffle=False, verbose=0)

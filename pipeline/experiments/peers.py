@@ -14,16 +14,15 @@ import logging
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from vaefill.errors import ConfigError
 from vaefill.experiments import classifier, comparison
 from vaefill.experiments.comparison import Task
+from vaefill.experiments.fillings import FILLINGS, ITERATIVE, KNN, Filled, fill
 from vaefill.model import datasets, files
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.imputer import Imputer
@@ -40,102 +39,7 @@ METHODS = {  # title of each
     "pseudo_gibbs": "`pseudo_gibbs` (Rezende et al. 2014)",
     "latent_hmc": "`latent_hmc`",
 }
-_OF_SCIKIT = ("knn", "iterative")
-_KNN = {"n_neighbors": 10, "weights": "distance"}
-_ITERATIVE = {"n_nearest_features": 100, "max_iter": 3}  # of 784 features, or it takes hours
-_AT_ONCE = 500  # records between two steps of a progress bar
 _LOGGER = logging.getLogger("vaefill.compare")
-
-
-class Filled(NamedTuple):
-    """What a method makes of N records."""
-
-    values: np.ndarray  # [N, M, D] float32 on the model's scale: M draws, or one filling
-    mean: np.ndarray  # [N, D] as the output has it: bytes / 255, real values in their own units
-    is_probability: bool  # whether `mean` is a probability where values are binary
-    seconds: float  # what it took, fitting included, without compilation
-
-
-def _zeros(gaps: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    """On the model's scale, where 0 is the mean of real values."""
-    del complete
-    return np.zeros_like(gaps)
-
-
-def _mean(gaps: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(complete.mean(axis=0), gaps.shape)
-
-
-def _knn(gaps: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    from sklearn.impute import KNNImputer
-
-    fitted = KNNImputer(**_KNN).fit(complete)
-    parts = range(0, len(gaps), _AT_ONCE)
-    bar = tqdm.tqdm(parts, unit_scale=_AT_ONCE, unit="record", leave=False)
-    return np.concatenate([fitted.transform(gaps[first : first + _AT_ONCE]) for first in bar])
-
-
-def _iterative(gaps: np.ndarray, complete: np.ndarray) -> np.ndarray:
-    """Of one table, the complete rows first: fitted on these alone it would learn from no gap, and
-    stop after one round.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-    from sklearn.impute import IterativeImputer
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn
-
-    bounds = {"min_value": complete.min(), "max_value": complete.max()}
-    imputer = IterativeImputer(**_ITERATIVE, **bounds, random_state=0)
-    # Thousands of small fits, which threads slow down
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is meant
-        return imputer.fit_transform(np.concatenate([complete, gaps]))[len(complete) :]
-
-
-# Records [N, D] with NaN for what is missing, complete ones [F, D] -> [N, D]
-_FILL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "zeros": _zeros,
-    "mean": _mean,
-    "knn": _knn,
-    "iterative": _iterative,
-}
-
-
-def check_installed(methods: Sequence[str]) -> None:
-    """Checks that there is what the methods need.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
-    """
-    if set(methods).isdisjoint(_OF_SCIKIT):
-        return
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        others = ", ".join(name for name in METHODS if name not in _OF_SCIKIT)
-        raise ConfigError(
-            f"scikit-learn is not installed: pip install 'vaefill[peers]', or --method {others}"
-        ) from None
-
-
-def fill(method: str, records: Task, observed: np.ndarray, complete: np.ndarray) -> Filled:
-    """Fills in records by a method that needs no model.
-
-    Args:
-        method: one of `METHODS` that is no sampler.
-        records: N records.
-        observed: [N, H, W, C] bool.
-        complete: [F, D] float32, complete records to learn from, on the model's scale.
-    """
-    see, known = records.preprocessor, observed.reshape(len(observed), -1)
-    x = see.to_model(see.keys(records.ids), records.images)
-    began = time.perf_counter()
-    filling = _FILL[method](np.where(known, x, np.float32(np.nan)), complete)
-    seconds = time.perf_counter() - began
-    filled = np.where(known, x, filling).astype(np.float32)
-    units = see.likelihood.standardization
-    mean = filled if units is None else units.to_data(filled)
-    return Filled(filled[:, np.newaxis], mean, False, seconds)
 
 
 def draw(imputer: Imputer, records: Task, observed: np.ndarray) -> Filled:
@@ -193,13 +97,14 @@ def load(model: LoadedModel, settings: Settings) -> Data:
     """
     name = settings.data
     test = comparison.task(model, name, settings.split, None)
-    learned = comparison.task(model, name, settings.classifier_split, None)
     complete = comparison.task(model, name, settings.fit_split, settings.num_fitted)
     labels = datasets.load_labels(name, settings.classifier_split)
     test_labels = datasets.load_labels(name, settings.split)
     if labels is None or test_labels is None:
         _LOGGER.info("no accuracy: %s has no labels", name)
-        learned, labels, test_labels = learned.first(0), np.zeros(0, int), np.zeros(0, int)
+        learned, labels, test_labels = test.first(0), np.zeros(0, int), np.zeros(0, int)
+    else:
+        learned = comparison.task(model, name, settings.classifier_split, None)
     return Data(
         test.first(settings.num_records),
         _on_model_scale(complete).reshape(len(complete.ids), -1),
@@ -269,7 +174,7 @@ class Peers:
 
     def _compute(self, method: str, observed: np.ndarray) -> dict[str, Any]:
         _LOGGER.info("%s of %s records", METHODS[method], f"{len(observed):,}")
-        if method in _FILL:
+        if method in FILLINGS:
             filled = fill(method, self._records, observed, self._data.complete)
         else:
             filled = self._draw(method, observed)
@@ -379,7 +284,7 @@ def _notes(cells: Sequence[dict[str, Any]]) -> list[str]:
         f"- Samplers: a record stops when it has converged, or after {settings.max_sweeps:,} "
         "sweeps.",
         f"- All but samplers learn from the first {settings.num_fitted:,} records, or all, of "
-        f"{settings.fit_split}, complete. scikit-learn: {_named(_KNN)}; {_named(_ITERATIVE)}, of "
+        f"{settings.fit_split}, complete. scikit-learn: {_named(KNN)}; {_named(ITERATIVE)}, of "
         "one table of these and the records to impute; else its defaults.",
         "- c: the nll is that of values clipped to [c, 1 - c], with the c that suits best on the "
         "very values that are scored.",
