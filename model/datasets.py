@@ -134,6 +134,21 @@ def split_info(name: str, split: str) -> tfds.core.SplitInfo:
     return info
 
 
+def overlap(name: str, split: str, other: str) -> bool:
+    """Whether two splits of a data set have records in common.
+
+    Raises:
+        DatasetError: see `split_info`.
+    """
+    parts, others = (split_info(name, each).file_instructions for each in (split, other))
+    return any(
+        one.filename == two.filename
+        and max(one.skip, two.skip) < min(one.skip + one.take, two.skip + two.take)
+        for one in parts
+        for two in others
+    )
+
+
 def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -> None:
     """Checks that a data set has an `image` feature of the declared shape and type.
 

@@ -38,7 +38,7 @@ def directory(model, tmp_path_factory):
     """All methods, each on 6 digits, and 12 that a classifier of little patience learns from."""
     directory = str(tmp_path_factory.mktemp("peers"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "NUM_EPOCHS", 2)
+        patch.setattr(classifier, "NUM_EPOCHS", 1)
         patch.setattr(classifier, "NUM_NETWORKS", 2)
         patch.setattr(fillings, "ITERATIVE", {"n_nearest_features": 5, "max_iter": 1})
         peers.Peers(model, SETTINGS, directory).run(tuple(peers.METHODS), [MASK])
@@ -103,6 +103,14 @@ def test_results_of_other_settings_are_not_passed_off(directory, model):
         others.run(["knn"], [MASK])
 
 
+def test_a_model_that_has_seen_the_records_is_told(model, caplog):
+    """Of the digits the test model was trained on the first 1,000."""
+    peers.load(model, SETTINGS)
+    assert not caplog.records
+    peers.load(model, SETTINGS._replace(classifier_split="train[999:1001]", fit_split="validation"))
+    assert "the model was trained on records of train[999:1001]" in caplog.text
+
+
 def test_records_without_labels_have_no_accuracy(model, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_labels", lambda name, split: None)
     peers.Peers(model, SETTINGS, str(tmp_path)).run(["mean"], [MASK])
@@ -133,7 +141,8 @@ def run(*arguments: str) -> click.testing.Result:
     return click.testing.CliRunner().invoke(cli.main, ["compare-peers", *arguments])
 
 
-def test_the_command(model_directory, tmp_path):
+def test_the_command(model_directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "NUM_EPOCHS", 1)
     settings = SETTINGS._replace(classifier_split="validation[:2]")._asdict()
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     where = [f"--model={model_directory}", f"--output={tmp_path}"]
@@ -151,6 +160,7 @@ def test_the_command(model_directory, tmp_path):
         (["--mask", "magic"], "unknown mask 'magic'; known: mcar_50"),
         (["--data", "digits", "--split", "best"], "no split 'best'"),
         (["--data", "digits", "--classifier-split", "best"], "no split 'best'"),
+        (["--data", "digits", "--fit-split", "train[4999:]"], "have records in common"),
         (["--max-sweeps", "100"], "'--max-sweeps': 100 is not in the range"),
     ],
 )
@@ -164,4 +174,3 @@ def test_without_scikit_learn_it_says_how_to_install_it(model_directory, tmp_pat
     result = run("--model", model_directory, "--output", str(tmp_path))
     assert result.exit_code == 2 and "pip install 'vaefill[peers]'" in result.output
     assert len(result.output.splitlines()) == 1
-    fillings.check_installed(["mean", "latent_hmc"])

@@ -10,6 +10,7 @@ with the c of `CLIPS` that suits it best on the very values that are scored.
 """
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -93,9 +94,11 @@ def load(model: LoadedModel, settings: Settings) -> Data:
     """Loads what a comparison needs.
 
     Raises:
+        ConfigError: splits have records in common.
         DatasetError: a split is not there, lacks values, or is not what the model is for.
     """
     name = settings.data
+    _check_splits(model, settings)
     test = comparison.task(model, name, settings.split, None)
     complete = comparison.task(model, name, settings.fit_split, settings.num_fitted)
     labels = datasets.load_labels(name, settings.classifier_split)
@@ -113,6 +116,28 @@ def load(model: LoadedModel, settings: Settings) -> Data:
         _on_model_scale(test),
         test_labels,
     )
+
+
+def _check_splits(model: LoadedModel, settings: Settings) -> None:
+    """Checks that nothing is learned from what is to be imputed, and says so if the model has."""
+    splits = (settings.split, settings.classifier_split, settings.fit_split)
+    for one, two in itertools.combinations(splits, 2):
+        if datasets.overlap(settings.data, one, two):
+            raise ConfigError(
+                f"{one} and {two} of {settings.data} have records in common; give --split, "
+                "--classifier-split and --fit-split that have none"
+            )
+    trained = model.description.training
+    if trained.get("data") != settings.data or "split" not in trained:
+        return
+    for split in splits[:2]:
+        if datasets.overlap(settings.data, split, trained["split"]):
+            _LOGGER.warning(
+                "the model was trained on records of %s (%s), and will do better there than it "
+                "does on new ones",
+                split,
+                trained["split"],
+            )
 
 
 def _on_model_scale(records: Task) -> np.ndarray:
@@ -137,7 +162,7 @@ class Peers:
         """Loads the records.
 
         Raises:
-            DatasetError: see `load`.
+            ConfigError, DatasetError: see `load`.
         """
         self._model, self._settings, self._directory = model, settings, directory
         self._data = load(model, settings)
