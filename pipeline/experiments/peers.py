@@ -268,7 +268,7 @@ def _table(cells: Sequence[dict[str, Any]], complete: Sequence[dict[str, Any]]) 
         for cell in cells
     ]
     if complete:
-        titles += ["accuracy", "of complete ones"]
+        titles += ["accuracy", "points above complete"]
         rows = [[*row, *_accuracies(cell, complete[0])] for row, cell in zip(rows, cells)]
         dashes = ["-"] * (len(names) + 1)
         rows.insert(0, ["complete records", *dashes, f"{complete[0]['accuracy']:.2%}", "-"])
@@ -309,8 +309,8 @@ def _notes(cells: Sequence[dict[str, Any]]) -> list[str]:
         f"- Samplers: a record stops when it has converged, or after {settings.max_sweeps:,} "
         "sweeps.",
         f"- All but samplers learn from the first {settings.num_fitted:,} records, or all, of "
-        f"{settings.fit_split}, complete. scikit-learn: {_named(KNN)}; {_named(ITERATIVE)}, of "
-        "one table of these and the records to impute; else its defaults.",
+        f"{settings.fit_split}, complete; `KNNImputer` with {_named(KNN)}, `IterativeImputer` "
+        f"with {_named(ITERATIVE)}, from one table of these and the records to impute.",
         "- c: the nll is that of values clipped to [c, 1 - c], with the c that suits best on the "
         "very values that are scored.",
         "- s/record: seconds on this machine, fitting included; of samplers without compilation "
@@ -323,7 +323,8 @@ def _notes(cells: Sequence[dict[str, Any]]) -> list[str]:
             f"{learned[0]['num_learned']:,} of {settings.classifier_split}, imputed, all draws of "
             "each with equal weights and in as many steps; a mean over "
             f"{learned[0]['num_networks']} seeds. Beside it how many points it is above that of "
-            "complete ones, ± a standard error over the records of the test."
+            "the network that has learned from complete ones, ± a standard error over the records "
+            "that it is judged by."
         )
     return lines
 
