@@ -203,7 +203,7 @@ def test_a_samplers_settings_survive_dumping_and_pickling(name):
 
 @pytest.mark.parametrize("mechanism", missingness.MECHANISMS)
 def test_every_parameter_of_a_mechanism_is_a_setting_of_its_own_alone(mechanism):
-    values = {"rate": 0.5, "slope": 4.0, "side": "left"}
+    values = {"rate": 0.5, "slope": 4.0, "side": "left", "dark": 0.2, "bright": 0.8}
     takes = missingness.parameters_of(mechanism)
     mask = {"mechanism": mechanism} | {name: values.get(name, 3) for name in takes}
     assert config.validate({"mask": mask}).mask.parameters.keys() == takes.keys()
