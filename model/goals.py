@@ -20,7 +20,7 @@ class Goal(Protocol):
     """
 
     vae: VAE
-    networks: tuple[keras.Model, ...]
+    networks: tuple[keras.layers.Layer, ...]
 
     def bound(
         self, x: tf.Tensor, observed: tf.Tensor | None, seed: tf.Tensor, training: bool = False
@@ -38,7 +38,7 @@ class Goal(Protocol):
 
 def _in_training(vae: VAE) -> VAE:
     """The VAE with its networks in training mode."""
-    encoder, decoder = keras_networks(vae)
+    encoder, decoder, *_ = keras_networks(vae)
     return dataclasses.replace(
         vae,
         encoder=functools.partial(encoder, training=True),
@@ -84,7 +84,7 @@ class CompleteEncoder:
     """
 
     def __init__(self, vae: VAE, of_gaps: VAE, num_draws: int = 10):
-        encoder, _ = keras_networks(vae)
+        encoder, *_ = keras_networks(vae)
         self.networks = (encoder,)
         self.vae, self._of_gaps, self._num_draws = vae, of_gaps, num_draws
         self._in_training = dataclasses.replace(
