@@ -23,6 +23,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from vaefill.model.likelihoods import Likelihood
+from vaefill.model.priors import Flow
 from vaefill.model.self_masking import SelfMaskingBernoulli
 from vaefill.model.vae import VAE
 
@@ -123,7 +124,10 @@ def compile_vae(vae: VAE, precision: str) -> CompiledVAE:
         decoder, bias = decoder.without_bias()
         if bias is not None:
             likelihood = ShiftedLikelihood(likelihood, bias)
-    return CompiledVAE(encoder, decoder, likelihood, vae.data_shape, vae.latent_size)
+    prior = vae.prior
+    if isinstance(prior, Flow):
+        prior = Flow(tuple(_freeze(each, "float32") for each in prior.conditioners))
+    return CompiledVAE(encoder, decoder, likelihood, vae.data_shape, vae.latent_size, prior)
 
 
 def _freeze(network: Network, precision: str) -> Network:

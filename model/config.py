@@ -41,6 +41,11 @@ class DataConfig(Section):
         "train[80%:90%]",
     )
     test: str = Field("test", description="tfds split scored at the end; of files train[90%:]")
+    exclude: str | None = Field(
+        None,
+        description="a data set, digits or tfds:NAME: what training and validation have of its "
+        "records, by their values, is left out",
+    )
 
     @property
     def has_one_split(self) -> bool:
@@ -107,13 +112,18 @@ class ModelConfig(Section):
         "the group vaefill.architectures",
     )
     likelihood: Literal["bernoulli", "discretized_logistic_mixture", "gaussian"] = "bernoulli"
+    prior: Literal["standard_normal", "flow"] = Field(
+        "standard_normal",
+        description="of the latents: standard normal, or learnt with the networks, affine "
+        "couplings: a better model for a tenth more time",
+    )
     latent_size: Annotated[int, Field(ge=1, le=4096)] = 32
     hidden: tuple[Width, ...] = Field(
         (512, 512),
         strict=False,
         min_length=1,
-        description="widths, encoder's order; of conv_resnet channels, each at half the height and "
-        "width, by default (32, 64)",
+        description="widths, encoder's order; of conv_resnet channels, at half the height and "
+        "width, a quarter, and so on; by default (32, 64)",
     )
     activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = Field(
         "silu", description="a smooth one lets Hamiltonian samplers take larger steps"
@@ -145,6 +155,12 @@ class ModelConfig(Section):
         if name not in known:
             raise ValueError(f"must be one of {', '.join(known)}")
         return name
+
+    @pydantic.model_validator(mode="after")
+    def _flow_has_halves(self) -> Self:
+        if self.prior == "flow" and self.latent_size < 2:
+            raise ValueError(f"prior flow needs latent_size 2 or more, got {self.latent_size}")
+        return self
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -197,6 +197,26 @@ def load_split(name: str, split: str, record: RecordConfig) -> Split:
     return with_gaps(images, observed)
 
 
+def excluding(split: Split, name: str, record: RecordConfig) -> Split:
+    """The records of a split whose values no record of a data set has.
+
+    Args:
+        split: of complete records, or of such as have zeros where values are missing.
+        name: of the data set; see `builder`. All of its splits count.
+        record: as for `load_split`.
+
+    Raises:
+        DatasetError: see `load_split`.
+    """
+    known = {
+        row.tobytes()
+        for part in sorted(builder(name).info.splits)
+        for row in load_split(name, part, record).values
+    }
+    new = [index for index, row in enumerate(split.values) if row.tobytes() not in known]
+    return split[np.array(new, np.int64)]
+
+
 class Source(Protocol):
     """Where the records of a training come from."""
 

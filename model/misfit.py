@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from vaefill.model.config import SamplerConfig
 from vaefill.model.likelihoods import Likelihood
-from vaefill.model.samplers.base import log_likelihood, standard_normal_log_prob
+from vaefill.model.samplers.base import log_likelihood
 from vaefill.model.vae import VAE
 
 # Of encoding what is filled in; more find out more where much is observed, less where little is
@@ -60,9 +60,8 @@ def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.
     for _ in range(_ROUNDS):
         posterior = vae.encode(_fill_in(vae.likelihood, outputs, x, observed))
         outputs = vae.decoder(posterior.loc)
-    log_joint = log_likelihood(vae.likelihood, outputs, x, observed) + standard_normal_log_prob(
-        posterior.loc
-    )
+    log_joint = log_likelihood(vae.likelihood, outputs, x, observed)
+    log_joint += vae.prior.log_prob(posterior.loc)
     return log_joint + tf.reduce_sum(tf.math.log(posterior.stddev()), axis=1)
 
 

@@ -57,21 +57,33 @@ def mlp(
         (encoder, decoder): [N, D] -> [N, 2 K], and [N, K] -> [N, num_outputs].
     """
     sizes = (math.prod(data_shape), *config.hidden, 2 * config.latent_size)
-    encoder = _dense_stack("encoder", sizes, config.activation, 1_000 * seed)
+    encoder = dense_stack("encoder", sizes, config.activation, 1_000 * seed)
     sizes = (config.latent_size, *config.hidden[::-1], num_outputs)
-    decoder = _dense_stack("decoder", sizes, config.activation, 1_000 * seed + 500)
+    decoder = dense_stack("decoder", sizes, config.activation, 1_000 * seed + 500)
     return encoder, decoder
 
 
-def _dense_stack(name: str, sizes: tuple[int, ...], activation: str, seed: int) -> keras.Sequential:
-    """Dense layers between values of these sizes, the last without an activation."""
+def dense_stack(
+    name: str, sizes: tuple[int, ...], activation: str, seed: int, ends_in_zeros: bool = False
+) -> keras.Sequential:
+    """Dense layers between values of these sizes, the last without an activation.
+
+    Args:
+        name: of the network.
+        sizes: of the inputs, of each layer's outputs.
+        activation: of all layers but the last.
+        seed: of the initial kernels, and so many of the integers from it on as there are layers.
+        ends_in_zeros: whether the outputs are zero to begin with.
+    """
     layers = [keras.Input((sizes[0],))]
     last = len(sizes) - 2
     for i, width in enumerate(sizes[1:]):
         layer = keras.layers.Dense(
             width,
             activation=None if i == last else activation,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=seed + i),
+            kernel_initializer="zeros"
+            if i == last and ends_in_zeros
+            else keras.initializers.GlorotUniform(seed=seed + i),
             name="outputs" if i == last else f"hidden_{i}",
         )
         layers.append(layer)
@@ -85,8 +97,10 @@ def conv_resnet(
     images of any size.
 
     The encoder has a level for each of `hidden`, so many channels at half the height and width of
-    the level before, rounded up, and two blocks a level; the decoder goes the same way back, by
-    nearest neighbours. A block begins as the identity: its last kernel is zero.
+    the level before, rounded up, the first at half of the image's, and a block a level; the decoder
+    goes the same way back. At the image's own size there is no convolution: what it would cost goes
+    further at a quarter of the places, each of which makes four (Shi et al. 2016, sub-pixel
+    convolution, arXiv:1609.05158). A block begins as the identity: its last kernel is zero.
 
     Args:
         config: `hidden`, channels by level, `activation`, and the latents' number K.
@@ -97,35 +111,27 @@ def conv_resnet(
     Returns:
         (encoder, decoder): [N, D] -> [N, 2 K], and [N, K] -> [N, num_outputs].
     """
-    layers = _Convolutions(config.activation, 1_000 * seed)
-    height, width, channels = data_shape
-    sides = [(height, width)]
-    for _ in config.hidden[1:]:
+    sides = [data_shape[:2]]
+    for _ in config.hidden:
         sides.append((-(-sides[-1][0] // 2), -(-sides[-1][1] // 2)))
 
+    layers = _Convolutions(config.activation, 1_000 * seed)
     inputs = keras.Input((math.prod(data_shape),))
-    x = layers.convolution(keras.layers.Reshape(data_shape)(inputs), config.hidden[0])
-    for level, num_channels in enumerate(config.hidden):
-        if level:
-            x = layers.convolution(layers.activated(x), num_channels, strides=2)
-        x = layers.blocks(x)
+    x = layers.convolution(keras.layers.Reshape(data_shape)(inputs), config.hidden[0], 4, strides=2)
+    x = layers.block(x)
+    for num_channels in config.hidden[1:]:
+        x = layers.block(layers.convolution(layers.activated(x), num_channels, strides=2))
     x = keras.layers.Flatten()(layers.activated(x))
     encoder = keras.Model(inputs, layers.dense(x, 2 * config.latent_size), name="encoder")
 
     layers = _Convolutions(config.activation, 1_000 * seed + 500)
     inputs = keras.Input((config.latent_size,))
     x = layers.dense(inputs, math.prod(sides[-1]) * config.hidden[-1])
-    x = keras.layers.Reshape((*sides[-1], config.hidden[-1]))(x)
-    for level in reversed(range(len(sides))):
-        x = layers.blocks(x)
-        if level:
-            x = keras.layers.UpSampling2D(2)(layers.activated(x))
-            rows, columns = (2 * s - t for s, t in zip(sides[level], sides[level - 1]))
-            x = keras.layers.Cropping2D(((0, rows), (0, columns)))(x)
-            x = layers.convolution(x, config.hidden[level - 1])
-    per_value = num_outputs // math.prod(data_shape)
-    x = layers.convolution(layers.activated(x), per_value * channels)
-    x = keras.layers.Reshape((height * width, per_value, channels))(x)
+    x = layers.block(keras.layers.Reshape((*sides[-1], config.hidden[-1]))(x))
+    for level in reversed(range(1, len(config.hidden))):
+        x = layers.block(layers.doubled(x, config.hidden[level - 1], sides[level]))
+    x = layers.doubled(x, num_outputs // math.prod(sides[0]), sides[0])
+    x = keras.layers.Reshape((math.prod(sides[0]), -1, data_shape[2]))(x)
     x = keras.layers.Flatten()(keras.layers.Permute((2, 1, 3))(x))  # parameter by parameter
     return encoder, keras.Model(inputs, x, name="decoder")
 
@@ -140,12 +146,16 @@ class _Convolutions:
         return keras.layers.Activation(self._activation)(x)
 
     def convolution(
-        self, x: keras.KerasTensor, channels: int, strides: int = 1, is_zero: bool = False
+        self,
+        x: keras.KerasTensor,
+        num_channels: int,
+        size: int = 3,
+        strides: int = 1,
+        is_zero: bool = False,
     ) -> keras.KerasTensor:
-        """A 3 x 3 convolution."""
         return keras.layers.Conv2D(
-            channels,
-            3,
+            num_channels,
+            size,
             strides,
             padding="same",
             kernel_initializer="zeros" if is_zero else self._initializer(),
@@ -157,14 +167,24 @@ class _Convolutions:
             width, kernel_initializer=self._initializer(), name=self._name("dense")
         )(x)
 
-    def blocks(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        """Two residual blocks of as many channels as there are."""
-        channels = x.shape[-1]
-        for _ in range(2):
-            inner = self.convolution(self.activated(x), channels)
-            inner = self.convolution(self.activated(inner), channels, is_zero=True)
-            x = keras.layers.Add()([x, inner])
-        return x
+    def block(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """A residual block of as many channels as there are."""
+        num_channels = x.shape[-1]
+        inner = self.convolution(self.activated(x), num_channels)
+        inner = self.convolution(self.activated(inner), num_channels, is_zero=True)
+        return keras.layers.Add()([x, inner])
+
+    def doubled(
+        self, x: keras.KerasTensor, num_channels: int, side: tuple[int, int]
+    ) -> keras.KerasTensor:
+        """So many channels at twice the height and width, cropped to `side`."""
+        height, width = x.shape[1:3]
+        x = self.convolution(self.activated(x), 4 * num_channels)
+        x = keras.layers.Reshape((height, width, 2, 2, num_channels))(x)
+        x = keras.layers.Permute((1, 3, 2, 4, 5))(x)
+        x = keras.layers.Reshape((2 * height, 2 * width, num_channels))(x)
+        excess = (2 * height - side[0], 2 * width - side[1])
+        return keras.layers.Cropping2D(((0, excess[0]), (0, excess[1])))(x)
 
     def _name(self, kind: str) -> str:
         self._num += 1

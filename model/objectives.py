@@ -11,14 +11,15 @@ import math
 
 import tensorflow as tf
 
+from vaefill.model.priors import STANDARD_NORMAL
 from vaefill.model.vae import VAE
 
 
 def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor, observed: tf.Tensor | None = None) -> tf.Tensor:
-    """The evidence lower bound with the closed-form KL of diagonal normals.
+    """The evidence lower bound, E_q[log p(x | z) + log p(z)] + H(q), by one reparameterised draw.
 
-    E_q[log p(x | z)] - KL(q(z | x) || p(z)), the expectation by one reparameterised draw
-    (Kingma & Welling 2014, eq. 10).
+    What is known in closed form is not drawn: the entropy H(q), and with a standard normal prior
+    KL(q(z | x) || p(z)) (Kingma & Welling 2014, eq. 10).
 
     Args:
         x: [N, D].
@@ -30,8 +31,13 @@ def elbo(vae: VAE, x: tf.Tensor, noise: tf.Tensor, observed: tf.Tensor | None = 
     """
     posterior = vae.encode(encoder_inputs(x, observed))
     loc, scale = posterior.loc, posterior.stddev()
-    kl = 0.5 * tf.reduce_sum(loc**2 + scale**2 - 1.0 - 2.0 * tf.math.log(scale), axis=-1)
-    return vae.log_likelihood(loc + scale * noise, x, observed) - kl
+    z = loc + scale * noise
+    if vae.prior is STANDARD_NORMAL:
+        kl = 0.5 * tf.reduce_sum(loc**2 + scale**2 - 1.0 - 2.0 * tf.math.log(scale), axis=-1)
+    else:
+        entropy = tf.reduce_sum(tf.math.log(scale) + 0.5, axis=-1)
+        kl = -entropy - vae.prior.log_prob(z)
+    return vae.log_likelihood(z, x, observed) - kl
 
 
 def encoder_inputs(x: tf.Tensor, observed: tf.Tensor | None) -> tf.Tensor:
@@ -65,14 +71,16 @@ def _weighted_draws(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The draws z_l [k, N, K], and the logarithms of their weights [k, N]."""
     posterior = vae.encode(encoder_inputs(x, observed))
-    z = posterior.loc + posterior.stddev() * noise
+    scale = posterior.stddev()
+    z = posterior.loc + scale * noise
     flat_z = tf.reshape(z, [-1, vae.latent_size])
     copies = [tf.shape(noise)[0], 1]
     chosen = None if observed is None else tf.tile(observed, copies)
     log_likelihood = tf.reshape(
         vae.log_likelihood(flat_z, tf.tile(x, copies), chosen), tf.shape(z)[:2]
     )
-    return z, log_likelihood + vae.prior.log_prob(z) - posterior.log_prob(z)
+    log_q = STANDARD_NORMAL.log_prob(noise) - tf.reduce_sum(tf.math.log(scale), axis=-1)
+    return z, log_likelihood + vae.prior.log_prob(z) - log_q
 
 
 def resampled(

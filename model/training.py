@@ -12,8 +12,15 @@ import tensorflow as tf
 
 from vaefill.model import checkpoints, files, heldout
 from vaefill.model import vae as vae_lib
-from vaefill.model.config import RecordConfig, Settings, check_likelihood
-from vaefill.model.datasets import DatasetSource, Source
+from vaefill.model.config import (
+    DataConfig,
+    ModelConfig,
+    RecordConfig,
+    Settings,
+    TrainConfig,
+    check_likelihood,
+)
+from vaefill.model.datasets import DatasetSource, Source, excluding
 from vaefill.model.errors import TrainingError
 from vaefill.model.gaps import Split, with_gaps, without
 from vaefill.model.goals import CompleteEncoder, Evidence
@@ -23,9 +30,17 @@ from vaefill.model.standardization import estimate
 from vaefill.model.trainer import Trainer
 
 _LOGGER = logging.getLogger("vaefill.training")
-# Of the section `record`: what the weights do not depend on, and what was always so before it could
-# be said
-_NOT_OF_TRAINING, _IMPLIED = {"carry"}, {"mask_means": "observed", "missing": "nan"}
+_NOT_OF_TRAINING = {"carry"}  # of the section `record`: what the weights do not depend on
+# What was always so before it could be said: a training of an earlier version does not say it
+_DEFAULTS = {
+    name: section().model_dump(mode="json")
+    for name, section in (
+        ("data", DataConfig),
+        ("record", RecordConfig),
+        ("model", ModelConfig),
+        ("train", TrainConfig),
+    )
+}
 _CALIBRATION = 3  # what a stateless seed is for; see `heldout` and `trainer`
 _ENCODER_SHARE = 0.2  # of the epochs: as many again for the encoder of complete records
 
@@ -70,6 +85,10 @@ def train_and_evaluate(
         return checkpoints.describe(directory).training
     data = settings.data
     train, validation, test = map(source.load, (data.train, data.validation, data.test))
+    if data.exclude is not None:
+        train, validation = (
+            excluding(split, data.exclude, settings.record) for split in (train, validation)
+        )
     _check(train, settings)
     vae = untrained(settings, train)
     selection, calibration = _split_validation(validation, settings)
@@ -166,6 +185,8 @@ def _summary(trainer: Trainer, train: Split, settings: Settings) -> dict[str, An
         "num_importance_samples": settings.train.num_importance_samples,
         "validation_bound": trainer.validation_bound,
     }
+    if settings.data.exclude is not None:
+        summary["excluded"] = settings.data.exclude
     if train.observed is not None:
         summary["observed_fraction"] = float(train.observed.mean())
     missingness = trainer.vae.likelihood.missingness
@@ -201,7 +222,7 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
     path = os.path.join(directory, "training", "settings.json")
     ours = {
         "data": settings.data.model_dump(mode="json"),
-        "record": _of_training(settings.record),
+        "record": settings.record.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
         "model": settings.model.model_dump(mode="json"),
         "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
@@ -225,15 +246,15 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
     files.write_json(path, ours)
 
 
-def _of_training(record: RecordConfig) -> dict[str, Any]:
-    values = record.model_dump(mode="json", exclude=_NOT_OF_TRAINING)
-    implied = [key for key, value in _IMPLIED.items() if values[key] == value]
-    return {key: value for key, value in values.items() if key not in implied}
-
-
 def _different_sections(path: str, ours: dict[str, Any]) -> list[str]:
     try:
         theirs = files.read_json(path)
     except (OSError, ValueError):
         return ["its settings.json is missing or broken"]
-    return [section for section in ours if ours[section] != theirs.get(section)]
+    return [section for section in ours if _differs(section, ours[section], theirs.get(section))]
+
+
+def _differs(section: str, ours: Any, theirs: Any) -> bool:
+    if section not in _DEFAULTS or not isinstance(theirs, dict):
+        return bool(ours != theirs)
+    return bool(ours != {key: (_DEFAULTS[section] | theirs).get(key) for key in ours | theirs})

@@ -1,7 +1,8 @@
 """The variational autoencoder: prior, encode, decode.
 
-p(z) = N(0, I), p(x | z) = prod_d p(x_d | z), and the encoder's q(z | x) = N(loc(x),
-diag(scale(x)^2)), an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al. 2014).
+p(z) = N(0, I) or a learnt density, p(x | z) = prod_d p(x_d | z), and the encoder's q(z | x) =
+N(loc(x), diag(scale(x)^2)), an approximation of p(z | x) (Kingma & Welling 2014; Rezende et al.
+2014).
 """
 
 import dataclasses
@@ -13,9 +14,11 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from vaefill.model import priors
 from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.networks import architecture
+from vaefill.model.priors import Prior
 from vaefill.model.self_masking import SelfMasking, SelfMaskingBernoulli
 from vaefill.model.standardization import Standardization
 
@@ -32,6 +35,7 @@ class VAE:
         likelihood: decoder outputs -> distribution of x.
         data_shape: (H, W, C) with H W C = D.
         latent_size: K.
+        prior: p(z).
     """
 
     encoder: Callable[[tf.Tensor], tf.Tensor]
@@ -39,16 +43,12 @@ class VAE:
     likelihood: Likelihood
     data_shape: tuple[int, int, int]
     latent_size: int
+    prior: Prior = priors.STANDARD_NORMAL
 
     @property
     def num_values(self) -> int:
         """D, the values of a record."""
         return math.prod(self.data_shape)
-
-    @property
-    def prior(self) -> tfd.Distribution:
-        """p(z), event shape [K]."""
-        return tfd.MultivariateNormalDiag(loc=tf.zeros(self.latent_size))
 
     def encode(self, x: tf.Tensor) -> tfd.MultivariateNormalDiag:
         """q(z | x) for x [N, D]: batch shape [N], event shape [K]."""
@@ -99,7 +99,8 @@ def build(
     likelihood.standardization = standardization
     num_outputs = likelihood.num_outputs(math.prod(data_shape))
     encoder, decoder = architecture(config.architecture)(config, data_shape, num_outputs, seed)
-    return VAE(encoder, decoder, likelihood, data_shape, config.latent_size)
+    prior = priors.build(config, seed)
+    return VAE(encoder, decoder, likelihood, data_shape, config.latent_size, prior)
 
 
 def gap_encoder(
@@ -117,9 +118,10 @@ def gap_encoder(
 
 
 def keras_networks(vae: VAE) -> tuple[keras.layers.Layer, ...]:
-    """The encoder, the decoder, and a model of masks if there is one, of a VAE whose networks are
-    of Keras, as `build` makes them.
+    """The encoder, the decoder, those of a learnt prior, and a model of masks if there is one, of a
+    VAE whose networks are of Keras, as `build` makes them.
     """
     encoder, decoder = cast(keras.Model, vae.encoder), cast(keras.Model, vae.decoder)
     missingness = vae.likelihood.missingness
-    return encoder, decoder, *([missingness] if isinstance(missingness, SelfMasking) else [])
+    of_masks = [missingness] if isinstance(missingness, SelfMasking) else []
+    return encoder, decoder, *priors.networks(vae.prior), *of_masks

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests import kernels
 from vaefill.model.samplers import annealed_smc, base
+from vaefill.model.vae import VAE
 
 pytestmark = pytest.mark.slow
 
@@ -28,16 +29,16 @@ def arrived(variant: str) -> tuple[annealed_smc.State, base.Info, base.Rows]:
     kernel = annealed_smc.build(oracle.vae, CONFIG)
     num_rows = NUM_GROUPS * NUM_PARTICLES
     rows = kernels.rows_of(oracle.x, oracle.observed, num_rows, 1, NUM_PARTICLES)
-    start = kernels.program(lambda: at_start(kernel, rows))()
+    start = kernels.program(lambda: at_start(oracle.vae, kernel, rows))()
     warm = kernels.program(lambda state: kernel.adapt(rows, range(100, 100 + NUM_WARMUP), state))(
         start
     )
     return *kernels.sweeps(kernel, rows, warm, 1), rows
 
 
-def at_start(kernel: base.Kernel, rows: base.Rows) -> annealed_smc.State:
+def at_start(vae: VAE, kernel: base.Kernel, rows: base.Rows) -> annealed_smc.State:
     sweep = base.everywhere(rows, 0)
-    return kernel.init(rows, sweep, base.draw_prior(rows, sweep, latent_size=2))
+    return kernel.init(rows, sweep, base.draw_prior(vae, rows, sweep))
 
 
 def scores(variant: str) -> np.ndarray:
@@ -107,7 +108,7 @@ def test_beta_grows_to_one_by_group_and_weights_come_on_arrival():
     everything, none = tf.range(256) < 64, tf.range(256) >= 192
     observed = (rows.observed | everything[:, None]) & ~none[:, None]
     rows = rows._replace(x_observed=tf.ones_like(rows.x_observed), observed=observed)
-    state = at_start(kernel, rows)
+    state = at_start(oracle.vae, kernel, rows)
     step = kernels.program(
         lambda sweep, state: kernel.step(rows, base.everywhere(rows, sweep), state)
     )

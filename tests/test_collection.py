@@ -49,9 +49,8 @@ def make_records(num: int) -> Records:
 def finished(z: np.ndarray, log_weight: np.ndarray | None = None) -> Finished:
     """Chains that left the latents z [P, T, 2]."""
     log_weight = np.zeros(z.shape[:2]) if log_weight is None else log_weight
-    trace = Trace(
-        z.astype(np.float32), np.zeros(z.shape[:2], np.float32), log_weight.astype(np.float32)
-    )
+    nowhere = np.zeros(z.shape[:2], np.float32)
+    trace = Trace(z.astype(np.float32), nowhere, nowhere, log_weight.astype(np.float32))
     nothing = np.zeros(6, np.float32)
     return Finished(0, trace, Verdict(True, True, 1.0, 99.0, 99.0), nothing, nothing, 1.0, 0)
 

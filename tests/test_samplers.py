@@ -44,7 +44,7 @@ def step(vae, width, rows, sweep, state) -> tuple[State, base.Info]:
     z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    log_target = log_lik + base.standard_normal_log_prob(z)
+    log_target = log_lik + vae.prior.log_prob(z)
     return State(z, outputs), base.Info.of_weights(log_target - base.normal_log_prob(z, loc, scale))
 
 

@@ -8,6 +8,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tests import kernels, oracles
+from vaefill.model import priors
 from vaefill.model.samplers import base
 
 FALSE_ALARM = 1e-6
@@ -61,7 +62,9 @@ def test_normal_densities_leave_out_the_same_constant():
 def defensive() -> base.DefensiveNormal:
     """20,000 rows of one mixture."""
     loc = tf.constant([[2.0, -1.0]]) + tf.zeros([20_000, 1])
-    return base.DefensiveNormal(loc, tf.constant([[0.5, 0.1]]) + tf.zeros([20_000, 1]), 0.3)
+    return base.DefensiveNormal(
+        priors.STANDARD_NORMAL, loc, tf.constant([[0.5, 0.1]]) + tf.zeros([20_000, 1]), 0.3
+    )
 
 
 def mixture(z: np.ndarray, function: str) -> np.ndarray:

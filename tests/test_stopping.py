@@ -34,9 +34,16 @@ def trace(
         )
     noise[0, :, 0] += offset
     values = noise.astype(np.float32)
-    return Trace(
-        values[..., :-1].copy(), values[..., -1].copy(), np.zeros((4, num_kept), np.float32)
-    )
+    return traced(values[..., :-1].copy(), values[..., -1].copy())
+
+
+def traced(
+    z: np.ndarray, log_likelihood: np.ndarray, log_weight: np.ndarray | None = None
+) -> Trace:
+    """Draws under a standard normal prior."""
+    log_prior = -0.5 * np.square(z).sum(axis=-1)
+    log_weight = np.zeros_like(log_prior) if log_weight is None else log_weight
+    return Trace(z, log_likelihood, log_prior, log_weight)
 
 
 def no_scouts(traces) -> list[Scouted]:
@@ -196,7 +203,8 @@ def two_modes(share: float, height: float) -> tuple[Trace, Scouted]:
     # log p(z) p(x_obs | z) is that of the mode where a draw is.
     inner = found.z[..., 0] - 8.0 * chosen
     log_target = -0.5 * (inner**2 + found.z[..., 1] ** 2)
-    found.log_likelihood[:] = log_target + 0.5 * np.square(found.z).sum(axis=-1)
+    found.log_prior[:] = -0.5 * np.square(found.z).sum(axis=-1)
+    found.log_likelihood[:] = log_target - found.log_prior
     return found, Scouted(np.array([[0, 0], [8, 0]], np.float32), np.array([0, height], np.float32))
 
 
@@ -234,7 +242,7 @@ def test_one_visit_to_a_peak_is_not_enough():
 
 
 def weighted(log_weight: np.ndarray) -> Trace:
-    return Trace(
+    return traced(
         np.zeros((*log_weight.shape, 2), np.float32), np.zeros_like(log_weight), log_weight
     )
 
@@ -290,7 +298,7 @@ def population(num_distinct: int, log_weight: np.ndarray) -> Verdict:
         .repeat(128 // num_distinct, axis=1)
     )
     rows = z.reshape(256, 1, 3).astype(np.float32)
-    found = Trace(rows[..., :2], rows[..., 2], log_weight[:, np.newaxis].astype(np.float32))
+    found = traced(rows[..., :2], rows[..., 2], log_weight[:, np.newaxis].astype(np.float32))
     examiner = StoppingRule(
         CONFIG.model_copy(update={"num_chains": 2, "target_ess": 150}),
         SampleKind.POPULATION,

@@ -47,6 +47,7 @@ class Trace(NamedTuple):
 
     z: tf.Tensor  # [B, N, K]
     log_likelihood: tf.Tensor  # [B, N] log p(x_obs | z), nats
+    log_prior: tf.Tensor  # [B, N] log p(z) without its constant, nats
     log_weight: tf.Tensor  # [B, N]
 
 
@@ -128,7 +129,7 @@ def num_passes(kernel: Kernel, schedule: Schedule, num_kept: np.ndarray) -> np.n
 def begin(vae: VAE, kernel: Kernel, rows: Rows, schedule: Schedule) -> Chains:
     """Starts every chain by itself, warms it up, and lets the sampler adapt."""
     if kernel.start is None:
-        z = draw_prior(rows, everywhere(rows, schedule.start.start), vae.latent_size)
+        z = draw_prior(vae, rows, everywhere(rows, schedule.start.start))
     else:
         z = kernel.start(rows, schedule.start)
     state = kernel.init(rows, everywhere(rows, schedule.initial.start), z)
@@ -175,6 +176,7 @@ def advance(
     num_rows, latent_size = state.z.shape
     z = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows, latent_size])
     log_lik = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
+    log_prior = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
     log_weight = tf.TensorArray(tf.float32, num_sweeps, element_shape=[num_rows])
     for index in tf.range(num_sweeps):
         clock = kept + index
@@ -188,9 +190,10 @@ def advance(
         )
         z = z.write(index, state.z)
         log_lik = log_lik.write(index, _log_likelihood(vae, kernel, rows, state))
+        log_prior = log_prior.write(index, vae.prior.log_prob(state.z))
         log_weight = log_weight.write(index, info.log_weight)
     return chains._replace(state=state, moments=moments), Trace(
-        z.stack(), log_lik.stack(), log_weight.stack()
+        z.stack(), log_lik.stack(), log_prior.stack(), log_weight.stack()
     )
 
 

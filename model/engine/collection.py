@@ -104,9 +104,7 @@ class DrawCollector:
     ) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
         found = self._estimates(_OBSERVED, records, [each.trace for each in finished], shares)
-        if (
-            self._vae.likelihood.missingness is not None
-        ):  # a mask that hides everything says so much
+        if self._vae.likelihood.missingness is not None:  # a mask that hides all says something too
             return found
         return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
 

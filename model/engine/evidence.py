@@ -62,19 +62,21 @@ def log_weights(
         sweep = everywhere(rows, index)
         noise = normal(rows.streams, sweep, purposes[0], vae.latent_size)
         of_prior = uniform(rows.streams, sweep, purposes[1], 1) < _PRIOR_FRACTION
-        z = tf.where(of_prior, noise, loc + tf.linalg.matvec(factor, noise))
+        of_normal = loc + tf.linalg.matvec(factor, noise)
+        z = tf.where(of_prior, vae.prior.draw(noise), of_normal)
+        log_prior = vae.prior.log_prob(z)
         whitened = tf.linalg.triangular_solve(factor, (z - loc)[..., tf.newaxis])[..., 0]
         log_proposal = tf.reduce_logsumexp(
             tf.stack(
                 [
                     math.log1p(-_PRIOR_FRACTION) + standard_normal_log_prob(whitened) - log_det,
-                    math.log(_PRIOR_FRACTION) + standard_normal_log_prob(z),
+                    math.log(_PRIOR_FRACTION) + log_prior,
                 ]
             ),
             axis=0,
         )
         log_joint = log_likelihood(vae.likelihood, vae.decoder(z), rows.x_observed, rows.observed)
-        log_weight = log_joint + standard_normal_log_prob(z) - log_proposal
+        log_weight = log_joint + log_prior - log_proposal
         # What is not a number is no evidence.
         found = found.write(
             index, tf.where(tf.math.is_finite(log_weight), log_weight, float("-inf"))

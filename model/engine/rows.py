@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from vaefill.model.compiled import FrozenMLP, Network
+from vaefill.model.priors import STANDARD_NORMAL
 from vaefill.model.vae import VAE
 
 _LOGGER = logging.getLogger("vaefill")
@@ -87,13 +88,20 @@ def treats_rows_alike(vae: VAE, num_rows: int) -> bool:
     """Whether equal inputs [num_rows, ...] have equal outputs and gradients, bit for bit."""
     generator = np.random.default_rng(0)
     trials = _TRIED_PAIRS // (vae.num_values * vae.latent_size)
-    networks = ((vae.encoder, vae.num_values, True), (vae.decoder, vae.latent_size, False))
+    networks = [(vae.encoder, vae.num_values, True), (vae.decoder, vae.latent_size, False)]
+    if vae.prior is not STANDARD_NORMAL:
+        networks.append((_score(vae), vae.latent_size, False))
     return all(
         _are_alike(result)
         for _ in range(min(max(trials, _LEAST_TRIALS), _MOST_TRIALS))
         for network, num_inputs, is_data in networks
         for result in _results(network, num_rows, num_inputs, is_data, generator)
     )
+
+
+def _score(vae: VAE) -> Network:
+    """The gradient of a learnt prior, a fused cluster as samplers have it."""
+    return tf.function(vae.prior.score, jit_compile=True, autograph=False)
 
 
 def _are_alike(result: tf.Tensor) -> bool:

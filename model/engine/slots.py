@@ -183,8 +183,7 @@ class Slots:
         room = (self.num_places, self.rows_per_record, self.schedule.max_kept)
         return stopping.Trace(
             np.zeros((*room, self._latent_size), np.float32),
-            np.zeros(room, np.float32),
-            np.zeros(room, np.float32),
+            *(np.zeros(room, np.float32) for _ in range(3)),
         )
 
     def _of_rows(self, places: np.ndarray) -> tf.Tensor:

@@ -40,6 +40,7 @@ class Trace(NamedTuple):
 
     z: np.ndarray  # [P, T, K]
     log_likelihood: np.ndarray  # [P, T] log p(x_obs | z), nats
+    log_prior: np.ndarray  # [P, T] log p(z) without its constant, nats
     log_weight: np.ndarray  # [P, T]
 
 
@@ -181,11 +182,8 @@ def _ess_of_peaks(trace: Trace, scouts: Scouted) -> np.ndarray:
     draws = z.reshape(-1, z.shape[2])
     if not np.isfinite(draws).all():
         return np.zeros(0)
-    level = (
-        trace.log_likelihood.mean(dtype=np.float64)
-        - 0.5 * np.square(draws).sum(axis=1).mean()
-        + 0.5 * z.shape[2]
-    )
+    log_target = trace.log_likelihood.astype(np.float64) + trace.log_prior
+    level = log_target.mean() + 0.5 * z.shape[2]
     peaks = scouts.z[scouts.log_target > level - _NEGLIGIBLE].astype(np.float64)
     mean, covariance = draws.mean(axis=0), np.cov(draws.T, ddof=0).reshape(z.shape[2], -1)
     ridge = 1e-9 * np.trace(covariance) * np.eye(len(mean))

@@ -84,6 +84,7 @@ def init(vae: VAE, history_size: int, rows: base.Rows, sweep: tf.Tensor, z: tf.T
 
 
 def _propose(
+    vae: VAE,
     prior_fraction: float,
     rows: base.Rows,
     sweep: tf.Tensor,
@@ -94,21 +95,21 @@ def _propose(
     which = tf.minimum(tf.cast(which, tf.int32), state.available - 1)
     loc = tf.gather(state.loc, which, batch_dims=1)
     scale = tf.gather(state.scale, which, batch_dims=1)
-    return base.DefensiveNormal(loc, scale, prior_fraction)
+    return base.DefensiveNormal(vae.prior, loc, scale, prior_fraction)
 
 
 def _move(
     vae: VAE, prior_fraction: float, rows: base.Rows, sweep: tf.Tensor, state: State
 ) -> tuple[State, base.Decision]:
     """Steps 1 to 3, with the history as it is."""
-    proposal = _propose(prior_fraction, rows, sweep, state)
+    proposal = _propose(vae, prior_fraction, rows, sweep, state)
     z = proposal.draw(rows, sweep)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
 
     def log_weight(z: tf.Tensor, log_lik: tf.Tensor) -> tf.Tensor:
         """log p(x_obs | z) p(z) / q~(z): [N]."""
-        return log_lik + base.standard_normal_log_prob(z) - proposal.log_prob(z)
+        return log_lik + vae.prior.log_prob(z) - proposal.log_prob(z)
 
     log_ratio = log_weight(z, log_lik) - log_weight(state.z, state.log_likelihood)
     decision = base.accept(base.draw_uniform(rows, sweep, Purpose.ACCEPT), log_ratio)

@@ -15,6 +15,7 @@ from vaefill.model.lazy import fused, module, tf
 if TYPE_CHECKING:
     from vaefill.model.compiled import RestrictedDecoder
     from vaefill.model.likelihoods import Likelihood
+    from vaefill.model.priors import Prior
     from vaefill.model.vae import VAE
 
 _COMPILED = module("vaefill.model.compiled")
@@ -153,10 +154,9 @@ def everywhere(rows: Rows, sweep: int | tf.Tensor) -> tf.Tensor:
     return tf.fill([rows.observed.shape[0]], tf.cast(sweep, tf.int32))
 
 
-def draw_prior(rows: Rows, sweep: tf.Tensor, latent_size: int) -> tf.Tensor:
-    """z ~ p(z), where a row starts: [N, latent_size]."""
-    zeros = tf.zeros([rows.observed.shape[0], latent_size])
-    return draw_latent(rows, sweep, Purpose.START_LATENT, zeros, tf.ones_like(zeros))
+def draw_prior(vae: VAE, rows: Rows, sweep: tf.Tensor) -> tf.Tensor:
+    """z ~ p(z), where a row starts: [N, K]."""
+    return vae.prior.draw(draw_noise(rows, sweep, Purpose.START_LATENT, vae.latent_size))
 
 
 def draw_values(
@@ -181,6 +181,12 @@ def draw_latent(
 ) -> tf.Tensor:
     """z ~ N(loc, diag(scale^2)): [N, K]."""
     return _draw_latent(rows.streams, sweep, tf.constant(purpose), loc, scale)
+
+
+def draw_noise(rows: Rows, sweep: tf.Tensor, purpose: Purpose, size: int) -> tf.Tensor:
+    """Standard normal numbers: [N, size]."""
+    zeros = tf.zeros([rows.observed.shape[0], size])
+    return draw_latent(rows, sweep, purpose, zeros, tf.ones_like(zeros))
 
 
 def draw_uniform(rows: Rows, sweep: tf.Tensor, purpose: Purpose) -> tf.Tensor:
@@ -285,8 +291,9 @@ def choose(accepted: tf.Tensor, proposed: Any, current: Any) -> Any:
 
 
 class DefensiveNormal(NamedTuple):
-    """(1 - e) N(loc, diag(scale^2)) + e N(0, I): the prior's share e bounds the weights."""
+    """(1 - e) N(loc, diag(scale^2)) + e p(z): the prior's share e bounds the weights."""
 
+    prior: Prior
     loc: tf.Tensor  # [N, K]
     scale: tf.Tensor  # [N, K]
     prior_fraction: float
@@ -294,15 +301,14 @@ class DefensiveNormal(NamedTuple):
     def draw(self, rows: Rows, sweep: tf.Tensor) -> tf.Tensor:
         """One draw a row: [N, K]."""
         of_prior = draw_uniform(rows, sweep, Purpose.DEFENSIVE) < self.prior_fraction
-        of_prior = of_prior[:, tf.newaxis]
-        loc = tf.where(of_prior, 0.0, self.loc)
-        scale = tf.where(of_prior, 1.0, self.scale)
-        return draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
+        noise = draw_noise(rows, sweep, Purpose.LATENT, self.loc.shape[1])
+        z = self.loc + self.scale * noise
+        return tf.where(of_prior[:, tf.newaxis], self.prior.draw(noise), z)
 
     def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         """[N], without the constant that `standard_normal_log_prob` leaves out too."""
         normal_part = math.log1p(-self.prior_fraction) + normal_log_prob(z, self.loc, self.scale)
-        prior_part = math.log(self.prior_fraction) + standard_normal_log_prob(z)
+        prior_part = math.log(self.prior_fraction) + self.prior.log_prob(z)
         return tf.reduce_logsumexp(tf.stack([normal_part, prior_part]), axis=0)
 
 

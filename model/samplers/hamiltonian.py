@@ -19,6 +19,7 @@ from vaefill.model.lazy import fused, loops, tf
 from vaefill.model.samplers import base
 
 if TYPE_CHECKING:
+    from vaefill.model.priors import Prior
     from vaefill.model.vae import VAE
 
 
@@ -106,31 +107,30 @@ def move(
         num_steps: steps; so many network passes.
         beta: [N] or a number, the power of the likelihood.
     """
-    momentum = start = base.draw_latent(
-        rows, sweep, Purpose.MOMENTUM, tf.zeros_like(point.z), tf.ones_like(point.z)
-    )
+    momentum = start = base.draw_noise(rows, sweep, Purpose.MOMENTUM, vae.latent_size)
     time = step_size * (0.8 + 0.4 * base.draw_uniform(rows, sweep, Purpose.JITTER))
     beta = beta * tf.ones_like(step_size)
     seen, half, z, gradient = _restrict(vae, rows), 0.5 * time, point.z, point.gradient
     u = _whiten(split, z)
-    z, u, momentum = _kick_and_rotate(split, half, time, beta, z, gradient, u, momentum)
+    prior = vae.prior
+    z, u, momentum = _kick_and_rotate(prior, split, half, time, beta, z, gradient, u, momentum)
     # The second half of a step's kick and the first half of the next one's
     for _ in tf.range(num_steps - 1):
         gradient = _forward_and_backward(vae, seen, z)[2]
-        z, u, momentum = _kick_and_rotate(split, time, time, beta, z, gradient, u, momentum)
+        z, u, momentum = _kick_and_rotate(prior, split, time, time, beta, z, gradient, u, momentum)
     features, outputs, gradient = _forward_and_backward(vae, seen, z)
-    momentum = _kick(split, half, beta, z, gradient, u, momentum)
+    momentum = _kick(prior, split, half, beta, z, gradient, u, momentum)
     log_likelihood = base.log_likelihood(base.restricted_decoder(vae).likelihood, outputs, *seen)
     new = Point(z, features, log_likelihood, gradient)
-    log_ratio = log_target(new, beta) - log_target(point, beta)
+    log_ratio = log_target(prior, new, beta) - log_target(prior, point, beta)
     log_ratio += base.standard_normal_log_prob(momentum) - base.standard_normal_log_prob(start)
     decision = base.accept(base.draw_uniform(rows, sweep, Purpose.ACCEPT), log_ratio)
     return base.choose(decision.accepted, new, point), decision
 
 
-def log_target(point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
+def log_target(prior: Prior, point: Point, beta: tf.Tensor | float = 1.0) -> tf.Tensor:
     """log p(z) p(x_obs | z)^beta without the prior's constant: [N]."""
-    return beta * point.log_likelihood + base.standard_normal_log_prob(point.z)
+    return beta * point.log_likelihood + prior.log_prob(point.z)
 
 
 # There are many small operations between two passes through the network.
@@ -143,6 +143,7 @@ def _whiten(split: GaussianSplit, z: tf.Tensor) -> tf.Tensor:
 
 @fused
 def _kick(
+    prior: Prior,
     split: GaussianSplit,
     time: tf.Tensor,
     beta: tf.Tensor,
@@ -152,12 +153,14 @@ def _kick(
     momentum: tf.Tensor,
 ) -> tf.Tensor:
     """The momentum after `time` [N] of what the target's force has beyond the reference's."""
-    force = _times(split.factor, beta[:, tf.newaxis] * gradient - z, transpose=True)
+    of_target = beta[:, tf.newaxis] * gradient + prior.score(z)
+    force = _times(split.factor, of_target, transpose=True)
     return momentum + time[:, tf.newaxis] * (force + u)
 
 
 @fused
 def _kick_and_rotate(
+    prior: Prior,
     split: GaussianSplit,
     kick_time: tf.Tensor,
     time: tf.Tensor,
@@ -170,7 +173,7 @@ def _kick_and_rotate(
     """z, u and momentum after a kick of `kick_time` [N] and `time` [N] of the reference's own
     dynamics.
     """
-    momentum = _kick(split, kick_time, beta, z, gradient, u, momentum)
+    momentum = _kick(prior, split, kick_time, beta, z, gradient, u, momentum)
     cos, sin = tf.cos(time)[:, tf.newaxis], tf.sin(time)[:, tf.newaxis]
     u, momentum = u * cos + momentum * sin, momentum * cos - u * sin
     return split.centre + _times(split.factor, u), u, momentum

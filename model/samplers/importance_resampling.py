@@ -75,11 +75,11 @@ def step(
         sweep: [N] int32, the number of each row's sweep.
         state: of N rows.
     """
-    proposal = base.DefensiveNormal(state.loc, state.scale, prior_fraction)
+    proposal = base.DefensiveNormal(vae.prior, state.loc, state.scale, prior_fraction)
     z = proposal.draw(rows, sweep)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    log_weight = log_lik + base.standard_normal_log_prob(z) - proposal.log_prob(z)
+    log_weight = log_lik + vae.prior.log_prob(z) - proposal.log_prob(z)
     return State(z, outputs, log_lik, state.loc, state.scale), base.Info.of_weights(log_weight)
 
 

@@ -77,21 +77,32 @@ def init(vae: VAE, rows: base.Rows, sweep: tf.Tensor, z: tf.Tensor) -> State:
     return State(base.draw_values(vae, rows, sweep, Purpose.VALUES, outputs), z, outputs, log_lik)
 
 
-def _components(
+def _propose(
     vae: VAE,
+    rows: base.Rows,
+    sweep: tf.Tensor,
     x: tf.Tensor,
-    size: int,
-    num_replenishing: int,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """loc and scale of each row's component, [N, K]: the prior's in the last rows of a group."""
+    is_prior: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Steps 1 and 2: z [N, K] of each row's component, and loc and scale [N, K] of those that are
+    not the prior.
+    """
     posterior = vae.encode(x)
-    replenishing = (tf.range(x.shape[0]) % size >= size - num_replenishing)[:, tf.newaxis]
-    loc = tf.where(replenishing, 0.0, posterior.loc)
-    return loc, tf.where(replenishing, 1.0, posterior.stddev())
+    loc, scale = posterior.loc, posterior.stddev()
+    noise = base.draw_noise(rows, sweep, Purpose.LATENT, vae.latent_size)
+    z = tf.where(is_prior[:, tf.newaxis], vae.prior.draw(noise), loc + scale * noise)
+    return z, loc, scale
 
 
 @fused
-def _mixture_log_prob(z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, size: int) -> tf.Tensor:
+def _mixture_log_prob(
+    z: tf.Tensor,
+    loc: tf.Tensor,
+    scale: tf.Tensor,
+    log_prior: tf.Tensor,
+    is_prior: tf.Tensor,
+    size: int,
+) -> tf.Tensor:
     """log of the mean density of a group's components at each of its z: [N].
 
     Without the constant that `base.standard_normal_log_prob` leaves out too.
@@ -100,6 +111,11 @@ def _mixture_log_prob(z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, size: int)
     loc = base.grouped(loc, size)[:, tf.newaxis]
     scale = base.grouped(scale, size)[:, tf.newaxis]
     each = base.normal_log_prob(z, loc, scale)  # [G, z, component]
+    each = tf.where(
+        base.grouped(is_prior, size)[:, tf.newaxis],
+        base.grouped(log_prior, size)[:, :, tf.newaxis],
+        each,
+    )
     return base.ungrouped(tf.reduce_logsumexp(each, axis=2)) - math.log(size)
 
 
@@ -116,12 +132,13 @@ def step(
         sweep: [N] int32, the number of each row's sweep.
         state: of N rows.
     """
-    loc, scale = _components(vae, state.x, size, num_replenishing)
-    z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
+    is_prior = tf.range(state.x.shape[0]) % size >= size - num_replenishing
+    z, loc, scale = _propose(vae, rows, sweep, state.x, is_prior)
     outputs = vae.decoder(z)
     log_lik = base.log_likelihood(vae.likelihood, outputs, rows.x_observed, rows.observed)
-    log_target = log_lik + base.standard_normal_log_prob(z)
-    info = base.Info.of_weights(log_target - _mixture_log_prob(z, loc, scale, size))
+    log_prior = vae.prior.log_prob(z)
+    log_q = _mixture_log_prob(z, loc, scale, log_prior, is_prior, size)
+    info = base.Info.of_weights(log_lik + log_prior - log_q)
     chosen = base.resample(base.draw_uniform(rows, sweep, Purpose.RESAMPLE), info.log_weight, size)
     x = base.draw_values(vae, rows, sweep, Purpose.VALUES, tf.gather(outputs, chosen))
     return State(x, z, outputs, log_lik), info

@@ -197,7 +197,7 @@ def _window(
         state, info = step(vae, num_steps, rows, base.everywhere(rows, sweeps.start + count), state)
         state = _adapt_step(state, info.acceptance, count, num_chains, num_steps)
         draws = draws.write(count, state.z)
-        gradients = gradients.write(count, state.gradient - state.z)
+        gradients = gradients.write(count, state.gradient + vae.prior.score(state.z))
     return state, draws.stack(), gradients.stack()
 
 

@@ -50,7 +50,7 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
     def log_weight(z: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         """log p(x, z) / q(z | x): [N]."""
         log_lik = base.log_likelihood(vae.likelihood, outputs, state.x, everything)
-        log_joint = log_lik + base.standard_normal_log_prob(z)
+        log_joint = log_lik + vae.prior.log_prob(z)
         return log_joint - base.normal_log_prob(z, loc, scale)
 
     # log p(x | z) of the current z too is new: x_mis has changed since.

@@ -81,7 +81,7 @@ def start(vae: VAE, rows: base.Rows, sweeps: range) -> tf.Tensor:
         [N, K] latents.
     """
     first = base.everywhere(rows, sweeps.start)
-    state = init(vae, rows, first, base.draw_prior(rows, first, vae.latent_size))
+    state = init(vae, rows, first, base.draw_prior(vae, rows, first))
     for sweep in tf.range(sweeps.start + 1, sweeps.stop):
         state, _ = step(vae, rows, base.everywhere(rows, sweep), state)
     return state.z

@@ -15,6 +15,7 @@ from vaefill.model.lazy import fused, loops, tf
 from vaefill.model.samplers import base, hamiltonian, pseudo_gibbs
 
 if TYPE_CHECKING:
+    from vaefill.model.priors import Prior
     from vaefill.model.vae import VAE
 
 _GIBBS_SWEEPS = 2
@@ -56,7 +57,7 @@ def explore(vae: VAE, rows: base.Rows, sweeps: range, factor: tf.Tensor, num_rou
         first = sweeps.start + number * (_GIBBS_SWEEPS + 1)
         point = _climb(vae, rows, factor, _start(vae, rows, first))
         z = z.write(number, point.z)
-        log_target = log_target.write(number, hamiltonian.log_target(point))
+        log_target = log_target.write(number, hamiltonian.log_target(vae.prior, point))
     return Scouts(tf.transpose(z.stack(), [1, 0, 2]), tf.transpose(log_target.stack()))
 
 
@@ -64,7 +65,7 @@ def explore(vae: VAE, rows: base.Rows, sweeps: range, factor: tf.Tensor, num_rou
 def _start(vae: VAE, rows: base.Rows, first: tf.Tensor) -> tf.Tensor:
     """A draw of the prior, sweep `first`, after some sweeps of pseudo-Gibbs, the next: [N, K]."""
     sweep = base.everywhere(rows, first)
-    state = pseudo_gibbs.init(vae, rows, sweep, base.draw_prior(rows, sweep, vae.latent_size))
+    state = pseudo_gibbs.init(vae, rows, sweep, base.draw_prior(vae, rows, sweep))
     for sweep in tf.range(first + 1, first + 1 + _GIBBS_SWEEPS):
         state, _ = pseudo_gibbs.step(vae, rows, base.everywhere(rows, sweep), state)
     return state.z
@@ -76,14 +77,19 @@ def _climb(vae: VAE, rows: base.Rows, factor: tf.Tensor, z: tf.Tensor) -> hamilt
     point = hamiltonian.evaluate(vae, rows, z)
     size = tf.fill([z.shape[0]], 0.5)
     for _ in tf.range(_CLIMBS):
-        new = hamiltonian.evaluate(vae, rows, _upwards(factor, point.z, point.gradient, size))
-        better = hamiltonian.log_target(new) > hamiltonian.log_target(point)  # NaN is not
+        uphill = _upwards(vae.prior, factor, point.z, point.gradient, size)
+        new = hamiltonian.evaluate(vae, rows, uphill)
+        # NaN is not better
+        better = hamiltonian.log_target(vae.prior, new) > hamiltonian.log_target(vae.prior, point)
         point = base.choose(better, new, point)
         size = tf.where(better, tf.minimum(2.0 * size, 1.0), 0.25 * size)
     return point
 
 
 @fused
-def _upwards(factor: tf.Tensor, z: tf.Tensor, gradient: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    step = tf.linalg.matvec(factor, tf.linalg.matvec(factor, gradient - z, transpose_a=True))
+def _upwards(
+    prior: Prior, factor: tf.Tensor, z: tf.Tensor, gradient: tf.Tensor, size: tf.Tensor
+) -> tf.Tensor:
+    slope = gradient + prior.score(z)
+    step = tf.linalg.matvec(factor, tf.linalg.matvec(factor, slope, transpose_a=True))
     return z + size[:, tf.newaxis] * step
