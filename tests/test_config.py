@@ -224,6 +224,12 @@ def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
     assert config.load("test.yaml", settings).record.binarize == "none"
 
 
+def test_a_model_of_masks_is_of_binary_values():
+    real = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none"]
+    with pytest.raises(ConfigError, match="^model: missingness self_masking needs likelihood bern"):
+        config.load(None, [*real, "model.missingness=self_masking"])
+
+
 def test_a_mechanism_that_goes_by_grey_values_needs_them():
     real = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none"]
     with pytest.raises(ConfigError, match="^mask.mechanism mar needs grey values"):
