@@ -24,6 +24,7 @@ setup(
     package_data={
         "vaefill.model.digits": ["*.json", "*.tfrecord-*", "README.md", "LICENSE"],
         "vaefill.report": ["templates/*.html"],
+        "vaefill.model.pretrained": ["*/*.json", "*/*.safetensors", "*/README.md"],
         "vaefill.configs": ["*.yaml"],
     },
     install_requires=[

@@ -5,7 +5,7 @@ masks log p(x_obs, s), and the model has an encoder for such records (`vae.gap_e
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from vaefill.model.config import Settings
 from vaefill.model.gaps import Split
 from vaefill.model.likelihoods import Likelihood
 
-_CHUNK_ROWS = 10_000  # decoder rows a call when log p(x) is estimated
+_LOG_PROB_IMAGES = 100  # images a call when log p(x) is estimated
+_CHUNK_ROWS = 10_000  # decoder rows a call there
 _BOUND_ROWS = 1000  # records a call of a bound
 _EVALUATE = 2  # what a stateless seed is for; 0 and 1 are the training's
+SHOW = 3  # likewise: draws of the prior that people look at
 
 # (x [N, D], observed [N, D] or None, seed [2]) -> [N], nats
 Bound = Callable[[tf.Tensor, tf.Tensor | None, tf.Tensor], tf.Tensor]
@@ -65,76 +67,97 @@ def mean_log_volume(likelihood: Likelihood, observed: np.ndarray | None = None) 
 
 
 def _log_prob_function(
-    vae: vae_lib.VAE, settings: Settings, k: int
+    vae: vae_lib.VAE, settings: Settings, ks: Sequence[int]
 ) -> Callable[[tf.Tensor, tf.Tensor | None, tf.Tensor], tf.Tensor]:
     """A function of images [N, D], what is observed of them and the first one's index: estimates of
-    log p(x) [N], in nats.
+    log p(x) at each k [len(ks), N], in nats, from the first k of the same draws.
 
     N is the same in all calls. The decoder takes `_CHUNK_ROWS` rows at a time.
     """
+    num_draws = tf.constant(ks)[:, tf.newaxis, tf.newaxis]
 
     @tf.function
     def log_prob(
         images: tf.Tensor, observed: tf.Tensor | None, batch_index: tf.Tensor
     ) -> tf.Tensor:
+        num_images = images.shape[0]
         x = model_values(
             vae.likelihood,
             settings.record.binarize,
             images,
             seed_of(settings, _EVALUATE, 2 * batch_index),
         )
-        samples_per_chunk = max(1, min(k, _CHUNK_ROWS // images.shape[0]))
-        total = tf.fill([images.shape[0]], -np.inf)
+        draws_per_chunk = max(1, _CHUNK_ROWS // num_images)
+        total = tf.fill([len(ks), num_images], -np.inf)
         noise_seed = seed_of(settings, _EVALUATE, 2 * batch_index + 1)
-        for first in tf.range(0, k, samples_per_chunk):
+        for first in tf.range(0, max(ks), draws_per_chunk):
+            # Whole chunks, so that a draw is the same whatever k is
             noise = tf.random.stateless_normal(
-                [tf.minimum(samples_per_chunk, k - first), images.shape[0], vae.latent_size],
+                [draws_per_chunk, num_images, vae.latent_size],
                 tf.random.experimental.stateless_fold_in(noise_seed, first),
-            )
+            )[: max(ks) - first]
             log_weights = objectives.importance_log_weights(vae, x, noise, observed)
-            chunk = tf.reduce_logsumexp(log_weights, axis=0)
+            draw = first + tf.range(tf.shape(noise)[0])[:, tf.newaxis]
+            chosen = tf.where(draw < num_draws, log_weights, -np.inf)  # [len(ks), draws, N]
+            chunk = tf.reduce_logsumexp(chosen, axis=1)
             total = tf.reduce_logsumexp(tf.stack([total, chunk]), axis=0)
-            total = tf.ensure_shape(total, [images.shape[0]])
-        return total - math.log(k)
+            total = tf.ensure_shape(total, [len(ks), num_images])
+        return total - tf.math.log(tf.cast(num_draws[:, 0], tf.float32))
 
     return log_prob
 
 
-def mean_log_prob(
-    vae: vae_lib.VAE, data: Split, settings: Settings, k: int, show_progress: bool = False
-) -> tuple[float, float]:
-    """Importance-weighted estimate of the mean log p(x), of values by the rule of
+def mean_log_probs(
+    vae: vae_lib.VAE,
+    data: Split,
+    settings: Settings,
+    ks: Sequence[int],
+    show_progress: bool = False,
+) -> dict[int, tuple[float, float]]:
+    """Importance-weighted estimates of the mean log p(x), of values by the rule of
     `record.binarize`; of incomplete records log p(x_obs).
 
-    For real values p is a density in the data's own units.
+    All take the first k of the same draws, so what is said at one k does not depend on the others,
+    and the largest costs as much as all of them. For real values p is a density in the data's own
+    units.
 
     Args:
         vae: the model; of incomplete records, with their encoder.
         data: the records.
         settings: of the training.
-        k: importance samples an image (Burda et al. 2016, eq. 8); at k = 1 the mean is the ELBO's.
+        ks: importance samples an image (Burda et al. 2016, eq. 8); at k = 1 the mean is the ELBO's.
+        show_progress: whether to show a bar.
 
     Returns:
-        (mean, standard error over images), nats.
+        k -> (mean, standard error over images), nats.
     """
-    log_prob = _log_prob_function(vae, settings, k)
-    size = min(len(data), 100 if k > 1 else 1000)
+    ks = tuple(dict.fromkeys(ks))
+    log_prob = _log_prob_function(vae, settings, ks)
+    size = min(len(data), _LOG_PROB_IMAGES)
     batches = tqdm.tqdm(
         range(0, len(data), size),
-        desc=f"log p(x), k = {k}",
+        desc=f"log p(x), k = {max(ks)}",
         unit="batch",
         disable=not show_progress,
     )
-    values = np.empty(len(data), np.float64)
+    values = np.empty((len(ks), len(data)), np.float64)
     for first in batches:
         batch = data[first : first + size]
         padding = [(0, size - len(batch)), (0, 0)]  # one shape: compiled once
         images = np.pad(standardized(vae.likelihood, batch.values), padding)
         observed = None if batch.observed is None else tf.constant(np.pad(batch.observed, padding))
         found = log_prob(tf.constant(images), observed, tf.constant(first))
-        values[first : first + size] = found[: len(batch)]
-    mean = float(values.mean()) - mean_log_volume(vae.likelihood, data.observed)
-    return mean, float(values.std() / math.sqrt(len(values)))
+        values[:, first : first + size] = found[:, : len(batch)]
+    means = values.mean(axis=1) - mean_log_volume(vae.likelihood, data.observed)
+    errors = values.std(axis=1) / math.sqrt(len(data))
+    return {k: (float(mean), float(error)) for k, mean, error in zip(ks, means, errors)}
+
+
+def mean_log_prob(
+    vae: vae_lib.VAE, data: Split, settings: Settings, k: int, show_progress: bool = False
+) -> tuple[float, float]:
+    """The mean log p(x) and its standard error at one k, nats; see `mean_log_probs`."""
+    return mean_log_probs(vae, data, settings, (k,), show_progress)[k]
 
 
 def mean_bound(vae: vae_lib.VAE, data: Split, settings: Settings, k: int) -> float:

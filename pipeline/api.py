@@ -16,7 +16,7 @@ import tqdm
 
 from vaefill import config as config_lib
 from vaefill import training_data
-from vaefill.model import checkpoints, missingness, parallel
+from vaefill.model import checkpoints, missingness, parallel, pretrained
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.config import SamplerConfig
 from vaefill.model.imputer import Imputed, imputer_for
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 def load_model(directory: str | os.PathLike) -> LoadedModel:
     """Reads a model directory, as `train` and `vaefill train` leave it. No file in it can run code.
 
+    Args:
+        directory: or `pretrained:NAME`, of a model that comes with the package.
+
     Returns:
         The model: `vae`, `description`, `fingerprint`, and the calibration records by which misfits
         are told.
@@ -43,7 +46,7 @@ def load_model(directory: str | os.PathLike) -> LoadedModel:
         >>> model.description.model.latent_size
         32
     """
-    return checkpoints.load(os.fspath(directory))
+    return checkpoints.load(pretrained.resolve(os.fspath(directory)))
 
 
 def train(

@@ -14,9 +14,12 @@ from vaefill.config import Config, MaskConfig, load
 from vaefill.console import echo_lines, errors_in_one_line, exit_code, start
 from vaefill.errors import ConfigError
 from vaefill.metrics import RunMetrics
+from vaefill.model import pretrained
+from vaefill.model.errors import ModelError
 from vaefill.results.documents import DOCUMENTS, json_schema
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_MODEL = "Model directory, or pretrained:NAME of a model that comes with the package."
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -35,6 +38,14 @@ def _load(
     config = load(path, settings)
     start()
     return config
+
+
+def _resolved(context: click.Context, parameter: click.Parameter, model: str | None) -> str | None:
+    """The directory of a model, which may be one that comes with the package."""
+    try:
+        return model if model is None else pretrained.resolve(model)
+    except ModelError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _set_log_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -218,7 +229,7 @@ def mask(
 
 @main.command()
 @_config_options
-@click.option("--model", required=True, metavar="DIR", help="Model directory.")
+@click.option("--model", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
 @click.option(
     "--input",
     "patterns",
@@ -300,7 +311,7 @@ def _echo_copies(num: int) -> None:
 
 
 @main.command()
-@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
+@click.option("--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
 @click.option(
     "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
 )
@@ -384,6 +395,7 @@ def compare(
 @click.option(
     "--model",
     metavar="DIR",
+    callback=_resolved,
     help="A model trained on MNIST; without one `converged` and `adaptive` are left out.",
 )
 @click.option(
@@ -413,7 +425,12 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("result", metavar="[OUT]", required=False)
-@click.option("--model", metavar="DIR", help="A model to score instead, on complete records.")
+@click.option(
+    "--model",
+    metavar="DIR",
+    callback=_resolved,
+    help="A model to score instead, on complete records.",
+)
 @click.option("--data", metavar="NAME", help="Of the model: digits, tfds:NAME or tfds:PATH.")
 @click.option("--split", default="test", metavar="SPLIT", help="Of the data.")
 @click.option(
@@ -424,8 +441,18 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
     default=(1, 1000),
     help="Importance samples behind log p(x), 1 for the ELBO; repeatable.",
 )
+@click.option(
+    "--output",
+    metavar="DIR",
+    help="Of a model: where to write a page of pictures, index.html, and scores.json.",
+)
 def evaluate(
-    result: str | None, model: str | None, data: str | None, split: str, ks: tuple[int, ...]
+    result: str | None,
+    model: str | None,
+    data: str | None,
+    split: str,
+    ks: tuple[int, ...],
+    output: str | None,
 ) -> None:
     """Prints how far the chains of a result came, and its scores against the truth, overall and by
     label. Or how probable a model finds complete records.
@@ -433,12 +460,17 @@ def evaluate(
     \b
     vaefill evaluate runs/imputed
     vaefill evaluate --model runs/mnist --data tfds:mnist --split test --k 1 --k 5000
+    vaefill evaluate --model runs/mnist --data tfds:mnist --output runs/model_page
     """
     if (result is None) == (model is None) or (model is None) != (data is None):
         raise click.UsageError("expected a result, or --model and --data")
     if model is not None and data is not None:
-        _evaluate_model(model, data, split, ks)
+        _evaluate_model(model, data, split, ks, output)
         return
+    if output is not None:
+        raise click.UsageError(
+            "--output is of a model; `vaefill report` writes the page of a result"
+        )
     with errors_in_one_line():
         start()
         from vaefill.report import evaluate
@@ -448,14 +480,20 @@ def evaluate(
     click.echo(evaluate.of_result(str(result), summary))
 
 
-def _evaluate_model(model: str, data: str, split: str, ks: tuple[int, ...]) -> None:
+def _evaluate_model(
+    directory: str, data: str, split: str, ks: tuple[int, ...], output: str | None
+) -> None:
     with errors_in_one_line():
         start()
-        from vaefill.experiments import model_scores
-        from vaefill.model import checkpoints
+        from vaefill.model import checkpoints, model_scores
+        from vaefill.report import evaluate, model_page
 
-        scores = model_scores.model_scores(checkpoints.load(model), data, split, ks)
-    click.echo(model_scores.table(scores))
+        held = model_scores.held_out(checkpoints.load(directory), data, split)
+        scores = model_scores.model_scores(held, ks)
+        click.echo(evaluate.of_model(scores))
+        if output is not None:
+            page = model_page.write_model_page(held, scores, directory, output)
+            click.echo(f"page in {page}")
 
 
 @main.command()
@@ -505,7 +543,7 @@ def dead_letters(place: str, reasons: tuple[str, ...], output: str | None) -> No
 @main.command()
 @click.argument("document", type=click.Choice(tuple(DOCUMENTS)))
 def schema(document: str) -> None:
-    """Prints the JSON schema of a document of a result: its keys, their types and meanings.
+    """Prints the JSON schema of a document: its keys, their types and meanings.
 
     \b
     vaefill schema manifest
@@ -530,32 +568,53 @@ def report(outputs: tuple[str, ...], output: str | None) -> None:
     click.echo(f"report in {page}")
 
 
+_PRETRAINED, _PRETRAINED_BINARIZE = "pretrained:mnist_mlp", "sample"
+_DIGITS, _PRETRAINED_DIGITS = 300, 60
+
+
 @main.command()
 @_config_options
 @click.option("--output", default="runs/demo", metavar="DIR", help="Where everything goes.")
+@click.option(
+    "--pretrained",
+    "is_pretrained",
+    is_flag=True,
+    help="Instead of training, take a model that comes with the package; fewer digits too.",
+)
 @click.pass_context
-def demo(context: click.Context, path: str | None, settings: tuple[str, ...], output: str) -> None:
+def demo(
+    context: click.Context,
+    path: str | None,
+    settings: tuple[str, ...],
+    output: str,
+    is_pretrained: bool,
+) -> None:
     """The whole story on bundled digits: train, mask, impute, evaluate, report.
 
     \b
     vaefill demo --output runs/demo
+    vaefill demo --output runs/demo --pretrained
     """
+    if is_pretrained:
+        settings = (f"record.binarize={_PRETRAINED_BINARIZE}", *settings)
     config: dict[str, Any] = {"path": path or "demo.yaml", "settings": settings}
     common: dict[str, Any] = {"replace": True, "metrics": None, "beam_options": ()}
-    model = os.path.join(output, "model")
+    model = pretrained.resolve(_PRETRAINED) if is_pretrained else os.path.join(output, "model")
+    digits = f"digits/test[:{_PRETRAINED_DIGITS if is_pretrained else _DIGITS}]"
     hidden: dict[str, dict[str, Any]] = {
         "mcar": {"mechanism": "mcar", "rate": 0.5},
         "top_three_quarters": {"mechanism": "top_three_quarters"},
     }
     masked = {name: os.path.join(output, "masked", name) for name in hidden}
     imputed = {name: os.path.join(output, "imputed", name) for name in hidden}
-    click.echo("1. train a VAE on the bundled digits")
-    context.invoke(train, **config, directory=model)
+    if is_pretrained:
+        click.echo("1. take a VAE that has learnt from MNIST, but not from these digits")
+    else:
+        click.echo("1. train a VAE on the bundled digits")
+        context.invoke(train, **config, directory=model)
     for name, mechanism in hidden.items():
         click.echo(f"\n2. mask other digits: {name}")
-        context.invoke(
-            mask, **config, **common, source="digits/test[:300]", output=masked[name], **mechanism
-        )
+        context.invoke(mask, **config, **common, source=digits, output=masked[name], **mechanism)
     for name in hidden:
         click.echo(f"\n3. impute what is missing: {name}")
         pattern = os.path.join(masked[name], "*.tfrecord-*")

@@ -8,10 +8,13 @@ from vaefill.results.documents import (
     Identity,
     ImputeIdentity,
     Input,
+    Latent,
+    LogProb,
     Manifest,
     MaskIdentity,
     RecordIdentity,
     Sampler,
+    Scores,
     Times,
 )
 
@@ -92,3 +95,16 @@ def manifest(identity: Identity | None = None, **changes: Any) -> Manifest:
         "times": Times(started="2026-01-01T00:00:00+00:00", seconds=1.5),
     }
     return Manifest(**values | changes)
+
+
+def scores() -> Scores:
+    """Scores of a model."""
+    return Scores(
+        model="5eed" * 16,
+        data="digits",
+        split="test",
+        num_records=10,
+        log_prob=(LogProb(k=1, mean=-90.5, standard_error=None),),
+        num_active=1,
+        latents=(Latent(activity=0.5, active=True, mean=0.1, stddev=1.0),),
+    )

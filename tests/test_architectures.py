@@ -91,16 +91,18 @@ def test_convolutions_of_any_size(shape):
 
 
 def test_outputs_of_convolutions_are_where_their_values_are():
-    """With the last kernel's centre alone, output channel p C + c of a pixel is that of parameter p
-    of channel c.
+    """The last convolution makes four pixels of each place, by rows; of each its channel p C + c is
+    parameter p of channel c.
     """
     config = ModelConfig(architecture="conv_resnet", latent_size=3, hidden=(4,))
     _, decoder = networks.conv_resnet(config, SHAPE, 2 * math.prod(SHAPE), seed=5)
     last = next(layer for layer in reversed(decoder.layers) if layer.weights)
-    last.set_weights([np.zeros_like(last.kernel), np.array([10.0, 20, 30, 40])])
+    of_pixels = np.add.outer([0.0, 100, 200, 300], [10, 20, 30, 40])
+    last.set_weights([np.zeros_like(last.kernel), of_pixels.ravel()])
     outputs = decoder(tf.ones([1, 3])).numpy().reshape(2, *SHAPE)
     np.testing.assert_array_equal(outputs[0, 0, 0], [10, 20])
-    np.testing.assert_array_equal(outputs[1, 3, 2], [30, 40])
+    np.testing.assert_array_equal(outputs[1, 3, 2], [230, 240])
+    np.testing.assert_array_equal(outputs[1, 5, 3], [330, 340])
 
 
 def make_settings(likelihood: str, architecture: str = "convolutional", **train) -> Settings:

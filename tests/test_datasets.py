@@ -20,6 +20,14 @@ def test_bundled_digits_by_name_and_by_directory():
     np.testing.assert_array_equal(by_name, by_path)
 
 
+def test_records_that_another_data_set_has_are_left_out_by_their_values():
+    theirs = datasets.load_images("digits", "validation[:3]", (28, 28, 1))
+    ours = np.concatenate([theirs[:1], 255 - theirs, theirs[2:]])
+    left = datasets.excluding(Split(ours), "digits", RecordConfig())
+    np.testing.assert_array_equal(left.values, 255 - theirs)
+    assert len(datasets.excluding(Split(theirs), "digits", RecordConfig())) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "split", "shape", "message"),
     [

@@ -240,7 +240,8 @@ def properties(schema: dict, part: dict) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("name", "document"), [("manifest", made.manifest()), ("summary", summary())]
+    ("name", "document"),
+    [("manifest", made.manifest()), ("summary", summary()), ("scores", made.scores())],
 )
 def test_a_schema_has_every_key_of_its_document(name, document):
     schema = documents.json_schema(name)

@@ -161,7 +161,7 @@ def test_compiled_it_stays_as_it_was_and_needs_all_outputs():
 
 
 def test_the_oracle_is_bayes_theorem_over_completions():
-    """p(x_mis | x_obs, s) is proportional to p(x) p(s | x), by enumeration; samplers are held to it."""
+    """p(x_mis | x_obs, s) is proportional to p(x) p(s | x), by enumeration."""
     plain = oracles.TinyBernoulli()
     oracle = plain.self_masking(FOUR)
     x = np.array([1.0, 0, 0, 1])
@@ -369,7 +369,7 @@ def test_killed_and_started_again_it_ends_with_the_same_model(tmp_path, monkeypa
 
 
 def test_a_model_of_masks_is_of_a_format_of_its_own(learnt, tmp_path):
-    """Its logits are among the weights and part of the fingerprint; of others nothing new is said."""
+    """Its logits are among the weights and part of the fingerprint; of others all is as it was."""
     directory, _ = learnt
     with open(directory / "vae.json", encoding="utf-8") as file:
         described = json.load(file)

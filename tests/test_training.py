@@ -181,6 +181,20 @@ def test_every_image_counts_once_in_the_mean_log_prob(num, k):
     np.testing.assert_allclose(error, log_probs.std() / np.sqrt(num), rtol=1e-3, atol=1e-5)
 
 
+def test_what_is_said_at_one_k_does_not_depend_on_the_others():
+    """At the end of a chunk of draws, within one and beyond; of a model that has learnt nothing,
+    where importance samples differ.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (130, 6), dtype=np.uint8)
+    model = vae.build(MODEL, (2, 3, 1))
+    together = heldout.mean_log_probs(model, Split(images), settings(), (100, 7, 250, 7))
+    assert list(together) == [100, 7, 250]
+    for k, found in together.items():
+        alone = heldout.mean_log_prob(model, Split(images), settings(), k)
+        np.testing.assert_allclose(found, alone, rtol=1e-5)
+    assert len({mean for mean, _ in together.values()}) == 3
+
+
 def test_no_image_is_kept_unless_asked_for(tmp_path):
     assert train(tmp_path, epochs=0.1, num_calibration=0)["num_calibration"] == 0
     assert checkpoints.load(str(tmp_path)).calibration is None
@@ -241,6 +255,39 @@ def test_a_batch_larger_than_the_data_is_an_error(tmp_path):
 def test_settings_that_the_weights_depend_on_are_kept_beside_them(finished):
     with open(os.path.join(finished[0], "training", "settings.json"), encoding="utf-8") as file:
         assert json.load(file)["seed"] == 3
+
+
+def test_settings_that_an_earlier_version_did_not_know_count_as_their_defaults(tmp_path):
+    train(tmp_path, epochs=0.5)
+    path = tmp_path / "training" / "settings.json"
+    known = json.loads(path.read_text())
+    assert known["model"].pop("prior") == "standard_normal" and not known["data"].pop("exclude")
+    path.write_text(json.dumps(known))
+    train(tmp_path, epochs=0.5)
+    model = MODEL.model_copy(update={"prior": "flow"})
+    other = Settings(DATA, RECORD, model, settings(epochs=0.5).train, seed=3)
+    with pytest.raises(TrainingError, match=r"other settings \(model\)"):
+        training.train_and_evaluate(other, str(tmp_path), show_progress=False)
+
+
+def test_a_learnt_prior_is_saved_with_the_model_and_gets_better(tmp_path):
+    model = MODEL.model_copy(update={"prior": "flow", "latent_size": 3})
+    flow = Settings(DATA, RECORD, model, TRAIN, seed=3)
+    training.train_and_evaluate(flow, str(tmp_path), show_progress=False)
+    loaded = checkpoints.load(str(tmp_path)).vae
+    images = datasets.load_images("digits", DATA.validation, RECORD.shape)
+    untrained = vae.build(model, RECORD.shape, seed=3).prior
+    without = dataclasses.replace(loaded, prior=untrained)
+    learnt, plain = (heldout.mean_bound(each, Split(images), flow, 1) for each in (loaded, without))
+    assert learnt > plain
+
+
+def test_what_is_excluded_is_in_neither_training_nor_validation(tmp_path):
+    """Of the bundled digits less themselves nothing is left."""
+    data = DATA.model_copy(update={"exclude": "digits"})
+    of_digits = dataclasses.replace(settings(), data=data)
+    with pytest.raises(TrainingError, match="the training split has 0 images"):
+        training.train_and_evaluate(of_digits, str(tmp_path), show_progress=False)
 
 
 def test_a_grey_vae_learns(tmp_path):

@@ -1,9 +1,12 @@
-"""What `vaefill evaluate` prints: how far chains came, and scores against the truth."""
+"""What `vaefill evaluate` prints: how far chains came and scores against the truth, or how probable
+a model finds records.
+"""
 
 from collections.abc import Iterator, Mapping
 
 from vaefill.model.fields import FIELDS
-from vaefill.report.text import number, percent, score
+from vaefill.model.model_scores import ModelScores
+from vaefill.report.text import markdown_table, number, percent, score
 from vaefill.results.documents import Group, Reliability, Summary
 
 _QUANTILES = ("0.05", "0.5", "0.95")
@@ -72,3 +75,19 @@ def _reliability(table: Reliability) -> Iterator[str]:
             span = f"{low:.1f}-{high:.1f}"
             shares = f"{number(predicted, '.3f'):>12}{number(frequency, '.3f'):>12}"
             yield f"{span:>12}{count:>12,}{shares}"
+
+
+def of_model(scores: ModelScores) -> str:
+    """The scores of a model."""
+    rows = [
+        [name_of_log_prob(k), f"{mean:.2f} ± {error:.2f}"]
+        for k, (mean, error) in scores.log_prob.items()
+    ]
+    active = f"{scores.num_active} of {len(scores.latents.mean)} latents are active"
+    title = f"{scores.num_records:,} records"
+    return "\n".join([*markdown_table([title, "nats a record"], rows), "", active])
+
+
+def name_of_log_prob(k: int) -> str:
+    """What the estimate of k importance samples is called."""
+    return "ELBO" if k == 1 else f"log p(x), k = {k:,}"

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 UNDEFINED = "#e6eaef"  # painted where there is no number
 LARGEST_STDDEV = 0.5  # of anything that lies in [0, 1]
@@ -24,6 +24,7 @@ NUM_POINTS = 20_000  # at most so many of one colour are drawn in a scatter plot
 INK, FAINT, GOOD, BAD = "#243b53", "#9fb3c8", "#0c7c77", "#d1495b"
 MOST_PANELS = 8  # of a figure, one below the other
 MOST_POINTS = 1000  # of a line; more are thinned
+_SMALLEST_ACTIVITY = 1e-5  # of a latent on its logarithmic axis; what is below is drawn there
 _SMALLEST_EXCESS = 1e-4  # R-hat - 1 on its logarithmic axis; what is below is drawn there
 # Of a figure, room for tick labels
 _MARGINS = {"left": 0.15, "right": 0.97, "bottom": 0.11, "top": 0.93}
@@ -256,6 +257,28 @@ def trust(
     _log_ticks(axes.yaxis, bottom, top, lambda excess, _: f"{1 + excess:.6g}")
     _legend(axes)
     _style(axes, xlabel="effective sample size (the smaller of bulk and tail)", ylabel="R-hat")
+    return _png(figure)
+
+
+def latents(activity: np.ndarray, threshold: float) -> bytes:
+    """The variance of latents' means over records, logarithmic, a bar a latent, largest first.
+
+    Args:
+        activity: [K] float, at least 0; what is not finite is drawn as the smallest.
+        threshold: above it a latent is active.
+    """
+    figure = _figure(4.6, 3.4)
+    axes = figure.subplots(gridspec_kw=_MARGINS | {"bottom": 0.14})
+    known = np.where(np.isfinite(activity), activity, 0)
+    heights = np.sort(np.maximum(known, _SMALLEST_ACTIVITY))[::-1]
+    bottom, top = min(heights[-1], threshold) / 3, 2 * max(heights[0], threshold)
+    colours = np.where(heights > threshold, GOOD, FAINT)
+    axes.bar(np.arange(len(heights)) + 1, heights, color=colours.tolist())
+    axes.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set(yscale="log", xlim=(0.3, len(activity) + 0.7), ylim=(bottom, top))
+    _log_ticks(axes.yaxis, bottom, top, lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _style(axes, xlabel="latents, the most active first", ylabel="variance of the mean")
     return _png(figure)
 
 

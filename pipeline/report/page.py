@@ -5,14 +5,12 @@ Everything in it comes from files that the manifest lists; labels and ids are an
 are escaped.
 """
 
-import base64
 import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -24,7 +22,8 @@ from vaefill.model import files
 from vaefill.model.fields import FIELDS, Worse
 from vaefill.records.record import DIAGNOSTICS, ImputedRecord, MaskedRecord, with_truth
 from vaefill.report import figures, pictures
-from vaefill.report.text import number, percent, score, short, text_of
+from vaefill.report.rendering import inline, write_page
+from vaefill.report.text import MAX_LISTED, flatten, text_of
 from vaefill.results import value_maps
 from vaefill.results.documents import (
     Group,
@@ -45,7 +44,6 @@ NUM_WORST = 8  # records that are listed as least to be trusted
 MAX_LABELS = 50  # rows of a table by label
 _MAX_SEARCHED = 2000  # records looked at for one of every label
 _LONGEST_NUMBER = 20  # characters of a label that is ordered as a number
-_MAX_LISTED = 20  # rows of other lists that can get long
 
 _LISTED = tuple(field for field in FIELDS if field.is_listed)
 # Columns of records.parquet that are read.
@@ -83,31 +81,16 @@ def write_report(results: Sequence[str], output: str) -> str:
         raise ResultError(
             "no result to report on: name at least one output directory of `vaefill impute`",
         )
-    # One at a time: of what has been read only the page's own share is kept.
-    page = _template().render(
+    return write_page(
+        "report.html",
+        output,
+        # One at a time: of what has been read only the page's own share is kept.
         results=[_view(_read(path)) for path in results],
-        missing_colour=pictures.MISSING,
         quantiles=[f"{q:g}" for q in statistics.QUANTILES],
         fields=[field for field in FIELDS if field.has_quantiles],
         listed=_LISTED,
-        max_listed=_MAX_LISTED,
+        max_listed=MAX_LISTED,
     )
-    path = os.path.join(output, "index.html")
-    files.make_directory(output)
-    files.write_whole(path, page.encode("utf-8", "replace"))  # paths can hold lone surrogates
-    return path
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vaefill.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, percent=percent, score=score, short=short)
-    return environment.get_template("report.html")
 
 
 # --- reading
@@ -260,7 +243,7 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
             if are_lines
             else _pictures(record, with_truth, num_draws, scale)
         )
-        rows.append(_caption(record) | {"images": [png and _inline(png) for png in drawn]})
+        rows.append(_caption(record) | {"images": [png and inline(png) for png in drawn]})
     return {
         "columns": ["values"] if are_lines else columns,
         "rows": rows,
@@ -275,8 +258,8 @@ def _gallery(records: Sequence[ImputedRecord]) -> dict[str, Any]:
         "channels": shape[2],
         "num_panels": min(shape[2], figures.MOST_PANELS),
         "scale": scale,
-        "value_bar": _inline(pictures.value_bar()),
-        "stddev_bar": _inline(pictures.stddev_bar()),
+        "value_bar": inline(pictures.value_bar()),
+        "stddev_bar": inline(pictures.stddev_bar()),
     }
 
 
@@ -321,7 +304,7 @@ def _trust(rows: Mapping[str, np.ndarray], sampler: Sampler) -> dict[str, Any]:
     order = np.lexsort((ess[incomplete], -r_hat[incomplete], trusted[incomplete]))
     worst = incomplete[order[:NUM_WORST]].tolist()
     return {
-        "figure": _inline(figures.trust(*points, *targets)) if drawn.any() else None,
+        "figure": inline(figures.trust(*points, *targets)) if drawn.any() else None,
         "num_complete": len(ess) - len(incomplete),
         "num_undrawn": int((~drawn)[incomplete].sum()),
         "worst": [_worst_row(rows, index, sampler) for index in worst],
@@ -370,7 +353,7 @@ def _reliability(truth: TruthScores | None) -> dict[str, Any] | None:
     weights = counts / max(counts.sum(), 1)
     base = float(np.nansum(weights * frequency))
     return {
-        "figure": _inline(figures.reliability(table.edges, counts, predicted, frequency)),
+        "figure": inline(figures.reliability(table.edges, counts, predicted, frequency)),
         "constant": {"rate": base, "nll": _entropy(base), "brier": base * (1 - base)},
         "bins": table.bins(),
         "gap": float(np.nansum(weights * np.abs(predicted - frequency))),
@@ -411,7 +394,7 @@ def _fractions(histogram: MissingFraction) -> list[tuple[float, float, int, floa
 def _value_maps(values: ImputedValues | None, shown: Sequence[ImputedRecord]) -> str | None:
     if not shown or values is None or np.isnan(values.mean).all() or np.isnan(values.stddev).all():
         return None
-    return _inline(figures.value_maps(values.mean, values.stddev, pictures.is_real(shown[0])))
+    return inline(figures.value_maps(values.mean, values.stddev, pictures.is_real(shown[0])))
 
 
 def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -421,17 +404,4 @@ def _identity(manifest: Manifest) -> list[tuple[str, list[tuple[str, str]]]]:
     sections = {key: value for key, value in identity.items() if isinstance(value, dict)}
     flat = {key: value for key, value in identity.items() if key not in sections}
     tables = {"run": flat} | sections | {"times": manifest.times.plain()}
-    return [(title, list(_flatten(values))) for title, values in tables.items() if values]
-
-
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flatten(item, f"{name}.{key}" if name else str(key))
-    else:
-        listed = ", ".join(map(str, value[:_MAX_LISTED])) if isinstance(value, list) else str(value)
-        yield name, "–" if value is None else listed
-
-
-def _inline(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return [(title, list(flatten(values))) for title, values in tables.items() if values]

@@ -23,6 +23,7 @@ _LARGEST_SIDE = 128  # pixels; larger pictures are scaled down
 _LARGEST_WIDTH = 256  # likewise, of channels side by side
 _BYTE = 255
 _PERCENTILES = (1, 99)
+_FEW_POINTS = 50  # of a line, that are marked: one alone has no length
 
 
 class Scale(NamedTuple):
@@ -42,12 +43,20 @@ def scale_of(records: Sequence[ImputedRecord]) -> Scale:
     """
     if not is_real(records[0]):
         return UNIT
-    found = [r.mean[np.isfinite(r.mean)] for r in records]
+    low, high = range_of([record.mean for record in records])
+    deviations = [r.stddev[np.isfinite(r.stddev)].max(initial=0) for r in records]
+    return Scale(low, high, float(max(deviations)) or 1.0)
+
+
+def range_of(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
+    """From the 1st to the 99th percentile of values, whichever array has the lowest and the
+    highest; two different numbers.
+    """
+    found = [values[np.isfinite(values)] for values in arrays]
     bounds = [np.percentile(values, _PERCENTILES) for values in found if len(values)]
     low = float(min((bound[0] for bound in bounds), default=0))
     high = float(max((bound[1] for bound in bounds), default=1))
-    deviations = [r.stddev[np.isfinite(r.stddev)].max(initial=0) for r in records]
-    return Scale(low, high if high > low else low + 1, float(max(deviations)) or 1.0)
+    return low, high if high > low else low + 1
 
 
 def is_real(record: ImputedRecord) -> bool:
@@ -183,6 +192,32 @@ def lines(record: ImputedRecord, num_draws: int) -> bytes:
         given = np.where(observed, channel(masked.image, panel), np.nan)
         axes.plot(place, given, color=figures.INK, linewidth=1.2, marker=".", markersize=2.5)
         _tint(axes, place, ~observed)
+    return figures.png_of(panels)
+
+
+def curves(values: np.ndarray, colours: Sequence[str]) -> bytes:
+    """Vectors as lines in one picture: a panel a channel, of at most `figures.MOST_PANELS`.
+
+    Args:
+        values: [T, 1, W, C] float; of more than `figures.MOST_POINTS` places every so manieth is
+            drawn.
+        colours: [T], of the lines.
+    """
+    _, _, width, channels = values.shape
+    step = -(-width // figures.MOST_POINTS)
+    marker = "." if width <= _FEW_POINTS else ""
+    panels = figures.stacked(channels)
+    for panel, axes in enumerate(panels):
+        for line, colour in zip(values[:, 0, ::step, panel].astype(np.float64), colours):
+            drawn = np.where(np.isfinite(line), line, np.nan)
+            axes.plot(
+                np.arange(0, width, step),
+                drawn,
+                color=colour,
+                linewidth=1.2,
+                marker=marker,
+                markersize=4,
+            )
     return figures.png_of(panels)
 
 

@@ -1,9 +1,11 @@
 """Values as text for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 LONGEST_ID = 20  # characters of an id that are shown
+MAX_LISTED = 20  # items of a list that are shown
 
 
 def number(value: float | None, spec: str = ",.4g") -> str:
@@ -45,6 +47,16 @@ def short(text: str) -> str:
     """Leaves something out before the end, which is where ids differ."""
     head = LONGEST_ID // 3
     return text if len(text) <= LONGEST_ID else f"{text[:head]}…{text[head + 1 - LONGEST_ID :]}"
+
+
+def flatten(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    """JSON values as (name, text), where nested names are dotted; of a list the first few."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{name}.{key}" if name else str(key))
+    else:
+        listed = ", ".join(map(str, value[:MAX_LISTED])) if isinstance(value, list) else str(value)
+        yield name, "–" if value is None else listed
 
 
 def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,5 @@
-"""The documents of a job: `manifest.json`, `summary.json`, and its outcome. Imports nothing slow.
+"""The documents of a job: `manifest.json`, `summary.json`, and its outcome; and `scores.json` of a
+model. Imports nothing slow.
 
 They are frozen and strict: a key that is missing or unknown is an error, and so is a number that is
 not finite. Whatever changes their keys changes `FORMAT_VERSION`. `vaefill schema` prints their JSON
@@ -312,7 +313,46 @@ class Outcome(Document):
     warnings: Warnings = ()
 
 
-DOCUMENTS: dict[str, type[Document]] = {"manifest": Manifest, "summary": Summary}
+# --- scores.json
+
+
+class LogProb(Document):
+    """An estimate of the mean log p(x) by k importance samples, in nats a record; null where it is
+    not finite.
+    """
+
+    k: Count = Field(description="importance samples a record; 1: the ELBO")
+    mean: float | None = Field(description="over records")
+    standard_error: float | None = Field(description="over records")
+
+
+class Latent(Document):
+    """A latent over the records; null where not finite."""
+
+    activity: float | None = Field(description="variance of the encoder's mean")
+    active: bool = Field(description="whether that is above 0.01")
+    mean: float | None = Field(description="of the aggregated posterior")
+    stddev: float | None = Field(description="of the aggregated posterior")
+
+
+class Scores(Document):
+    """`scores.json` of `vaefill evaluate --model`: what a model says of complete records."""
+
+    format_version: Version = FORMAT_VERSION
+    model: str = Field(description="fingerprint of the model directory")
+    data: str = Field(description="the data set")
+    split: str = Field(description="of the data set")
+    num_records: Count
+    log_prob: tuple[LogProb, ...]
+    num_active: Count = Field(description="latents that are active")
+    latents: tuple[Latent, ...] = Field(description="[K], in the model's order")
+
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "manifest": Manifest,
+    "summary": Summary,
+    "scores": Scores,
+}
 
 
 def json_schema(name: str) -> dict[str, Any]:
