@@ -68,7 +68,8 @@ def samples(vae: VAE, num: int, seed: tf.Tensor) -> np.ndarray:
     Returns:
         [N, D] float32.
     """
-    return _decoded(vae, vae.prior.sample(num, seed=seed))
+    noise = tf.random.stateless_normal([num, vae.latent_size], seed)
+    return _decoded(vae, vae.prior.draw(noise))
 
 
 def reconstructions(vae: VAE, x: tf.Tensor) -> np.ndarray:
