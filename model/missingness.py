@@ -39,7 +39,7 @@ References:
   Rezende, D. J., Mohamed, S. and Wierstra, D. (2014). Stochastic backpropagation and approximate
     inference in deep generative models. ICML; appendix F fills in missing pixels.
   Ipsen, N. B., Mattei, P.-A. and Frellsen, J. (2021). not-MIWAE: Deep generative modelling with
-    missing not at random data. ICLR; section 3 has the law of `mnar`, "self-masking".
+    missing not at random data. ICLR; `mnar` is what it calls self-masking.
 """
 
 import difflib

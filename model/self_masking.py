@@ -4,9 +4,9 @@ With s the mask, each value hides itself by what it is alone,
 
     p(s | x) = prod_d p(s_d | x_d),
 
-which is the self-masking of not-MIWAE (Ipsen, Mattei & Frellsen 2021, arXiv:2006.12871, sec. 3). Of
-binary values it is two probabilities, P(missing | 0) and P(missing | 1), and what is missing has
-two states, over which one can sum where not-MIWAE has to draw:
+which is the self-masking of not-MIWAE (Ipsen, Mattei & Frellsen 2021, arXiv:2006.12871). Of binary
+values it is two probabilities, P(missing | 0) and P(missing | 1), and what is missing has two
+states, over which one can sum where not-MIWAE has to draw:
 
     log p(x_obs, s | z) = sum over observed d of log p(x_d | z) + log P(observed | x_d)
                           + sum over missing d of log sum_v p(x_d = v | z) P(missing | v)

@@ -64,15 +64,15 @@ class Trainer:
         self._weights = [each for net in goal.networks for each in net.weights]
         self._schedule = self._schedule_up_to(train.learning_rate)
         of_masks = [net for net in goal.networks if isinstance(net, SelfMasking)]
-        self._num_of_networks = len(self._variables) - len(of_masks)  # the others are of masks
+        self._first_of_masks = len(self._variables) - len(of_masks)  # which come last
         self._optimizer = keras.optimizers.Adam(self._schedule, global_clipnorm=train.clip_norm)
-        self._optimizer.build(self._variables[: self._num_of_networks])
+        self._optimizer.build(self._variables[: self._first_of_masks])
         # Gradients by what all values share are large: clipped together, they would slow networks
         self._optimizer_of_masks = None
         if of_masks:
             faster = self._schedule_up_to(_SPEED_OF_MASKS * train.learning_rate)
             self._optimizer_of_masks = keras.optimizers.Adam(faster)
-            self._optimizer_of_masks.build(self._variables[self._num_of_networks :])
+            self._optimizer_of_masks.build(self._variables[self._first_of_masks :])
         self._step = tf.Variable(0, dtype=tf.int64)
         self._best_bound = tf.Variable(-math.inf, dtype=tf.float64)
         self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
@@ -144,10 +144,10 @@ class Trainer:
     # Adam is element-wise: one fused pass over the weights instead of ten
     @tf.function(jit_compile=True)
     def _apply(self, gradients: list[tf.Tensor]) -> None:
-        num = self._num_of_networks
-        self._optimizer.apply(gradients[:num], self._variables[:num])
+        first = self._first_of_masks
+        self._optimizer.apply(gradients[:first], self._variables[:first])
         if self._optimizer_of_masks is not None:
-            self._optimizer_of_masks.apply(gradients[num:], self._variables[num:])
+            self._optimizer_of_masks.apply(gradients[first:], self._variables[first:])
 
     def run(self, validation: Split, show_progress: bool) -> None:
         """Trains to the last step, or until validation has not improved for `patience` times."""
