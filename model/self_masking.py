@@ -16,7 +16,7 @@ Bounds and samplers that ask a likelihood for these two are as exact as they are
 model: all that is new to them is that what is missing says something of z.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -39,13 +39,21 @@ class SelfMasking(keras.layers.Layer):
         super().__init__(name="missingness")
         self.logits = self.add_weight(shape=(2, num_rates), initializer="zeros", name="logits")
 
+    @classmethod
+    def of_logits(cls, logits: np.ndarray) -> "SelfMasking":
+        """The model of these logits [2, num_rates]."""
+        made = cls(logits.shape[1])
+        made.set_weights([logits])
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its logits alone: Keras would pickle what is registered with it, to workers too."""
+        return SelfMasking.of_logits, (self.logits.numpy(),)
+
     def copy(self, values: np.ndarray | slice = slice(None)) -> "SelfMasking":
         """The same with weights of its own, of all values or of some, given their indices [S]."""
         logits = self.logits.numpy()
-        logits = logits if logits.shape[1] == 1 else logits[:, values]
-        copy = SelfMasking(logits.shape[1])
-        copy.set_weights([logits])
-        return copy
+        return SelfMasking.of_logits(logits if logits.shape[1] == 1 else logits[:, values])
 
     @property
     def rates(self) -> np.ndarray:

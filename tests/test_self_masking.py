@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import itertools
 import json
+import pickle
 
+import cloudpickle
 import numpy as np
 import pytest
 import scipy.stats
@@ -122,6 +124,14 @@ def test_missing_values_are_of_the_tilted_distribution():
     np.testing.assert_allclose(
         part.moments(tf.constant(outputs[:, places]))[0], expected[:, [1, 3]], rtol=1e-5
     )
+
+
+def test_workers_get_it_pickled():
+    """As jobs of Beam hand it to them, and with the same weights."""
+    likelihood = SelfMaskingBernoulli(masking_of(FOUR))
+    for pickler in (pickle, cloudpickle):
+        again = pickle.loads(pickler.dumps(likelihood))
+        np.testing.assert_array_equal(again.missingness.rates, likelihood.missingness.rates)
 
 
 def test_equal_rates_are_ignorable():
