@@ -58,6 +58,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.65,<3", "gcsfs>=2024.2"],  # Dataflow; files of gs://
         "aws": ["s3fs>=2024.2"],  # files of s3://
         "arrayrecord": ["array_record>=0.5"],  # data sets of ArrayRecord files; on Linux tfds's own
+        "peers": ["scikit-learn>=1.5"],  # vaefill compare-peers
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "fuzz": ["atheris>=3"],
         "test": [
@@ -71,6 +72,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "scikit-learn>=1.5",
             "types-PyYAML>=6,<7",
             "types-protobuf>=6",
         ],

@@ -134,6 +134,21 @@ def split_info(name: str, split: str) -> tfds.core.SplitInfo:
     return info
 
 
+def overlap(name: str, split: str, other: str) -> bool:
+    """Whether two splits of a data set have records in common.
+
+    Raises:
+        DatasetError: see `split_info`.
+    """
+    parts, others = (split_info(name, each).file_instructions for each in (split, other))
+    return any(
+        one.filename == two.filename
+        and max(one.skip, two.skip) < min(one.skip + one.take, two.skip + two.take)
+        for one in parts
+        for two in others
+    )
+
+
 def check_images(name: str, shape: tuple[int, int, int], dtype: str = "uint8") -> None:
     """Checks that a data set has an `image` feature of the declared shape and type.
 
@@ -271,8 +286,28 @@ def load_images(
     return loaded.values
 
 
+def load_labels(name: str, split: str) -> np.ndarray | None:
+    """The feature `label` of all records of a split, in the data set's order: [N] int64; None where
+    there is none, or it is not a single integer.
+
+    Args:
+        name: see `builder`.
+        split: a tfds split.
+
+    Raises:
+        DatasetError: no such split.
+    """
+    features = builder(name).info.features
+    label = features["label"] if "label" in features else None
+    if not isinstance(label, tfds.features.Tensor) or label.shape != ():
+        return None
+    if not np.issubdtype(label.np_dtype, np.integer):
+        return None
+    return _load(name, split, "label", (), np.dtype(np.int64))[:, 0]
+
+
 def _load(
-    name: str, split: str, feature: str, shape: tuple[int, int, int], dtype: np.dtype
+    name: str, split: str, feature: str, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
     """A feature of all records: [N, H W C]."""
     info = split_info(name, split)
@@ -295,7 +330,7 @@ def _load(
     return np.concatenate([batch.numpy() for batch in batches]).astype(dtype, copy=False)
 
 
-def check_memory(what: str, num: int, shape: tuple[int, int, int], dtype: np.dtype) -> None:
+def check_memory(what: str, num: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Checks that so many records fit in memory.
 
     Raises:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -370,13 +370,8 @@ def compare(
         from vaefill.model.samplers import SAMPLERS
 
         parallel.share_cores()
-        for kind, chosen, known in (
-            ("sampler", samplers, SAMPLERS),
-            ("mask", masks, comparison.MASKS),
-        ):
-            for name in chosen:
-                if name not in known:
-                    raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+        _check_names("sampler", samplers, SAMPLERS)
+        _check_names("mask", masks, comparison.MASKS)
         model = checkpoints.load(directory)
         records = comparison.task(model, data, split, num_records)
         runner = comparison.Comparison(model, records, output, masks or tuple(comparison.MASKS))
@@ -386,6 +381,93 @@ def compare(
             runner.distances(name, num_distance_records)
         comparison.write_tables(output)
     click.echo(f"tables in {os.path.join(output, 'tables.md')}")
+
+
+@main.command("compare-peers")
+@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
+@click.option(
+    "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
+)
+@click.option(
+    "--split", default="test", help="Its split to score on, which the classifier is judged by."
+)
+@click.option(
+    "--num-records",
+    type=click.IntRange(2),
+    default=2000,
+    help="Records that are scored, the first of the split.",
+)
+@click.option(
+    "--classifier-split",
+    default="train[:5000]",
+    help="Records that the classifier learns from, imputed: none that the model was trained on.",
+)
+@click.option(
+    "--fit-split",
+    default="train[5000:]",
+    help="Complete records that scikit-learn's imputers are fitted on: none of the others.",
+)
+@click.option(
+    "--num-fitted", type=click.IntRange(1), default=5000, help="The first so many of them."
+)
+@click.option(
+    "--method", "methods", multiple=True, help="Only this method; repeatable.  [default: all]"
+)
+@click.option(
+    "--mask",
+    "masks",
+    multiple=True,
+    help="Only this mask of vaefill compare; repeatable.  [default: mcar_50, top_three_quarters]",
+)
+@click.option(
+    "--max-sweeps", type=click.IntRange(150), default=2000, help="Sweeps of a chain at most."
+)
+@click.option(
+    "--output", required=True, metavar="DIR", help="Where tables and a file for each cell go."
+)
+def compare_peers(
+    directory: str,
+    methods: tuple[str, ...],
+    masks: tuple[str, ...],
+    output: str,
+    **settings: Any,
+) -> None:
+    """Compares what people use to fill in missing values with the samplers: scores, seconds, and
+    what a classifier learns from records that were so imputed.
+
+    Constant filling and scikit-learn's KNNImputer and IterativeImputer (pip install
+    'vaefill[peers]'), MIWAE's importance resampling, pseudo-Gibbs and latent_hmc, all on the same
+    records and masks.
+
+    Stopped and started again, it goes on with what is not there yet.
+
+    \b
+    vaefill compare-peers --model runs/mnist --output runs/peers
+    vaefill compare-peers --model M --data digits --classifier-split validation --output runs/peers
+    """
+    with errors_in_one_line():
+        start()
+        from vaefill.experiments import comparison, fillings, peers
+        from vaefill.model import checkpoints, parallel
+
+        _check_names("method", methods, peers.METHODS)
+        _check_names("mask", masks, comparison.MASKS)
+        fillings.check_installed(methods or tuple(peers.METHODS))
+        parallel.share_cores()
+        runner = peers.Peers(checkpoints.load(directory), peers.Settings(**settings), output)
+        runner.run(methods or tuple(peers.METHODS), masks or peers.MASKS)
+        click.echo(peers.write_tables(output))
+
+
+def _check_names(kind: str, chosen: Collection[str], known: Collection[str]) -> None:
+    """Checks that what was chosen is there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
 
 
 @main.command()
@@ -412,11 +494,7 @@ def bench(output: str, model: str | None, sections: tuple[str, ...]) -> None:
         start()
         from vaefill.experiments import benchmark
 
-        for name in sections:
-            if name not in benchmark.SECTIONS:
-                raise ConfigError(
-                    f"unknown section {name!r}; known: {', '.join(benchmark.SECTIONS)}"
-                )
+        _check_names("section", sections, benchmark.SECTIONS)
         every = tuple(
             name for name in benchmark.SECTIONS if model or name not in ("converged", "adaptive")
         )

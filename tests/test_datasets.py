@@ -207,3 +207,24 @@ def test_every_epoch_is_a_permutation_of_its_own():
 def test_training_can_start_at_any_step():
     np.testing.assert_array_equal(batches()[3:], batches(first=3))
     assert not np.array_equal(batches(), batches(seed=2))
+
+
+@pytest.mark.parametrize(
+    ("split", "other", "common"),
+    [
+        ("train", "test", False),
+        ("train[:100]", "train[100:]", False),
+        ("train[:101]", "train[100:]", True),
+        ("train", "train[:1]", True),
+        ("train[:1%]+test", "test[999:]", True),
+    ],
+)
+def test_splits_that_have_records_in_common(split, other, common):
+    assert datasets.overlap("digits", split, other) == common
+    assert datasets.overlap("digits", other, split) == common
+
+
+def test_labels_are_those_of_the_records():
+    labels = datasets.load_labels("digits", "test[:30]")
+    expected = [int(example["label"]) for _, example in datasets.examples("digits", "test[:30]")]
+    assert labels.dtype == np.int64 and labels.tolist() == expected and len(set(expected)) > 5

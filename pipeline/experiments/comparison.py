@@ -92,8 +92,8 @@ class Task(NamedTuple):
         )
 
 
-def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
-    """The first records of a split of a data set of images."""
+def task(model: LoadedModel, data: str, split: str, num_records: int | None) -> Task:
+    """The first records of a split of a data set of images, or all."""
     likelihood = model.vae.likelihood
     dtype = np.dtype(likelihood.dtype).name
     images = datasets.load_images(data, split, model.vae.data_shape, dtype)[:num_records]
@@ -102,6 +102,14 @@ def task(model: LoadedModel, data: str, split: str, num_records: int) -> Task:
     # `threshold` and not `none`, which likelihoods that are not binary take no notice of
     preprocessor = Preprocessor(likelihood, seed=_SEED)
     return Task(images, ids, preprocessor.truth(preprocessor.keys(ids), images), preprocessor)
+
+
+def that_hide(masks: Sequence[str], records: Task) -> list[str]:
+    """Those of some masks that hide something of records; says which do not."""
+    hiding = [mask for mask in masks if not records.observed(mask).all()]
+    for mask in (mask for mask in masks if mask not in hiding):
+        _LOGGER.warning("%s hides nothing of these records, and is left out", mask)
+    return hiding
 
 
 def sampler_config(name: str, num_records: int, settings: dict[str, Any]) -> SamplerConfig:
@@ -136,9 +144,7 @@ def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str,
     gradients = np.where(result.converged, result.num_network_passes, np.inf)
     return {
         "num_records": len(observed),
-        "num_unscored": int(scores.num_unscored.sum()),
-        "brier": evaluation.ratio(scores.brier.sum(), scores.num_values.sum()),
-        **(_of_binary(scores) if records.preprocessor.likelihood.binary else {}),
+        **summarize(scores, records.preprocessor.likelihood.binary),
         "converged": float(result.converged.mean()),
         "sweeps_median": float(np.median(result.num_sweeps)),
         "gradients_mean": float(result.num_network_passes.mean()),
@@ -148,6 +154,15 @@ def converge(imputer: Imputer, records: Task, observed: np.ndarray) -> dict[str,
         "acceptance": float(np.mean(result.acceptance_rate)),
         "non_finite": int(result.num_non_finite.sum()),
         "seconds": seconds,
+    }
+
+
+def summarize(scores: evaluation.Scores, binary: bool) -> dict[str, Any]:
+    """What a cell says of the scores of its records, per missing value; of binary values more."""
+    return {
+        "num_unscored": int(scores.num_unscored.sum()),
+        "brier": evaluation.ratio(scores.brier.sum(), scores.num_values.sum()),
+        **(_of_binary(scores) if binary else {}),
     }
 
 
@@ -274,9 +289,7 @@ class Comparison:
 
     def __init__(self, model: LoadedModel, records: Task, directory: str, masks: Sequence[str]):
         self._model, self._records, self._directory = model, records, directory
-        self._masks = [mask for mask in masks if not records.observed(mask).all()]
-        for mask in (mask for mask in masks if mask not in self._masks):
-            _LOGGER.warning("%s hides nothing of these records, and is left out", mask)
+        self._masks = that_hide(masks, records)
         files.make_directory(directory)
 
     def convergence(self, name: str, max_sweeps: int) -> None:
@@ -291,7 +304,7 @@ class Comparison:
             compute = functools.partial(
                 converge, imputer, self._records, self._records.observed(mask)
             )
-            self._cell(f"convergence-{name}", mask, compute)
+            kept(self._directory, f"convergence-{name}", mask, compute)
 
     def fits(self) -> None:
         """The third experiment; nothing for a model without calibration records."""
@@ -299,7 +312,8 @@ class Comparison:
             _LOGGER.info("no test of fit: the model has no calibration records")
             return
         for mask in self._masks:
-            self._cell(
+            kept(
+                self._directory,
                 "fit",
                 mask,
                 functools.partial(fit, self._model, self._records, self._records.observed(mask)),
@@ -315,7 +329,7 @@ class Comparison:
                 compute = functools.partial(
                     distance, imputer, few, few.observed(mask), self._reference(few, mask)
                 )
-                self._cell(f"distance-{name}-{index}", mask, compute)
+                kept(self._directory, f"distance-{name}-{index}", mask, compute)
 
     @functools.cached_property
     def _long(self) -> Imputer:
@@ -335,13 +349,18 @@ class Comparison:
         with files.open_to_read(path) as file:
             return np.load(file, allow_pickle=False)
 
-    def _cell(self, row: str, mask: str, compute: Callable[[], dict[str, Any]]) -> None:
-        path = os.path.join(self._directory, f"{row}-{_slug(mask)}.json")
-        if files.exists(path):
-            return
-        cell = {"row": row, "mask": mask, **compute()}
-        _LOGGER.info("%s, %s missing: %.0f s", row, mask, cell["seconds"])
-        files.write_json(path, cell)
+
+def kept(
+    directory: str, row: str, mask: str, compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The cell of a row and a mask, from its file or else computed and kept there."""
+    path = os.path.join(directory, f"{row}-{_slug(mask)}.json")
+    if files.exists(path):
+        return files.read_json(path)
+    cell = {"row": row, "mask": mask, **compute()}
+    _LOGGER.info("%s, %s missing: %.0f s", row, mask, cell["seconds"])
+    files.write_json(path, cell)
+    return cell
 
 
 def _slug(mask: str) -> str:
