@@ -28,9 +28,11 @@ from vaefill.model.likelihoods import Likelihood
 from vaefill.model.standardization import Standardization
 
 FORMAT_VERSION = 2
-_STANDARDIZED = 3  # the version of models that standardise: programs that do not must refuse them
+# Versions of models that older programs would take for others, and so must refuse
+_STANDARDIZED = 3
+_SELF_MASKING = 4  # with a model of masks among the weights
 # Version 1 had trainable weights alone, which are all that its MLPs have
-_READABLE = (1, FORMAT_VERSION, _STANDARDIZED)
+_READABLE = (1, FORMAT_VERSION, _STANDARDIZED, _SELF_MASKING)
 _STANDARDIZATION = ("standardization/location", "standardization/scale")  # among the weights
 _DESCRIPTION = "vae.json"
 _WEIGHTS = "weights.safetensors"
@@ -72,7 +74,7 @@ class LoadedModel(NamedTuple):
 
 
 def _named_weights(vae: vae_lib.VAE) -> dict[str, keras.Variable]:
-    """All weights of both networks, by the names that files have them under.
+    """All weights of the networks and of a model of masks, by the names that files have them under.
 
     Those that training does not fit are among them, such as the averages of batch normalisation.
     """
@@ -120,7 +122,7 @@ def save(
         values = (standardization.location, standardization.scale)
         weights |= {n: v.reshape(vae.data_shape) for n, v in zip(_STANDARDIZATION, values)}
     description = Description(
-        format_version=FORMAT_VERSION if standardization is None else _STANDARDIZED,
+        format_version=_version(vae),
         model=model,
         data_shape=vae.data_shape,
         training=training,
@@ -142,6 +144,13 @@ def save(
     for name, content in (contents | {_DESCRIPTION: text.encode()}).items():
         files.write_whole(os.path.join(directory, name), content)
     return fingerprint(directory)
+
+
+def _version(vae: vae_lib.VAE) -> int:
+    """The oldest format that says all of a model."""
+    if vae.likelihood.missingness is not None:
+        return _SELF_MASKING
+    return FORMAT_VERSION if vae.likelihood.standardization is None else _STANDARDIZED
 
 
 def fingerprint(directory: str) -> str:

@@ -24,6 +24,7 @@ from tensorflow_probability import distributions as tfd
 
 from vaefill.model.likelihoods import Likelihood
 from vaefill.model.priors import Flow
+from vaefill.model.self_masking import SelfMaskingBernoulli
 from vaefill.model.vae import VAE
 
 Network = Callable[[tf.Tensor], tf.Tensor]
@@ -55,8 +56,10 @@ class CompiledVAE(VAE):
 
     @property
     def supports_restriction(self) -> bool:
-        """Whether the decoder can make some outputs without the others."""
-        return isinstance(self.decoder, FrozenMLP)
+        """Whether the decoder can make some outputs without the others, and p(x_obs | z) takes no
+        more: with a model of masks missing values say something of z too.
+        """
+        return isinstance(self.decoder, FrozenMLP) and self.likelihood.missingness is None
 
     def restrict_to(self, values: np.ndarray) -> "CompiledVAE":
         """This VAE with its restricted decoder that of some values; all else stays.
@@ -65,10 +68,13 @@ class CompiledVAE(VAE):
             values: [S] indices among the `num_values`, ascending.
 
         Raises:
-            ValueError: the decoder makes all outputs or none; see `supports_restriction`.
+            ValueError: the decoder makes all outputs or none, or all are needed; see
+                `supports_restriction`.
         """
         if not isinstance(self.decoder, FrozenMLP):
             raise ValueError("a decoder can be restricted if it is a stack of Dense layers")
+        if self.likelihood.missingness is not None:
+            raise ValueError("with a model of masks a decoder cannot be restricted")
         features, last = self.decoder.split()
         likelihood, outputs = self.likelihood.restrict(values, self.num_values)
         # mypy does not see that a NamedTuple may be callable.
@@ -112,6 +118,8 @@ def compile_vae(vae: VAE, precision: str) -> CompiledVAE:
     encoder = _freeze(vae.encoder, precision)
     decoder = _freeze(vae.decoder, precision)
     likelihood = vae.likelihood
+    if isinstance(likelihood, SelfMaskingBernoulli):
+        likelihood = likelihood.frozen()
     if isinstance(decoder, FrozenMLP):
         decoder, bias = decoder.without_bias()
         if bias is not None:
@@ -296,6 +304,7 @@ class ShiftedLikelihood:
         self.unit = likelihood.unit
         self.binary = likelihood.binary
         self.standardization = likelihood.standardization
+        self.missingness = likelihood.missingness
         self.num_outputs = likelihood.num_outputs
         self.from_data = likelihood.from_data
         self.to_data = likelihood.to_data
@@ -316,10 +325,14 @@ class ShiftedLikelihood:
         """log p of the chosen entries of x: [...], in nats."""
         return self._likelihood.log_prob(self._whole(outputs), x, chosen)
 
+    def log_prob_observed(self, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """log p(x_obs | z), or with a model of masks log p(x_obs, s | z): [...], in nats."""
+        return self._likelihood.log_prob_observed(self._whole(outputs), x, observed)
+
     def sample(self, outputs: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-        """Draws x by inversion from uniform numbers in (0, 1): [..., D]."""
+        """Draws missing values by inversion from uniform numbers in (0, 1): [..., D]."""
         return self._likelihood.sample(self._whole(outputs), uniform)
 
     def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and variance of each value given z, on the model's scale: two tensors [..., D]."""
+        """Mean and variance of each value given z, if it is missing: two tensors [..., D]."""
         return self._likelihood.moments(self._whole(outputs))

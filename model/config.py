@@ -129,6 +129,25 @@ class ModelConfig(Section):
     activation: Literal["relu", "silu", "gelu", "softplus", "tanh", "elu"] = Field(
         "silu", description="a smooth one lets Hamiltonian samplers take larger steps"
     )
+    missingness: Literal["ignorable", "self_masking", "self_masking_per_value"] = Field(
+        "ignorable",
+        description="why values are missing: at random given what is observed, or, of binary "
+        "ones, because of what they are, by two probabilities that are learnt, the same for all "
+        "values or for each its own",
+    )
+
+    @pydantic.model_serializer(mode="wrap")
+    def _without_what_went_without_saying(self, dump: Any) -> dict[str, Any]:
+        values = dump(self)
+        return {key: value for key, value in values.items() if _IMPLIED.get(key, ...) != value}
+
+    @pydantic.model_validator(mode="after")
+    def _masks_are_of_binary_values(self) -> Self:
+        if self.missingness != "ignorable" and self.likelihood != "bernoulli":
+            raise ValueError(
+                f"missingness {self.missingness} needs likelihood bernoulli, got {self.likelihood}"
+            )
+        return self
 
     @pydantic.field_validator("architecture")
     @classmethod
@@ -151,6 +170,10 @@ class ModelConfig(Section):
             return {"hidden": (32, 64)} | values
         return values
 
+
+# Fields of a model, and what was always so before it could be said. What is written of a model
+# leaves that out: models and trainings that are older stay what they were.
+_IMPLIED = {"missingness": "ignorable"}
 
 _RECORDS_OF_LIKELIHOOD = {  # record.dtype, record.binarize
     "bernoulli": ("uint8", ("threshold", "sample")),

@@ -39,7 +39,9 @@ class LoadedEnsemble(NamedTuple):
 
     @property
     def likelihood(self) -> Likelihood:
-        """Of the first member; the others differ from it in their standardisation alone."""
+        """Of the first member; those of others differ in what was estimated alone: the scale of real
+        values, a model of masks.
+        """
         return self.members[0].likelihood
 
     @property

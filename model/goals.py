@@ -20,7 +20,7 @@ class Goal(Protocol):
     """
 
     vae: VAE
-    networks: tuple[keras.Model, ...]
+    networks: tuple[keras.layers.Layer, ...]
 
     def bound(
         self, x: tf.Tensor, observed: tf.Tensor | None, seed: tf.Tensor, training: bool = False

@@ -1,7 +1,7 @@
 """Scores of a model on records that it was not trained on: its bound and log p(x), in nats.
 
-Of records that lack values they are those of the observed values, log p(x_obs), and the model has
-an encoder for such records (`vae.gap_encoder`).
+Of records that lack values they are those of the observed values, log p(x_obs), with a model of
+masks log p(x_obs, s), and the model has an encoder for such records (`vae.gap_encoder`).
 """
 
 import math

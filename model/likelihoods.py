@@ -30,6 +30,13 @@ _SMALLEST_GAUSSIAN_SCALE = 1e-3
 _FACTORS = 7  # of a product of numbers from 1 to 2; it divides 28 x 28
 
 
+class MaskModel(Protocol):
+    """p(s | x), the distribution of masks: see `vaefill.model.self_masking`."""
+
+    def log_prob(self, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """log p(s | x) of complete x [N, D], of which `observed` [N, D] is not s: [N], nats."""
+
+
 class Likelihood(Protocol):
     """What a VAE and the samplers ask of a likelihood.
 
@@ -44,6 +51,8 @@ class Likelihood(Protocol):
             `record.binarize`.
         standardization: of real values, between the data's own units and the model's scale; None:
             they are the same but for `unit`. Densities here are those on the model's scale.
+        missingness: the model of masks s; None: they are ignorable. With one, that values are
+            missing says something of z and of themselves.
     """
 
     name: str
@@ -51,6 +60,10 @@ class Likelihood(Protocol):
     unit: float
     binary: bool
     standardization: Standardization | None
+
+    @property
+    def missingness(self) -> MaskModel | None:
+        """See above."""
 
     def num_outputs(self, num_values: int) -> int:
         """Decoder outputs of a record of D = `num_values` values."""
@@ -73,11 +86,19 @@ class Likelihood(Protocol):
     def log_prob(self, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
         """log p of the chosen entries of x: [...], in nats. `chosen` is bool, [..., D]."""
 
+    def log_prob_observed(self, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """log p(x_obs | z), or with a model of masks log p(x_obs, s | z): [...], in nats.
+
+        `observed` is bool, [..., D]: not s.
+        """
+
     def sample(self, outputs: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-        """Draws x by inversion from uniform numbers in (0, 1): [..., D]."""
+        """Draws missing values by inversion from uniform numbers in (0, 1): [..., D]."""
 
     def moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and variance of each value given z, on the model's scale: two tensors [..., D]."""
+        """Mean and variance of each value given z, if it is missing, on the model's scale: two
+        tensors [..., D].
+        """
 
     def from_data(self, values: np.ndarray, uniform: np.ndarray | None = None) -> np.ndarray:
         """Values of `dtype` on the data's own scale -> a new float32 array on the model's.
@@ -104,7 +125,16 @@ class HomogeneousLikelihood:
     unit: float
     binary: bool
     standardization: Standardization | None = None
+    missingness: MaskModel | None = None
     outputs_per_value: int
+
+    def log_prob(self, outputs: tf.Tensor, x: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood`."""
+        raise NotImplementedError
+
+    def log_prob_observed(self, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
+        """log p(x_obs | z), as masks are ignorable: [...], in nats."""
+        return self.log_prob(outputs, x, observed)
 
     def num_outputs(self, num_values: int) -> int:
         """Decoder outputs of a record of `num_values` values: P each."""

@@ -15,9 +15,15 @@ of both, and the same p-value is at most a with probability at most 2 a, if mask
 values and are those of the calibration records: of M + 1 records that are compared in pairs, fewer
 than 2 a (M + 1) win against so few others (as for the jackknife+, Barber, Candes, Ramdas &
 Tibshirani 2021, theorem 1). In practice it is close to a.
+
+Where masks depend on values, none of that holds. A model of masks says what mask goes with a
+record: T is then of both, log p(x_obs, s), and each calibration record has its own mask. If the
+record and its mask are exchangeable with those, whatever the mask depends on, the p-value is at
+most a with probability at most a.
 """
 
 import decimal
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -34,7 +40,8 @@ _MASKS_KEPT = 1000  # of which the calibration set's statistics are remembered, 
 
 
 def approximate_log_evidence(vae: VAE, x: tf.Tensor, observed: tf.Tensor) -> tf.Tensor:
-    """A cheap approximation of log p(x_obs), in nats up to a constant.
+    """A cheap approximation of log p(x_obs), with a model of masks log p(x_obs, s), in nats up to a
+    constant.
 
     log p(x_obs | z) + log p(z) + log |S| / 2 at the mean z of q(z | x), with S the covariance of q:
     Laplace's approximation, where the encoder says what the mode and the curvature are. What is
@@ -136,6 +143,7 @@ class FitTest:
         self, vae: VAE, calibration: np.ndarray, slots: int, known: np.ndarray | None = None
     ):
         self._calibration, self._slots, self._known = calibration, slots, known
+        self._masks_are_modelled = vae.likelihood.missingness is not None
         self._statistic = tf.function(
             lambda x, observed: approximate_log_evidence(vae, x, observed), autograph=False
         )
@@ -149,12 +157,22 @@ class FitTest:
             x: [N, D] float32 on the model's scale; values where missing are ignored.
             observed: [N, D] bool.
         """
+        if self._masks_are_modelled:
+            values = self._statistics(len(x), lambda rows: (x[rows], observed[rows]))
+            return np.array([p_value(value, self._under_own_masks) for value in values], np.float32)
         own = self._own(x, observed)
         masks = [np.packbits(mask).tobytes() for mask in observed]
         calibration = self._of_calibration(dict(zip(masks, observed)))
         return np.array(
             [p_value(value, calibration[mask]) for mask, value in zip(masks, own)], np.float32
         )
+
+    @functools.cached_property
+    def _under_own_masks(self) -> np.ndarray:
+        """T of the calibration records, each with its own mask: [M]."""
+        x = self._calibration
+        known = np.ones(x.shape, bool) if self._known is None else self._known
+        return self._statistics(len(x), lambda rows: (x[rows], known[rows]))
 
     def _own(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """T of N records [N], or beside calibration records that lack values, by what is observed

@@ -2,9 +2,9 @@
 
 A mechanism is `mechanism(image, generator, *, parameters) -> observed`:
 
-  image:     [H, W, C] uint8, the complete record
+  image:     [H, W, C] uint8, the complete record; of `mnar` also float32
   generator: the only source of chance; `record_generator` gives a record its own
-  observed:  [H, W, C] bool, True = observed; a pixel's channels are hidden together
+  observed:  [H, W, C] bool, True = observed; a pixel's channels are hidden together but by `mnar`
 
 | name                 | what is missing                       | parameters                       |
 | -------------------- | ------------------------------------- | -------------------------------- |
@@ -17,10 +17,14 @@ A mechanism is `mechanism(image, generator, *, parameters) -> observed`:
 | `half`               | the half on `side`                    | side: top, bottom, left or right |
 | `mar`                | pixels of one checkerboard colour, by | rate: 0 to 1,                    |
 |                      | the values of their neighbours        | slope: -100 to 100               |
+| `mnar`               | each value by what it is itself       | dark, bright: 0 to 1,            |
+|                      |                                       | black < white, of real values    |
 
-All but `mar` are missing completely at random: the mask does not depend on the image. `mar` is
-missing at random: the mask depends on observed values only. Both are ignorable for inference
-about what is missing (Rubin 1976), so that an imputer need not model the mask.
+All but the last two are missing completely at random: the mask does not depend on the image. `mar`
+is missing at random: the mask depends on observed values only. Both kinds are ignorable for
+inference about what is missing (Rubin 1976), so that an imputer need not model the mask. `mnar` is
+missing not at random: that a value is missing says something of it, and an imputer that ignores
+this is biased, by how much `mnar` lets one find out.
 
 A mechanism's signature is the one place where its parameters are declared: names, types, ranges
 that hold for images of every shape, and what each means.
@@ -34,6 +38,8 @@ References:
     Statistical Science 28(2), 257-268.
   Rezende, D. J., Mohamed, S. and Wierstra, D. (2014). Stochastic backpropagation and approximate
     inference in deep generative models. ICML; appendix F fills in missing pixels.
+  Ipsen, N. B., Mattei, P.-A. and Frellsen, J. (2021). not-MIWAE: Deep generative modelling with
+    missing not at random data. ICLR; `mnar` is what it calls self-masking.
 """
 
 import difflib
@@ -51,6 +57,8 @@ Side = Literal["top", "bottom", "left", "right"]
 SIDES = typing.get_args(Side)
 MAX_SLOPE = 100.0  # e^(100 / 2) is all but a step, and far from overflow
 _Slope = Annotated[float, Field(ge=-MAX_SLOPE, le=MAX_SLOPE)]
+_LARGEST_REAL = float(np.finfo(np.float32).max)
+_LARGEST_LOG_ODDS = 1000.0  # of which the sigmoid is 1 in float64, and of its negative 0
 
 
 def record_generator(seed: int, record_id: bytes) -> np.random.Generator:
@@ -256,8 +264,58 @@ def mar(
     return _observed(image, candidate & (generator.random((height, width)) < probability))
 
 
+def mnar(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    dark: Annotated[float, Field(ge=0, le=1, description="probability of missing of black")],
+    bright: Annotated[float, Field(ge=0, le=1, description="probability of missing of white")],
+    black: Annotated[float | None, Field(description="what counts as black, of bytes 0")] = None,
+    white: Annotated[float | None, Field(description="what counts as white, of bytes 255")] = None,
+) -> np.ndarray:
+    """Every value is missing by what it is itself: missing not at random (MNAR), by self-masking.
+
+    A black value is missing with probability `dark` and a white one with probability `bright`,
+    independently given the image. Of binary images that is all. In between, and beyond, log-odds go
+    evenly with the value: where x = (value - black) / (white - black),
+
+      p = sigmoid((1 - x) logit(dark) + x logit(bright)),
+
+    the self-masking of Ipsen et al. (2021), sigmoid(a + b x), said by its rates at both ends. A
+    rate of 0 or 1 is kept exactly at its own end, and counts as log-odds of -+1000 elsewhere. With
+    dark = bright this is `mcar` of every value by itself, up to the rounding of p.
+
+    As for `mar`, the values that count are those in `image`: hand in what the model sees.
+
+    Args:
+      image: [H, W, C] uint8, or real values as float32, which must be finite.
+      generator: gives H W C uniforms.
+      dark: probability of missing where a value is black, 0 to 1.
+      bright: probability of missing where a value is white, 0 to 1.
+      black: the value that counts as black, wherever it stands; real values need it, of bytes it
+        is 0.
+      white: the value that counts as white, larger; real values need it, of bytes it is 255.
+
+    Returns:
+      observed: [H, W, C] bool; a pixel's channels are hidden each by itself.
+    """
+    shape = _shape(image, (np.uint8, np.float32))
+    _check_real("dark", dark, 0, 1)
+    _check_real("bright", bright, 0, 1)
+    black, white = _ends(image, black, white)
+    level = (image.astype(np.float64) - black) / (white - black)
+    log_odds = (1 - level) * _logit(dark) + level * _logit(bright)
+    with np.errstate(over="ignore"):
+        probability = 1 / (1 + np.exp(-log_odds))
+    return generator.random(shape) >= probability
+
+
+# Those that look at values; of the others an image is its shape
+SEE_VALUES = frozenset({"mar", "mnar"})
+
 MECHANISMS: dict[str, Callable[..., np.ndarray]] = {
-    function.__name__: function for function in (mcar, rows, top_three_quarters, block, half, mar)
+    function.__name__: function
+    for function in (mcar, rows, top_three_quarters, block, half, mar, mnar)
 }
 
 
@@ -287,7 +345,7 @@ def generate(
 
     Args:
       name: a key of MECHANISMS.
-      image: [H, W, C] uint8.
+      image: [H, W, C] uint8; of `mnar` also float32.
       generator: the record's own, from `record_generator`.
       parameters: the mechanism's keyword arguments.
 
@@ -321,11 +379,40 @@ def _neighbour_sum(values: np.ndarray) -> np.ndarray:
     return padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
 
 
-def _shape(image: np.ndarray) -> tuple[int, int, int]:
-    """(H, W, C) of an image, or ValueError."""
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+def _logit(rate: float) -> float:
+    """log(rate / (1 - rate)), within what a sigmoid makes 0 and 1 of."""
+    with np.errstate(divide="ignore"):
+        log_odds = np.log(rate) - np.log1p(-rate)
+    return float(np.clip(log_odds, -_LARGEST_LOG_ODDS, _LARGEST_LOG_ODDS))
+
+
+def _ends(image: np.ndarray, black: float | None, white: float | None) -> tuple[float, float]:
+    """The values that count as black and as white, by default those of bytes, or ValueError."""
+    if image.dtype == np.uint8:
+        black, white = 0.0 if black is None else black, 255.0 if white is None else white
+    elif not np.isfinite(image).all():
+        raise ValueError("real values must be finite; say by `observed` which of them are missing")
+    if black is None or white is None:
+        raise ValueError(
+            "real values need black and white, the values at which the rates dark and bright hold"
+        )
+    for name, value in (("black", black), ("white", white)):
+        _check_real(name, value, -_LARGEST_REAL, _LARGEST_REAL)
+    if not black < white:
+        raise ValueError(f"black must be less than white, got {black!r} and {white!r}")
+    return float(black), float(white)
+
+
+def _shape(
+    image: np.ndarray, kinds: tuple[type[np.generic], ...] = (np.uint8,)
+) -> tuple[int, int, int]:
+    """(H, W, C) of an image of one of some types, or ValueError."""
+    if not isinstance(image, np.ndarray) or image.dtype not in kinds:
         kind = getattr(image, "dtype", type(image).__name__)
-        raise ValueError(f"image must be a uint8 array, got {kind}; scale grey values to 0 to 255")
+        names = " or ".join(each.__name__ for each in kinds)
+        raise ValueError(
+            f"image must be a {names} array, got {kind}; scale grey values to 0 to 255"
+        )
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(
             f"image must be [H, W, C], none of them 0, got shape {list(image.shape)}; "

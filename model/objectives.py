@@ -3,7 +3,8 @@
 Of a record that lacks values the evidence is log p(x_obs), and the likelihood is that of the
 observed values alone, as p(x | z) is a product over values. The encoder then sees zeros where
 values are missing (Mattei & Frellsen 2019, MIWAE), and beside each value whether it is observed:
-`vae.gap_encoder` has made it for that.
+`vae.gap_encoder` has made it for that. With a model of masks s the evidence is log p(x_obs, s), and
+the likelihood p(x_obs, s | z) (Ipsen, Mattei & Frellsen 2021, not-MIWAE).
 """
 
 import math

@@ -20,9 +20,13 @@ from vaefill.model.errors import TrainingError
 from vaefill.model.gaps import Split
 from vaefill.model.goals import Goal
 from vaefill.model.likelihoods import Likelihood
+from vaefill.model.self_masking import SelfMasking
 from vaefill.model.vae import VAE
 
 _STEPS_PER_CALL = 50
+# How much faster than networks a model of masks learns. Its few parameters have a long way to go,
+# and as each value of each record has a say in them, little noise.
+_SPEED_OF_MASKS = 10.0
 _BINARIZE, _NOISE = 0, 1  # what a stateless seed is for
 
 
@@ -58,15 +62,17 @@ class Trainer:
         self._last_step = max(1, math.ceil((epochs or train.epochs) * self._steps_per_epoch))
         self._variables = [each for net in goal.networks for each in net.trainable_variables]
         self._weights = [each for net in goal.networks for each in net.weights]
-        warmup = min(train.warmup_steps, self._last_step // 2)
-        self._schedule = keras.optimizers.schedules.CosineDecay(
-            initial_learning_rate=0.0 if warmup else train.learning_rate,
-            decay_steps=self._last_step - warmup,
-            warmup_target=train.learning_rate if warmup else None,
-            warmup_steps=warmup,
-        )
+        self._schedule = self._schedule_up_to(train.learning_rate)
+        of_masks = [net for net in goal.networks if isinstance(net, SelfMasking)]
+        self._first_of_masks = len(self._variables) - len(of_masks)  # which come last
         self._optimizer = keras.optimizers.Adam(self._schedule, global_clipnorm=train.clip_norm)
-        self._optimizer.build(self._variables)
+        self._optimizer.build(self._variables[: self._first_of_masks])
+        # Gradients by what all values share are large: clipped together, they would slow networks
+        self._optimizer_of_masks = None
+        if of_masks:
+            faster = self._schedule_up_to(_SPEED_OF_MASKS * train.learning_rate)
+            self._optimizer_of_masks = keras.optimizers.Adam(faster)
+            self._optimizer_of_masks.build(self._variables[self._first_of_masks :])
         self._step = tf.Variable(0, dtype=tf.int64)
         self._best_bound = tf.Variable(-math.inf, dtype=tf.float64)
         self._worse = tf.Variable(0, dtype=tf.int64)  # validations since the best one
@@ -74,6 +80,7 @@ class Trainer:
         self._bound = tf.function(goal.bound, reduce_retracing=True)
         state = tf.train.Checkpoint(
             **{network.name: network for network in goal.networks},
+            **({"optimizer_of_masks": self._optimizer_of_masks} if of_masks else {}),
             optimizer=self._optimizer,
             step=self._step,
             best_bound=self._best_bound,
@@ -84,6 +91,16 @@ class Trainer:
             state, os.path.join(workdir, "checkpoints"), max_to_keep=2
         )
         self._manager.restore_or_initialize()
+
+    def _schedule_up_to(self, learning_rate: float) -> keras.optimizers.schedules.CosineDecay:
+        """The learning rate of each step, after warm-up the given one and then down to 0."""
+        warmup = min(self._settings.train.warmup_steps, self._last_step // 2)
+        return keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup else learning_rate,
+            decay_steps=self._last_step - warmup,
+            warmup_target=learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
 
     @property
     def vae(self) -> VAE:
@@ -127,7 +144,10 @@ class Trainer:
     # Adam is element-wise: one fused pass over the weights instead of ten
     @tf.function(jit_compile=True)
     def _apply(self, gradients: list[tf.Tensor]) -> None:
-        self._optimizer.apply(gradients, self._variables)
+        first = self._first_of_masks
+        self._optimizer.apply(gradients[:first], self._variables[:first])
+        if self._optimizer_of_masks is not None:
+            self._optimizer_of_masks.apply(gradients[first:], self._variables[first:])
 
     def run(self, validation: Split, show_progress: bool) -> None:
         """Trains to the last step, or until validation has not improved for `patience` times."""

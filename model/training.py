@@ -26,6 +26,7 @@ from vaefill.model.errors import TrainingError
 from vaefill.model.gaps import Split, with_gaps, without
 from vaefill.model.goals import CompleteEncoder, Evidence
 from vaefill.model.preprocessing import GREY_UNDER_A_THRESHOLD, looks_grey
+from vaefill.model.self_masking import SelfMasking
 from vaefill.model.standardization import estimate
 from vaefill.model.trainer import Trainer
 
@@ -66,6 +67,8 @@ def train_and_evaluate(
     encoder of its own for such records (MIWAE, Mattei & Frellsen 2019), and afterwards the model's
     encoder, which sees complete records alone, is fitted to the decoder (`goals.CompleteEncoder`).
     Validation, the scores, and the location and scale of real values take observed values alone.
+    With a model of masks (`model.missingness`) the bound, the validation and the scores are of the
+    observed values and the mask, log p(x_obs, s).
 
     Checkpoints and TensorBoard logs go to `DIRECTORY/training`; a training that was stopped goes on
     from there. A directory that holds the finished model of the same settings is left as it is.
@@ -81,7 +84,8 @@ def train_and_evaluate(
         The training summary that `vae.json` holds, or `ensemble.json`.
 
     Raises:
-        TrainingError: the directory holds a training of other settings, or the loss is not finite.
+        TrainingError: the directory holds a training of other settings, the loss is not finite, or
+            there is nothing missing that a model of masks could learn from.
         DatasetError: the data set is not there or does not fit.
         ValueError: the likelihood is not for such data.
     """
@@ -161,11 +165,18 @@ def _train(
 
 
 def _check(train: Split, settings: Settings) -> None:
-    """Checks that there are records enough, and says so if they are of another kind."""
+    """Checks that there are records enough, with gaps where one is to learn from them, and says so
+    if they are of another kind.
+    """
     if len(train) < settings.train.batch_size:
         raise TrainingError(
             f"train.batch_size is {settings.train.batch_size}, "
             f"the training split has {len(train)} images; set it to at most {len(train)}"
+        )
+    if settings.model.missingness != "ignorable" and train.observed is None:
+        raise TrainingError(
+            f"model.missingness {settings.model.missingness} learns from records that lack values, "
+            "and none of the training split does; set it to ignorable"
         )
     if settings.record.binarize == "threshold" and looks_grey(train.values):
         _LOGGER.warning(GREY_UNDER_A_THRESHOLD, "these images")
@@ -243,6 +254,9 @@ def _summary(trainer: Trainer, train: Split, settings: Settings) -> dict[str, An
         summary["excluded"] = settings.data.exclude
     if train.observed is not None:
         summary["observed_fraction"] = float(train.observed.mean())
+    missingness = trainer.vae.likelihood.missingness
+    if isinstance(missingness, SelfMasking):  # of 0 and of 1, the means over values
+        summary["missing_rates"] = missingness.rates.mean(axis=1).tolist()
     return summary
 
 

@@ -19,6 +19,7 @@ from vaefill.model.config import ModelConfig
 from vaefill.model.likelihoods import LIKELIHOODS, Likelihood
 from vaefill.model.networks import architecture
 from vaefill.model.priors import Prior
+from vaefill.model.self_masking import SelfMasking, SelfMaskingBernoulli
 from vaefill.model.standardization import Standardization
 
 _SMALLEST_SCALE = 1e-4  # keeps log q finite for a latent that the encoder is sure of
@@ -61,7 +62,9 @@ class VAE:
     def log_likelihood(
         self, z: tf.Tensor, x: tf.Tensor, observed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """log p(x | z) of x [N, D], of observed values [N, D] alone if so said: [N], nats."""
+        """log p(x | z) of x [N, D], or where it is said what is observed [N, D] log p(x_obs | z),
+        with a model of masks log p(x_obs, s | z): [N], nats.
+        """
         return _log_prob(self.likelihood, self.decoder(z), x, observed)
 
 
@@ -70,9 +73,9 @@ class VAE:
 def _log_prob(
     likelihood: Likelihood, outputs: tf.Tensor, x: tf.Tensor, observed: tf.Tensor | None
 ) -> tf.Tensor:
-    return likelihood.log_prob(
-        outputs, x, tf.ones_like(x, tf.bool) if observed is None else observed
-    )
+    if observed is None:
+        return likelihood.log_prob(outputs, x, tf.ones_like(x, tf.bool))
+    return likelihood.log_prob_observed(outputs, x, observed)
 
 
 def build(
@@ -90,6 +93,9 @@ def build(
         standardization: of the D = H W C values, if the data are real ones.
     """
     likelihood = LIKELIHOODS[config.likelihood]()
+    if config.missingness != "ignorable":  # of values that are binary
+        per_value = config.missingness == "self_masking_per_value"
+        likelihood = SelfMaskingBernoulli(SelfMasking(math.prod(data_shape) if per_value else 1))
     likelihood.standardization = standardization
     num_outputs = likelihood.num_outputs(math.prod(data_shape))
     encoder, decoder = architecture(config.architecture)(config, data_shape, num_outputs, seed)
@@ -111,9 +117,11 @@ def gap_encoder(
     return make(config, doubled, math.prod(doubled), seed)[0]
 
 
-def keras_networks(vae: VAE) -> tuple[keras.Model, ...]:
-    """The encoder, the decoder, and those of a learnt prior, of a VAE whose networks are of Keras,
-    as `build` makes them.
+def keras_networks(vae: VAE) -> tuple[keras.layers.Layer, ...]:
+    """The encoder, the decoder, those of a learnt prior, and a model of masks if there is one, of a
+    VAE whose networks are of Keras, as `build` makes them.
     """
     encoder, decoder = cast(keras.Model, vae.encoder), cast(keras.Model, vae.decoder)
-    return encoder, decoder, *priors.networks(vae.prior)
+    missingness = vae.likelihood.missingness
+    of_masks = [missingness] if isinstance(missingness, SelfMasking) else []
+    return encoder, decoder, *priors.networks(vae.prior), *of_masks

@@ -145,7 +145,7 @@ def mask(
 
     Args:
         values: [N, H, W, C] records, uint8, or float32 but for `mar`.
-        mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half` or `mar`; see
+        mechanism: `mcar`, `rows`, `top_three_quarters`, `block`, `half`, `mar` or `mnar`; see
             `vaefill.model.missingness`.
         observed: [N, H, W, C] bool, True where the value is known, of records that are not
             complete; what stands elsewhere is ignored, and is not observed in what is returned.
@@ -163,11 +163,12 @@ def mask(
     Example:
         >>> observed = vaefill.mask(images, "mcar", rate=0.5)
         >>> fewer = vaefill.mask(images, "mcar", observed=observed, rate=0.2)
+        >>> not_at_random = vaefill.mask(images, "mnar", dark=0.2, bright=0.8)
     """
     if observed is not None:
         _check_mask("observed", observed, values)
         values = np.where(observed, values, np.zeros((), values.dtype))
-    if values.dtype == np.float32 and mechanism != "mar":  # the one mechanism that looks at values
+    if values.dtype == np.float32 and mechanism not in missingness.SEE_VALUES:
         values = np.zeros(values.shape, np.uint8)
     masks = [
         missingness.generate(

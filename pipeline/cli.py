@@ -153,13 +153,18 @@ def train(path: str | None, settings: tuple[str, ...], directory: str, data: str
         from vaefill import training_data
 
         summary = training_data.train(config, directory, show_progress=not logs.is_json())
-    density = "log p(x)" if summary.get("test_observed_fraction", 1) == 1 else "log p(x_obs)"
+    rates = summary.get("missing_rates")
+    density = "log p(x)"
+    if summary.get("test_observed_fraction", 1) != 1:
+        density = "log p(x_obs)" if rates is None else "log p(x_obs, mask)"
     click.echo(
         f"test bound {summary['test_bound']:.2f} nats, {density} {summary['test_log_prob']:.2f} "
         f"± {summary['test_log_prob_standard_error']:.2f} nats "
         f"(k = {summary['test_log_prob_num_importance_samples']}, "
         f"{summary['num_test_images']} images)"
     )
+    if rates is not None:
+        click.echo(f"missing: {rates[0]:.1%} of the values that are 0, {rates[1]:.1%} of those 1")
     click.echo(f"model in {directory}")
 
 

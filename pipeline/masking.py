@@ -136,8 +136,8 @@ class Masks:
 
     Args:
         config: the mechanism and its parameters.
-        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar`, its
-            image: as the model will see it.
+        preprocessor: with the run's seed; a mask depends on it, the record's id and, for `mar` and
+            `mnar`, its image: as the model will see it, but for units of real values.
     """
 
     def __init__(self, config: MaskConfig, preprocessor: Preprocessor):
@@ -168,11 +168,12 @@ class Masks:
         )
 
     def _seen(self, record: MaskedRecord) -> np.ndarray:
-        """What a mechanism looks at, [H, W, C] uint8: what the model will see, or it is not missing
-        at random.
+        """What a mechanism looks at, [H, W, C]: what the model will see, or its law is another one
+        for the model; real values in their own units.
         """
-        # The one mechanism that looks is refused by the configuration
         if record.image.dtype != np.uint8:
+            if self._config.mechanism in missingness.SEE_VALUES:
+                return record.image
             return np.zeros(record.image.shape, np.uint8)
         if self._preprocessor.binarize == "none":
             return record.image
@@ -190,7 +191,7 @@ def check(masks: Masks, config: MaskConfig, schema: Schema) -> None:
         SourceError: masks that cannot be read.
     """
     masks.load(schema)
-    blank = np.zeros(schema.shape, np.uint8)
+    blank = np.zeros(schema.shape, schema.dtype)
     if config.mechanism == "file":
         return
     try:

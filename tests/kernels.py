@@ -116,7 +116,7 @@ def movement(
         oracles.ks_distance_to(z[:, k], oracle.latent_cdf(x, observed, k)) for k in range(2)
     ]
     exact = oracle.draw_latents(x, observed, 10 * num_rows, rng)
-    log_likelihood = [oracle.log_likelihood(each, x[None], observed)[:, 0] for each in (z, exact)]
+    log_likelihood = [oracle.log_likelihood_observed(each, x, observed) for each in (z, exact)]
     distances.append(oracles.ks_distance_between(*log_likelihood))
     bounds = [oracles.dkwm(num_rows, false_alarm)] * 2
     bounds.append(oracles.dkwm_two_sample(num_rows, 10 * num_rows, false_alarm))

@@ -52,7 +52,11 @@ def test_masks_depend_on_the_id_and_the_seed(images, observed):
 
 def test_more_is_hidden_of_what_is_observed(images, observed):
     """Whatever stands where nothing is, though the mask may depend on values."""
-    for mechanism, parameters in (("mcar", {"rate": 0.5}), ("mar", {"rate": 0.5, "slope": 4.0})):
+    for mechanism, parameters in (
+        ("mcar", {"rate": 0.5}),
+        ("mar", {"rate": 0.5, "slope": 4.0}),
+        ("mnar", {"dark": 0.2, "bright": 0.8}),
+    ):
         more, again = (
             vaefill.mask(values, mechanism, observed=observed, seed=1, **parameters)
             for values in (images, np.where(observed, images, 255 - images).astype(np.uint8))
@@ -61,6 +65,11 @@ def test_more_is_hidden_of_what_is_observed(images, observed):
         assert 0.1 < more.mean() < observed.mean() and not (more & ~observed).any()
     of_real = vaefill.mask(images.astype(np.float32), "mcar", rate=0.5)
     np.testing.assert_array_equal(of_real, observed)
+    by_value, of_bytes = (
+        vaefill.mask(values, "mnar", dark=0.2, bright=0.8, black=0.0, white=255.0)
+        for values in (images.astype(np.float32), images)
+    )
+    np.testing.assert_array_equal(by_value, of_bytes)
     for bad in (observed[:2], observed.astype(np.uint8)):
         with pytest.raises(ValueError, match="observed must be bool .* got "):
             vaefill.mask(images, "mcar", observed=bad, rate=0.5)

@@ -210,10 +210,13 @@ class Estimated(NamedTuple):
     missing: np.ndarray  # [R] and of log p(x_mis | x_obs)
 
 
+# Of missing, where a value is 0 and where it is 1
+RATES = [[0.1, 0.5, 0.2, 0.3, 0.1, 0.8, 0.2, 0.6], [0.6, 0.5, 0.7, 0.1, 0.4, 0.3, 0.9, 0.5]]
 ORACLES = {
     "exact encoder": (oracles.LinearGaussian, 256),
     "mediocre encoder": (lambda: oracles.LinearGaussian(shift=1.5, width=0.5), 256),
     "plane": (oracles.PlaneBernoulli.easy, 64),  # whose quadrature takes its time
+    "masked": (lambda: oracles.PlaneBernoulli.easy().self_masking(RATES), 64),
 }
 
 

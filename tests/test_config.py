@@ -203,7 +203,7 @@ def test_a_samplers_settings_survive_dumping_and_pickling(name):
 
 @pytest.mark.parametrize("mechanism", missingness.MECHANISMS)
 def test_every_parameter_of_a_mechanism_is_a_setting_of_its_own_alone(mechanism):
-    values = {"rate": 0.5, "slope": 4.0, "side": "left"}
+    values = {"rate": 0.5, "slope": 4.0, "side": "left", "dark": 0.2, "bright": 0.8}
     takes = missingness.parameters_of(mechanism)
     mask = {"mechanism": mechanism} | {name: values.get(name, 3) for name in takes}
     assert config.validate({"mask": mask}).mask.parameters.keys() == takes.keys()
@@ -222,6 +222,12 @@ def test_every_parameter_of_a_mechanism_is_a_setting_of_its_own_alone(mechanism)
 def test_grey_and_real_values_are_not_binarised(likelihood, dtype):
     settings = [f"model.likelihood={likelihood}", f"record.dtype={dtype}", "record.binarize=none"]
     assert config.load("test.yaml", settings).record.binarize == "none"
+
+
+def test_a_model_of_masks_is_of_binary_values():
+    real = ["model.likelihood=gaussian", "record.dtype=float32", "record.binarize=none"]
+    with pytest.raises(ConfigError, match="^model: missingness self_masking needs likelihood bern"):
+        config.load(None, [*real, "model.missingness=self_masking"])
 
 
 def test_a_mechanism_that_goes_by_grey_values_needs_them():

@@ -26,6 +26,7 @@ MECHANISMS = {
     "block": {"height": 20, "width": 20},
     "half": {"side": "top"},
     "mar": {"rate": 0.5, "slope": 4.0},
+    "mnar": {"dark": 0.2, "bright": 0.8},
 }
 
 

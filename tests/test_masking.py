@@ -26,6 +26,7 @@ SETTINGS = {
     "block": ["mask={mechanism: block, height: 10, width: 12}"],
     "half": ["mask={mechanism: half, side: left}"],
     "mar": ["mask={mechanism: mar, rate: 0.5, slope: 4}"],
+    "mnar": ["mask={mechanism: mnar, dark: 0.2, bright: 0.8}"],
 }
 
 
@@ -236,6 +237,32 @@ def test_masking_real_values(tmp_path):
                 example["image"], np.where(example["observed"], image, np.float32(0))
             )
     assert 0 < np.mean([example["observed"] for example in examples.values()]) < 1
+
+
+def test_values_go_missing_by_what_they_are(tmp_path):
+    """Of binarised digits at both rates; of real values, in their own units, more on one side.
+
+    The shares are of 1,800 values and more: 7 and more standard deviations from the bounds.
+    """
+    digits = list(mask(tmp_path / "digits", SETTINGS["mnar"]).values())
+    truth, observed = (np.stack([e[name] for e in digits]) for name in ("truth", "observed"))
+    assert abs(1 - observed[truth > 127].mean() - 0.8) < 0.07
+    assert abs(1 - observed[truth <= 127].mean() - 0.2) < 0.07
+    values = np.random.default_rng(0).normal(5.0, 2.0, (30, 4, 4, 8)).astype(np.float32)
+    path = str(tmp_path / "real.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for i, image in enumerate(values):
+            example = tf.train.Example()
+            example.features.feature["id"].bytes_list.value.append(b"r%d" % i)
+            example.features.feature["image"].bytes_list.value.append(image.tobytes())
+            writer.write(example.SerializeToString())
+    real = [*REAL, "record.shape=[4, 4, 8]"]
+    law = "mechanism: mnar, dark: 0.1, bright: 0.9"
+    found = mask(tmp_path / "out", [*real, f"mask={{{law}, black: 3, white: 7}}"], path)
+    observed = np.stack([found[b"r%d" % i]["observed"] for i in range(30)])
+    assert observed[values < 5].mean() > 0.7 > 0.3 > observed[values > 5].mean()
+    with pytest.raises(ConfigError, match="mask.mechanism mnar: real values need black and white"):
+        mask(tmp_path / "bad", [*real, f"mask={{{law}}}"], path)
 
 
 def test_a_mechanism_sees_grey_values_when_the_model_does(tmp_path):

@@ -246,7 +246,8 @@ def test_the_configuration_says_what_stands_for_missing():
 
 
 def test_results_from_before_are_still_the_same_run():
-    record = provenance.mask_identity(config_lib.load("test.yaml", []), ()).record
-    assert "missing" not in record
+    identity = provenance.mask_identity(config_lib.load("test.yaml", []), ())
+    assert "missing" not in identity.record and "dark" not in identity.mask
+    assert identity.mask["mechanism"] == "mcar" and identity.mask["slope"] is None
     config = config_lib.load("test.yaml", ["record.missing=-999"])
     assert provenance.mask_identity(config, ()).record["missing"] == -999

@@ -30,6 +30,8 @@ CASES = {
     "half_right": ("half", {"side": "right"}),
     "mar": ("mar", {"rate": 0.5, "slope": 4.0}),
     "mar_steep": ("mar", {"rate": 0.5, "slope": -100.0}),
+    "mnar": ("mnar", {"dark": 0.2, "bright": 0.8}),
+    "mnar_dark": ("mnar", {"dark": 0.9, "bright": 0.1, "black": 50, "white": 199.5}),
 }
 SHAPES = [(1, 1, 1), (1, 1, 3), (1, 6, 1), (6, 1, 1), (5, 8, 3), (8, 5, 2), (28, 28, 1)]
 
@@ -108,11 +110,13 @@ def test_the_table_of_cases_has_every_mechanism():
 @every_shape
 @every_case
 def test_mask_is_bool_of_the_shape_and_equal_across_channels(name, parameters, shape):
+    """The latter but for `mnar`."""
     image = random_image(shape)
     before = image.copy()
     observed = mask(name, image, parameters)
     assert observed.dtype == bool and observed.shape == shape
-    np.testing.assert_array_equal(observed, np.repeat(observed[:, :, :1], shape[2], axis=2))
+    if name != "mnar":
+        np.testing.assert_array_equal(observed, np.repeat(observed[:, :, :1], shape[2], axis=2))
     np.testing.assert_array_equal(image, before)
 
 
@@ -135,9 +139,9 @@ def test_channels_do_not_change_the_mask(name):
 
 
 @every_case
-def test_only_mar_depends_on_the_image(name, parameters):
+def test_those_that_say_so_depend_on_the_image(name, parameters):
     one, other = (mask(name, random_image(seed=seed), parameters) for seed in (0, 1))
-    assert np.array_equal(one, other) == (name != "mar")
+    assert np.array_equal(one, other) == (name not in missingness.SEE_VALUES)
 
 
 # --- the generator ---
@@ -164,6 +168,7 @@ GOLDEN = {
     "mcar": "fe4ddd90fc9a476635e12b2d94e4e0ce3804a2a532629ca2a10406a829beee28",
     "block": "b841e38b23df7869af61964db9bcedbc197b43f4e460d72f0e830052a38efb88",
     "mar": "41d2f5307e201f65a498637eb678de6bfa1de1c2f97a17b79538ba3fb3ae8195",
+    "mnar": "bc50f3d884bbe6ec12d5c97f19b21be22a9e962739c4b18dc4552670e3710bd2",
 }
 
 
@@ -173,6 +178,7 @@ GOLDEN = {
         ("mcar", {"rate": 0.5}),
         ("block", {"height": 14, "width": 7}),
         ("mar", {"rate": 0.5, "slope": 4.0}),
+        ("mnar", {"dark": 0.2, "bright": 0.8}),
     ],
     ids=GOLDEN,
 )
@@ -353,8 +359,10 @@ def hides_next_to_bright_pixels(image, generator, *, rate, slope):
 @pytest.mark.parametrize("shape", [(1, 6, 1), (5, 8, 3), (28, 28, 1)], ids=str)
 @every_case
 def test_mask_depends_on_observed_values_only(name, parameters, shape):
+    """But for `mnar`, which is seen not to."""
     mechanism = missingness.MECHANISMS[name]
-    assert mask_survives_new_missing_values(mechanism, parameters, random_image(shape))
+    survives = mask_survives_new_missing_values(mechanism, parameters, random_image(shape))
+    assert survives == (name != "mnar")
 
 
 @pytest.mark.parametrize("wrong", [hides_bright_pixels, hides_next_to_bright_pixels])
@@ -362,6 +370,88 @@ def test_mask_depends_on_observed_values_only(name, parameters, shape):
 def test_the_check_sees_a_mechanism_that_is_not_mar(wrong, shape):
     parameters = {"rate": 0.5, "slope": 4.0}
     assert not mask_survives_new_missing_values(wrong, parameters, random_image(shape))
+
+
+# --- missing not at random ---
+
+
+def mnar_probability(values, dark, bright, black, white):
+    """The law of `mnar`, value by value."""
+    level = (values.astype(float) - black) / (white - black)
+    return 1 / (1 + np.exp(-((1 - level) * logit(dark) + level * logit(bright))))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 1), (5, 8, 3)], ids=str)
+@pytest.mark.parametrize(("dark", "bright"), [(0.2, 0.8), (0.9, 0.05), (0.4, 0.4)])
+def test_mnar_has_its_law_value_by_value(shape, dark, bright):
+    real = np.random.default_rng(0).normal(3.0, 40.0, shape).astype(np.float32)
+    for values, ends in ((random_image(shape), {}), (real, {"black": -20.5, "white": 30})):
+        probability = mnar_probability(
+            values, dark, bright, ends.get("black", 0), ends.get("white", 255)
+        )
+        for uniform in (0.011, 0.237, 0.5003, 0.7717, 0.983):
+            observed = missingness.mnar(
+                values, FixedUniform(uniform), dark=dark, bright=bright, **ends
+            )
+            np.testing.assert_array_equal(~observed, uniform < probability)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 11, 3)], ids=str)
+def test_mnar_has_both_its_rates_on_binary_images(shape):
+    image = np.where(random_image(shape) > 190, 255, 0).astype(np.uint8)
+    ids = [b"%d" % index for index in range(200)]
+    missing = ~np.stack(
+        [mask("mnar", image, {"dark": 0.2, "bright": 0.7}, record_id=i) for i in ids]
+    )
+    for value, rate in ((0, 0.2), (255, 0.7)):
+        chosen = missing[:, image == value]
+        assert_binomial(chosen.sum(), chosen.size, rate, FALSE_ALARM / 2)
+
+
+def test_mnar_hides_values_and_channels_each_by_itself():
+    image = np.full((28, 28, 3), 255, np.uint8)
+    observed = np.stack(
+        [mask("mnar", image, {"dark": 0.1, "bright": 0.5}, record_id=b"%d" % i) for i in range(100)]
+    )
+    for a, b in (
+        (observed[..., 0], observed[..., 1]),
+        (observed[..., 0], observed[..., 2]),
+        (observed[:, 1:], observed[:, :-1]),
+        (observed[:, :, 1:], observed[:, :, :-1]),
+    ):
+        assert_binomial((a == b).sum(), a.size, 0.5, FALSE_ALARM / 4)
+
+
+@pytest.mark.parametrize("uniform", [2**-53, 1 - 2**-53], ids=["least", "greatest"])
+def test_mnar_keeps_rates_of_zero_and_one_at_their_ends(uniform):
+    """Also where only one is on either side, and beyond the ends, as far as float32 goes."""
+    values = np.array([-3e38, 0, 0.25, 0.75, 1, 3e38], np.float32).reshape(1, 6, 1)
+    for dark, bright in ((0.0, 1.0), (1.0, 0.0)):
+        observed = missingness.mnar(
+            values, FixedUniform(uniform), dark=dark, bright=bright, black=0.0, white=1.0
+        )
+        assert observed.ravel().tolist() == [dark == 0] * 3 + [bright == 0] * 3
+    ends = np.uint8([[[0], [255]]])
+    for rates, expected in (((0.0, 0.5), True), ((1.0, 0.5), False)):
+        dark, bright = rates
+        observed = missingness.mnar(ends, FixedUniform(uniform), dark=dark, bright=bright)
+        assert observed[0, 0, 0] == expected and observed[0, 1, 0] == (uniform > 0.5)
+    for rate in (0.0, 1.0):
+        observed = missingness.mnar(ends, FixedUniform(uniform), dark=rate, bright=rate)
+        assert (observed == (rate == 0)).all()
+
+
+def test_mnar_of_equal_rates_is_mcar_of_values():
+    image = random_image()
+    np.testing.assert_array_equal(
+        mask("mnar", image, {"dark": 0.6, "bright": 0.6}), mask("mcar", image, {"rate": 0.6})
+    )
+
+
+def test_mnar_of_bytes_is_mnar_of_the_same_real_values():
+    image, rates = random_image((5, 8, 3)), {"dark": 0.3, "bright": 0.6}
+    of_real = mask("mnar", image.astype(np.float32), rates | {"black": 0, "white": 255})
+    np.testing.assert_array_equal(of_real, mask("mnar", image, rates))
 
 
 # --- errors: one line, the value and the fix ---
@@ -392,6 +482,15 @@ def test_the_check_sees_a_mechanism_that_is_not_mar(wrong, shape):
         ("mar", {"rate": -0.1, "slope": 0}, "rate must be a number from 0 to 1, got -0.1"),
         ("mar", {"rate": 0.5, "slope": 101}, "slope must be a number from -100 to 100, got 101"),
         ("mar", {"rate": 0.5, "slope": math.inf}, "slope must be .*, got inf"),
+        ("mnar", {"dark": 0.5}, "mechanism 'mnar' needs the parameter 'bright'"),
+        ("mnar", {"dark": -1, "bright": 0}, "dark must be a number from 0 to 1, got -1"),
+        ("mnar", {"dark": 0, "bright": math.nan}, "bright must be a number from 0 to 1, got nan"),
+        (
+            "mnar",
+            {"dark": 0, "bright": 1, "black": 7.0, "white": 7},
+            "black must be less than white, got 7.0 and 7",
+        ),
+        ("mnar", {"dark": 0, "bright": 1, "white": math.inf}, "white must be .*, got inf"),
     ],
 )
 def test_bad_parameters_are_named(name, parameters, message):
@@ -405,8 +504,8 @@ def test_bad_parameters_are_named(name, parameters, message):
     [
         (np.zeros((4, 4), np.uint8), r"got shape \[4, 4\]; a single channel is \[H, W, 1\]"),
         (np.zeros((0, 4, 1), np.uint8), r"none of them 0, got shape \[0, 4, 1\]"),
-        (np.zeros((4, 4, 1), np.float32), "must be a uint8 array, got float32"),
-        ([[[0]]], "must be a uint8 array, got list"),
+        (np.zeros((4, 4, 1), np.float64), "must be a uint8 (or float32 )?array, got float64"),
+        ([[[0]]], "must be a uint8 (or float32 )?array, got list"),
     ],
     ids=["no_channel", "empty", "float", "list"],
 )
@@ -414,6 +513,26 @@ def test_bad_parameters_are_named(name, parameters, message):
 def test_bad_images_are_named(name, parameters, image, message):
     with pytest.raises(ValueError, match=message):
         mask(name, image, parameters)
+
+
+@pytest.mark.parametrize("name", sorted(set(missingness.MECHANISMS) - {"mnar"}))
+def test_real_values_are_for_mnar_alone(name):
+    parameters = dict(CASES.values())[name]
+    with pytest.raises(ValueError, match="image must be a uint8 array, got float32; scale grey"):
+        mask(name, np.zeros((4, 4, 1), np.float32), parameters)
+
+
+@pytest.mark.parametrize(
+    ("value", "ends", "message"),
+    [
+        (0.5, {}, "real values need black and white, the values at which"),
+        (0.5, {"black": 0.0}, "real values need black and white"),
+        (math.nan, {"black": 0.0, "white": 1.0}, "real values must be finite"),
+    ],
+)
+def test_bad_real_values_are_named(value, ends, message):
+    with pytest.raises(ValueError, match=message):
+        mask("mnar", np.full((2, 2, 1), value, np.float32), {"dark": 0.1, "bright": 0.2} | ends)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ class DrawCollector:
     ) -> list[Estimate]:
         """log p(x_obs) of n records, by the kept draws of their own chains."""
         found = self._estimates(_OBSERVED, records, [each.trace for each in finished], shares)
+        if self._vae.likelihood.missingness is not None:  # a mask that hides all says something too
+            return found
         return [each if known.any() else CERTAIN for each, known in zip(found, records.observed)]
 
     def _of_missing(
@@ -123,11 +125,27 @@ class DrawCollector:
         )
         found = [_UNKNOWN] * len(observed)
         traces = [each.trace for each in finished]
-        for index, each in zip(
-            known.tolist(), self._estimates(_COMPLETE, complete, traces, [None] * len(known))
-        ):
+        of_complete = self._estimates(_COMPLETE, complete, traces, [None] * len(known))
+        log_odds = self._log_odds_of_masks(complete, records.observed[known])
+        for index, each, log_odd in zip(known.tolist(), of_complete, log_odds):
+            each = each._replace(log_mean=each.log_mean + log_odd)
             found[index] = evidence.difference(each, observed[index])
         return found
+
+    def _log_odds_of_masks(self, complete: Records, observed: np.ndarray) -> np.ndarray:
+        """By how much the masks [n, D] of complete records are likelier than that all is observed:
+        [n] nats, 0 if masks are not modelled.
+
+        What the evidence of a record of which nothing is missing lacks to that of the same with its
+        own mask, as all of the rest depends on its values alone.
+        """
+        missingness = self._vae.likelihood.missingness
+        if missingness is None:
+            return np.zeros(len(observed))
+        own, none = (
+            missingness.log_prob(complete.x, each) for each in (observed, complete.observed)
+        )
+        return (own - none).numpy().astype(np.float64)
 
     def _estimates(
         self,

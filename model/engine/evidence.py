@@ -1,5 +1,8 @@
 """log p(x_obs) and log p(x) by importance sampling from a normal approximation of the latents'
 posterior.
+
+With a model of masks s it is log p(x_obs, s): what is missing counts too, by the probability that
+it is. Of a complete record that is log p(x) and the probability that nothing is missing.
 """
 
 import math
@@ -27,7 +30,7 @@ class Estimate(NamedTuple):
     pareto_k: float  # of the weights; see `pareto.shape_of_weights`
 
 
-CERTAIN = Estimate(0.0, 0.0, math.nan)  # that nothing is observed
+CERTAIN = Estimate(0.0, 0.0, math.nan)  # that nothing is observed, where masks are ignorable
 
 
 @loops

@@ -166,7 +166,9 @@ def draw_values(
     purpose: Purpose,
     outputs: tf.Tensor,
 ) -> tf.Tensor:
-    """x_mis ~ p(x_mis | z) beside the observed values, from the decoder's outputs at z: [N, D]."""
+    """x_mis ~ p(x_mis | z), with a model of masks p(x_mis | z, s), beside the observed values, from
+    the decoder's outputs at z: [N, D].
+    """
     return _draw_values(vae.likelihood, rows, sweep, tf.constant(purpose), outputs)
 
 
@@ -225,20 +227,20 @@ def log_likelihood(
     likelihood: Likelihood,
     outputs: tf.Tensor,
     x: tf.Tensor,
-    chosen: tf.Tensor,
+    observed: tf.Tensor,
 ) -> tf.Tensor:
-    """log p of some entries of x given z.
+    """log p(x_obs | z), or with a model of masks log p(x_obs, s | z).
 
     Args:
         likelihood: of the values.
         outputs: [N, D * outputs_per_value] decoder outputs at z.
-        x: [N, D] on the model's scale.
-        chosen: [N, D] bool, which entries are meant.
+        x: [N, D] on the model's scale; anything where missing.
+        observed: [N, D] bool.
 
     Returns:
         [N] nats.
     """
-    return likelihood.log_prob(outputs, x, chosen)
+    return likelihood.log_prob_observed(outputs, x, observed)
 
 
 @fused
@@ -246,12 +248,12 @@ def log_likelihood_gradient(
     likelihood: Likelihood,
     outputs: tf.Tensor,
     x: tf.Tensor,
-    chosen: tf.Tensor,
+    observed: tf.Tensor,
 ) -> tf.Tensor:
     """The gradient of `log_likelihood` by the decoder's outputs, of their shape."""
     with tf.GradientTape() as tape:
         tape.watch(outputs)
-        value = likelihood.log_prob(outputs, x, chosen)
+        value = likelihood.log_prob_observed(outputs, x, observed)
     return tape.gradient(value, outputs)
 
 

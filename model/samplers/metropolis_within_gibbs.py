@@ -44,6 +44,7 @@ def step(vae: VAE, rows: base.Rows, sweep: tf.Tensor, state: State) -> tuple[Sta
     scale = posterior.stddev()
     z = base.draw_latent(rows, sweep, Purpose.LATENT, loc, scale)
     outputs = vae.decoder(z)
+    # Of x that is complete, where a mask, which follows from x alone, says nothing more of z
     everything = tf.ones_like(rows.observed)
 
     def log_weight(z: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:

@@ -4,13 +4,14 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from vaefill.config import Config
 from vaefill.errors import SourceError
+from vaefill.model.config import Section
 from vaefill.model.files import FileInfo, sha256
 from vaefill.results.documents import (
     Device,
@@ -33,6 +34,8 @@ _SOFTWARE = (
 )
 # Keys of `record`, and what went without saying before
 _IMPLIED = {"mask_means": "observed", "missing": "nan"}
+# Those of `mask`, likewise
+_IMPLIED_OF_MASK = dict.fromkeys(("dark", "bright", "black", "white"))
 _INSTRUCTION_SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -86,7 +89,7 @@ def record_identity(config: Config, model: str) -> RecordIdentity:
         model=model,
         seed=config.seed,
         sampler=Sampler(**config.sampler.model_dump(mode="json")),
-        record=_kind_of_record(config),
+        record=_said(config.record, _IMPLIED),
         software=software(),
         device=device(),
     )
@@ -129,8 +132,8 @@ def mask_identity(config: Config, inputs: tuple[str, ...] | dict[str, Any]) -> M
     masks = expand((pattern,), config.limits.allow_missing_shards) if pattern else []
     return MaskIdentity(
         seed=config.seed,
-        mask=config.mask.model_dump(mode="json"),
-        record=_kind_of_record(config),
+        mask=_said(config.mask, _IMPLIED_OF_MASK),
+        record=_said(config.record, _IMPLIED),
         output=config.output.model_dump(mode="json"),
         max_record_bytes=config.limits.max_record_bytes,
         inputs=inputs,
@@ -139,12 +142,12 @@ def mask_identity(config: Config, inputs: tuple[str, ...] | dict[str, Any]) -> M
     )
 
 
-def _kind_of_record(config: Config) -> dict[str, Any]:
-    """The section `record`, without what says nothing that was not so before there was a word for
-    it: results that are older stay the same run's.
+def _said(section: Section, implied: Mapping[str, Any]) -> dict[str, Any]:
+    """A section without what says nothing that was not so before there was a word for it: results
+    that are older stay the same run's.
     """
-    section = config.record.model_dump(mode="json")
-    return {key: value for key, value in section.items() if _IMPLIED.get(key, ...) != value}
+    values = section.model_dump(mode="json")
+    return {key: value for key, value in values.items() if implied.get(key, ...) != value}
 
 
 def software() -> dict[str, str]:

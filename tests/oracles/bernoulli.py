@@ -1,14 +1,18 @@
 """Bernoulli VAEs so small that every answer follows by quadrature over z."""
 
 import abc
+import copy
+import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import tensorflow as tf
 
 from tests.oracles.scale import raw_scale
 from vaefill.model.likelihoods import Bernoulli
+from vaefill.model.self_masking import SelfMasking, SelfMaskingBernoulli
 from vaefill.model.vae import VAE
 
 
@@ -19,6 +23,9 @@ class _BernoulliOracle(abc.ABC):
     The nodes are 0.05 apart within 6 standard deviations of the prior. What is integrated is smooth
     and vanishes at the ends, so the trapezoidal rule converges fast: half the step moves log
     p(x_obs) and p(x_mis | x_obs) of the records below by less than 1e-7.
+
+    Masks say nothing of values, but in what `self_masking` makes: there x_obs stands for x_obs and
+    the mask.
     """
 
     _STEP = 0.05
@@ -32,6 +39,23 @@ class _BernoulliOracle(abc.ABC):
         self._log_prior = log_prior - np.log(np.exp(log_prior).sum())
         self._node_logits = self.logits(self._nodes)
         self.vae = VAE(self._encoder, self._decoder, Bernoulli(), (1, num_values, 1), latent_size)
+        self._rates: np.ndarray | None = None
+
+    def self_masking(self, rates) -> Self:
+        """The same values, missing with these probabilities [2, D] where they are 0 and 1."""
+        masking = SelfMasking(self.num_values)
+        masking.set_weights([np.log(rates) - np.log1p(-np.asarray(rates))])
+        other = copy.copy(self)
+        other._rates = np.asarray(rates, np.float64)
+        other.vae = dataclasses.replace(self.vae, likelihood=SelfMaskingBernoulli(masking))
+        return other
+
+    def log_prob_mask(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """log p(mask [D] | x) of each of complete x [N, D]: [N], 0 if masks say nothing."""
+        if self._rates is None:
+            return np.zeros(len(x))
+        rate = np.where(x > 0.5, self._rates[1], self._rates[0])
+        return np.log(np.where(observed, 1 - rate, rate)).sum(axis=1)
 
     @abc.abstractmethod
     def logits(self, z: np.ndarray) -> np.ndarray:
@@ -62,12 +86,23 @@ class _BernoulliOracle(abc.ABC):
         """log p of the chosen [D] entries of each of x [N, D] given each of z [S, K]: [S, N]."""
         return _log_bernoulli(self.logits(z)[:, chosen], x[:, chosen])
 
+    def log_likelihood_observed(self, z: np.ndarray, x: np.ndarray, observed) -> np.ndarray:
+        """log p(x_obs | z) of a record given each of z [S, K]: [S]."""
+        return self._log_observed(self.logits(z), x, observed)
+
+    def _log_observed(self, logits: np.ndarray, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """The same by the decoder's outputs [S, D]."""
+        of_values = _log_bernoulli(logits[:, observed], x[None, observed])[:, 0]
+        if self._rates is None:
+            return of_values
+        one = _sigmoid(logits[:, ~observed])
+        is_missing = (1 - one) * self._rates[0, ~observed] + one * self._rates[1, ~observed]
+        rate = np.where(x > 0.5, self._rates[1], self._rates[0])[observed]
+        return of_values + np.log1p(-rate).sum() + np.log(is_missing).sum(axis=1)
+
     def _log_joint(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """log of p(z, x_obs) times the cell of each node."""
-        return (
-            self._log_prior
-            + _log_bernoulli(self._node_logits[:, observed], x[None, observed])[:, 0]
-        )
+        return self._log_prior + self._log_observed(self._node_logits, x, observed)
 
     def log_prob_observed(self, x: np.ndarray, observed: np.ndarray) -> float:
         """log p(x_obs), nats."""
@@ -75,9 +110,10 @@ class _BernoulliOracle(abc.ABC):
 
     def log_prob_missing(self, x: np.ndarray, observed: np.ndarray) -> float:
         """log p(x_mis | x_obs) of a complete x, nats."""
-        return self.log_prob_observed(x, np.ones_like(observed)) - self.log_prob_observed(
-            x, observed
-        )
+        everything = np.ones_like(observed)
+        log_odds = self.log_prob_mask(x[None], observed) - self.log_prob_mask(x[None], everything)
+        complete = self.log_prob_observed(x, everything) + float(log_odds[0])
+        return complete - self.log_prob_observed(x, observed)
 
     def latent_posterior(
         self, x: np.ndarray, observed: np.ndarray
@@ -112,7 +148,7 @@ class _BernoulliOracle(abc.ABC):
             chosen = nodes[np.searchsorted(cumulative, cumulative[-1] * rng.random(2 * num + 100))]
             moved = chosen + self._STEP * (rng.random(chosen.shape) - 0.5)
             density = [
-                self.log_likelihood(z, x[np.newaxis], observed)[:, 0] - 0.5 * (z**2).sum(axis=1)
+                self.log_likelihood_observed(z, x, observed) - 0.5 * (z**2).sum(axis=1)
                 for z in (moved, chosen)
             ]
             ratio = np.exp(density[0] - density[1])
@@ -124,6 +160,8 @@ class _BernoulliOracle(abc.ABC):
     ) -> np.ndarray:
         """x_mis ~ p(x_mis | z) for each of z [S, K], beside x_obs: [S, D]."""
         logits = self.logits(z)
+        if self._rates is not None:
+            logits = logits + np.log(self._rates[1] / self._rates[0])
         return np.where(observed, x, rng.random(logits.shape) < _sigmoid(logits)).astype(np.float64)
 
     def rao_blackwell(
@@ -132,8 +170,16 @@ class _BernoulliOracle(abc.ABC):
         """p(x_mis | z) over `completions`, averaged over draws z [S, K] by weights [S], of any sum:
         [2^m].
         """
-        conditional = np.exp(self.log_likelihood(z, self.completions(x, observed), ~observed))
+        conditional = self._conditional(z, self.completions(x, observed), observed)
         return np.average(conditional, axis=0, weights=weights)
+
+    def _conditional(self, z: np.ndarray, states: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        """p(x_mis | z) of `completions` [2^m, D] given each of z [S, K]: [S, 2^m]."""
+        found = np.exp(self.log_likelihood(z, states, ~observed))
+        if self._rates is None:
+            return found
+        found *= np.exp(self.log_prob_mask(states, observed))
+        return found / found.sum(axis=1, keepdims=True)
 
     def missing_posterior(self, x: np.ndarray, observed: np.ndarray) -> np.ndarray:
         """p(x_mis | x_obs) over `completions`: [2^m]."""
@@ -148,7 +194,7 @@ class _BernoulliOracle(abc.ABC):
         """
         states = self.completions(x, observed)
         loc, scale = self.encoder_moments(states)
-        conditional = np.exp(self.log_likelihood(self._nodes, states, ~observed))
+        conditional = self._conditional(self._nodes, states, observed)
         proposal = np.exp(-0.5 * (((self._nodes[:, None] - loc) / scale) ** 2).sum(axis=-1))
         transition = (proposal / proposal.sum(axis=0)).T @ conditional  # [x, x']
         ones = np.ones_like(transition)
