@@ -39,8 +39,8 @@ class LoadedEnsemble(NamedTuple):
 
     @property
     def likelihood(self) -> Likelihood:
-        """Of the first member; those of others differ in what was estimated alone: the scale of real
-        values, a model of masks.
+        """Of the first member; those of others differ by what was estimated alone, such as the
+        scale of real values.
         """
         return self.members[0].likelihood
 
