@@ -74,6 +74,17 @@ def test_demo_does_all_of_it(demo):
     assert sorted(os.listdir(directory / "demo" / "imputed")) == ["mcar", "top_three_quarters"]
 
 
+def test_demo_with_a_model_that_comes_with_the_package(tmp_path):
+    """It says what it says of digits that the model has not seen; nobody trains."""
+    printed = vaefill("demo", "--pretrained", "--output", "demo", cwd=tmp_path)
+    assert "60 of 60 records imputed in demo/imputed/mcar, 0 dead" in printed
+    assert not (tmp_path / "demo" / "model").exists()
+    summary = json.loads(
+        (tmp_path / "demo" / "imputed" / "mcar" / "summary" / "summary.json").read_text()
+    )
+    assert summary["all"]["converged_fraction"] > 0.9
+
+
 def test_the_output_is_read_with_tfds_alone(demo):
     result, masked = "demo/imputed/mcar/imputed", "demo/masked/mcar"
     command = [sys.executable, "-c", READER, result, masked]
