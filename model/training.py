@@ -289,7 +289,7 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
         "data": settings.data.model_dump(mode="json"),
         "record": settings.record.model_dump(mode="json", exclude=_NOT_OF_TRAINING),
         "model": settings.model.model_dump(mode="json"),
-        "train": settings.train.model_dump(mode="json", exclude=_unsaid(settings)),
+        "train": settings.train.model_dump(mode="json"),
         "seed": settings.seed,
     }
     if settings.record.dtype == "float32":
@@ -308,11 +308,6 @@ def _claim(directory: str, settings: Settings, content_hash: str | None) -> None
         return
     files.make_directory(os.path.dirname(path))
     files.write_json(path, ours)
-
-
-def _unsaid(settings: Settings) -> set[str]:
-    """What the training of a single model need not say: it was always so."""
-    return {"num_members"} if settings.train.num_members == 1 else set()
 
 
 def _has_begun(directory: str) -> bool:
