@@ -384,7 +384,7 @@ def compare(
 
 
 @main.command("compare-peers")
-@click.option("--model", "directory", required=True, metavar="DIR", help="Model directory.")
+@click.option("--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
 @click.option(
     "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
 )
