@@ -48,6 +48,17 @@ def _resolved(context: click.Context, parameter: click.Parameter, model: str | N
         raise click.BadParameter(str(error)) from None
 
 
+def _of_model_and_images(command: _Command) -> _Command:
+    """The options of a study of a model on complete images."""
+    data = click.option(
+        "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
+    )
+    model = click.option(
+        "--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL
+    )
+    return model(data(command))
+
+
 def _set_log_json(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
         logs.choose_json()
@@ -311,10 +322,7 @@ def _echo_copies(num: int) -> None:
 
 
 @main.command()
-@click.option("--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
-@click.option(
-    "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
-)
+@_of_model_and_images
 @click.option("--split", default="test", help="Its split.")
 @click.option(
     "--num-records",
@@ -384,10 +392,7 @@ def compare(
 
 
 @main.command("compare-peers")
-@click.option("--model", "directory", required=True, metavar="DIR", callback=_resolved, help=_MODEL)
-@click.option(
-    "--data", default="tfds:mnist", help="tfds:NAME, tfds:PATH or digits: complete images."
-)
+@_of_model_and_images
 @click.option(
     "--split", default="test", help="Its split to score on, which the classifier is judged by."
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pytest import approx
 
+from vaefill.errors import ConfigError
 from vaefill.experiments import comparison
 from vaefill.model import checkpoints, datasets, samplers, vae
 from vaefill.model.config import ModelConfig
@@ -35,6 +36,14 @@ def directory(model, records, tmp_path_factory):
         "pseudo_gibbs", max_sweeps=150
     )
     return directory
+
+
+def test_a_model_of_masks_is_refused(model):
+    """What is hidden here would be taken for hidden because of what it is."""
+    config = ModelConfig(latent_size=2, hidden=(4,), missingness="self_masking")
+    of_masks = model._replace(vae=vae.build(config, (28, 28, 1)))
+    with pytest.raises(ConfigError, match="self_masking takes a mask for data"):
+        comparison.task(of_masks, "digits", "test", 6)
 
 
 def test_slots_are_no_more_than_the_records_fill():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vaefill.model.vae import VAE
 
 _COMPILED = module("vaefill.model.compiled")
+_PRIORS = module("vaefill.model.priors")
 
 
 class Rows(NamedTuple):
@@ -259,7 +260,7 @@ def log_likelihood_gradient(
 
 def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
     """log N(z; 0, I) without its constant, over the last axis."""
-    return -0.5 * tf.reduce_sum(tf.square(z), axis=-1)
+    return _PRIORS.STANDARD_NORMAL.log_prob(z)
 
 
 def normal_log_prob(z: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
+from vaefill.errors import ConfigError
 from vaefill.model import datasets, evaluation, files, missingness, samplers
 from vaefill.model.checkpoints import LoadedModel
 from vaefill.model.compiled import compile_vae
@@ -93,8 +94,18 @@ class Task(NamedTuple):
 
 
 def task(model: LoadedModel, data: str, split: str, num_records: int | None) -> Task:
-    """The first records of a split of a data set of images, or all."""
+    """The first records of a split of a data set of images, or all.
+
+    Raises:
+        ConfigError: the model has learnt why values are missing, which is not why they are here.
+        DatasetError: see `datasets.load_images`.
+    """
     likelihood = model.vae.likelihood
+    if likelihood.missingness is not None:
+        raise ConfigError(
+            "a model with model.missingness self_masking takes a mask for data, and a comparison "
+            "hides values by masks of its own: choose a model with model.missingness ignorable"
+        )
     dtype = np.dtype(likelihood.dtype).name
     images = datasets.load_images(data, split, model.vae.data_shape, dtype)[:num_records]
     images = images.reshape(-1, *model.vae.data_shape)
